@@ -135,12 +135,12 @@ def predict_x0_eps(
     "Both halves of x_t, from whichever of the three the network predicts."
     _check_prediction(prediction_type)
     if output.shape != xt.shape: raise ValueError(f"output is {tuple(output.shape)} for x_t of {tuple(xt.shape)}: the shapes must be the same")
-    signal, sigma = signal_noise(_checked_t(t, schedule), schedule, xt)
-    if prediction_type == "sample": return output, (xt - signal * output) / sigma
+    signal, sigma = signal_noise(t, schedule, xt)
     if prediction_type == "v_prediction": return signal * xt - sigma * output, sigma * xt + signal * output
-    if schedule.kind == "zero_snr" and bool((signal == 0).any()):
-        raise ValueError(f"the last step of {schedule.kind} is pure noise, so epsilon says nothing about the image: train with prediction_type='v_prediction'")
-    return (xt - sigma * output) / signal, output
+    divisor = signal if prediction_type == "epsilon" else sigma
+    if (divisor.device.type == "cpu" or schedule.kind == "zero_snr") and bool((divisor == 0).any()):
+        raise ValueError(f"at this step x_t is {'pure noise' if divisor is signal else 'noise-free'}, so {prediction_type!r} leaves the other half open: train with prediction_type='v_prediction'")
+    return ((xt - sigma * output) / signal, output) if prediction_type == "epsilon" else (output, (xt - signal * output) / sigma)
 
 # %% ../nbs/03_schedule.ipynb #e3d4abe5
 def predict_x0(
