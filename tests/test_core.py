@@ -1,0 +1,290 @@
+"Pictures, tags and files: what is accepted, what is refused in one clear line, and what stays behind when writing fails."
+import io, os, resource
+from contextlib import contextmanager
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from latref_nb.core import (CELEBA_TAGS, ImageError, Tag, TagSet, atomic_folder, atomic_write, batched, check_images, default_device, image_files,
+                            load_image, load_images, make_generator, nearest, randn, save_image, settle_folder, shipped_names, shipped_path, to_numpy, to_pil)
+
+
+def photo(w=40, h=30, seed=0):
+    "Smooth random colours, so that JPEG and resizing keep them nearly."
+    small = np.random.default_rng(seed).integers(30, 225, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((w, h), Image.Resampling.BICUBIC)
+
+def as_tensor(im): return torch.from_numpy(np.array(im.convert("RGB"))).permute(2, 0, 1) / 127.5 - 1   # (3,H,W)
+
+def encoded(im, fmt="PNG", **kw):
+    b = io.BytesIO(); im.save(b, fmt, **kw); return b.getvalue()
+
+def refused(f, *contains, exc=ImageError):
+    "`f` raises `exc` with one line that contains all of `contains`."
+    with pytest.raises(exc) as e: f()
+    said = str(e.value)
+    assert "\n" not in said and len(said) < 300, said
+    for c in contains: assert c in said, said
+    return said
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".bmp", ".tiff", ".ppm"])
+def test_lossless_files_give_the_pixels(tmp_path, suffix):
+    im = photo(); path = tmp_path/f"me{suffix}"
+    im.save(path, **({"lossless": True} if suffix == ".webp" else {}))
+    x = load_image(path)
+    assert x.shape == (3, 30, 40) and x.dtype == torch.float32
+    assert torch.equal(x, as_tensor(im))
+    assert torch.equal(load_image(path.read_bytes()), x)
+
+def test_jpeg_is_close(tmp_path):
+    im = photo(); im.save(tmp_path/"me.jpg", quality=95)
+    assert (load_image(tmp_path/"me.jpg") - as_tensor(im)).abs().mean() < 0.03
+
+@pytest.mark.parametrize("code,undo", [(2, Image.Transpose.FLIP_LEFT_RIGHT), (3, Image.Transpose.ROTATE_180), (4, Image.Transpose.FLIP_TOP_BOTTOM),
+                                       (5, Image.Transpose.TRANSPOSE), (6, Image.Transpose.ROTATE_90), (7, Image.Transpose.TRANSVERSE), (8, Image.Transpose.ROTATE_270)])
+def test_every_exif_orientation_comes_out_upright(code, undo):
+    exif = Image.Exif(); exif[0x0112] = code
+    assert torch.equal(load_image(encoded(photo().transpose(undo), exif=exif)), as_tensor(photo()))
+
+def test_broken_exif_is_passed_over():
+    assert load_image(encoded(photo(), "JPEG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")).shape == (3, 30, 40)
+
+def test_grey_bilevel_and_palette():
+    g = load_image(encoded(photo().convert("L")))
+    assert torch.equal(g[0], g[1]) and torch.equal(g[1], g[2])
+    assert load_image(encoded(photo().convert("1"))).unique().tolist() == [-1., 1.]
+    p = photo().quantize(8)
+    assert torch.equal(load_image(encoded(p)), as_tensor(p))
+
+def test_alpha_goes_on_white():
+    im = photo().convert("RGBA"); im.paste((10, 20, 30, 0), (0, 0, 10, 10)); im.paste((0, 0, 0, 127), (20, 0, 30, 10))
+    x = load_image(encoded(im))
+    assert torch.equal(x[:, :10, :10], torch.ones(3, 10, 10))
+    assert (x[:, 5, 25] - (128 / 127.5 - 1)).abs().max() < 0.02
+    la = Image.new("LA", (20, 20), (0, 0))
+    assert torch.equal(load_image(encoded(la)), torch.ones(3, 20, 20))
+    palette = photo().quantize(8)
+    assert (load_image(encoded(palette, transparency=0)) == 1).all(0).sum() >= (np.asarray(palette) == 0).sum()
+
+def test_sixteen_bits_are_scaled():
+    ramp = np.linspace(0, 65535, 40 * 30).reshape(30, 40).astype(np.uint16)
+    x = load_image(encoded(Image.fromarray(ramp)))
+    assert x.min() == -1 and x.max() == 1
+    assert (x[0] - torch.from_numpy(ramp / 32767.5 - 1)).abs().max() < 1 / 127
+    assert torch.equal(load_image(ramp), x)
+
+def test_cmyk_is_converted():
+    im = photo()
+    assert (load_image(encoded(im.convert("CMYK"), "JPEG", quality=98)) - as_tensor(im)).abs().mean() < 0.05
+    assert (load_image(encoded(im.convert("CMYK"), "TIFF")) - as_tensor(im)).abs().mean() < 0.02
+
+def test_a_phone_photo_with_a_preview_is_one_photo():
+    b = encoded(photo(), "MPO", save_all=True, append_images=[photo(seed=1)])
+    assert (load_image(b) - as_tensor(photo())).abs().mean() < 0.05
+
+@pytest.mark.parametrize("fmt", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_animations_and_pages_are_refused(fmt):
+    b = encoded(photo(), fmt, save_all=True, append_images=[photo(seed=1), photo(seed=2)])
+    refused(lambda: load_image(b), "frames", "save one frame as PNG")
+
+def test_what_is_not_an_image(tmp_path):
+    (tmp_path/"letter.jpg").write_text("Dear reader,"); (tmp_path/"nothing.png").touch(); (tmp_path/"zeros.png").write_bytes(bytes(5000))
+    refused(lambda: load_image(tmp_path/"letter.jpg"), "letter.jpg", "not an image", "PNG, JPEG")
+    refused(lambda: load_image(tmp_path/"nothing.png"), "zero bytes")
+    refused(lambda: load_image(tmp_path/"zeros.png"), "not an image")
+    refused(lambda: load_image(b""), "zero bytes")
+    refused(lambda: load_image(tmp_path/"gone.png"), "no such file")
+    refused(lambda: load_image(tmp_path), "is a folder")
+    refused(lambda: load_image(3), "int came as an image")
+
+@pytest.mark.parametrize("fmt", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF"])
+def test_cut_short_at_any_length(fmt):
+    noisy = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    whole = encoded(noisy, fmt)
+    for share in (0.01, 0.1, 0.5, 0.8): refused(lambda: load_image(whole[:int(len(whole) * share)]))
+
+def test_damaged_bytes_never_raise_anything_else():
+    rng = np.random.default_rng(1)
+    for fmt in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"):
+        whole = np.frombuffer(encoded(photo(), fmt), np.uint8)
+        for _ in range(40):
+            bad = whole.copy(); bad[rng.integers(0, len(bad), 6)] = rng.integers(0, 256, 6)
+            try: assert torch.isfinite(load_image(bad.tobytes())).all()
+            except ImageError as e: assert "\n" not in str(e)
+
+def test_sizes_no_face_can_be_read_from():
+    refused(lambda: load_image(encoded(Image.new("RGB", (1, 1)))), "1×1", "at least 8")
+    refused(lambda: load_image(encoded(Image.new("RGB", (20_000, 10)))), "20000×10", "crop it around the face")
+    refused(lambda: load_image(encoded(Image.new("1", (20_000, 20_000)))), "100 megapixels")
+    refused(lambda: load_image(encoded(Image.new("1", (11_000, 10_000)))), "110 megapixels")
+    refused(lambda: load_image(np.zeros((4, 400, 3), np.uint8)), "too small")
+    assert load_image(encoded(Image.new("RGB", (8, 8))), 64).shape == (3, 64, 64)
+
+def test_arrays():
+    a = np.array(photo())
+    for src in (a, a / 255., (a / 255.).astype(np.float32)): assert (load_image(src) - as_tensor(photo())).abs().max() < 1e-6
+    assert torch.equal(load_image(a[..., 0])[0], load_image(a[..., :1])[2])
+    refused(lambda: load_image(a.astype(np.float32)), "[0, 1]")
+    refused(lambda: load_image(a / 127.5 - 1), "[0, 1]")
+    refused(lambda: load_image(np.full((9, 9), np.nan)), "[0, 1]")
+    refused(lambda: load_image(a.astype(np.int64)), "int64")
+    refused(lambda: load_image(a[None]), "channels come last")
+    refused(lambda: load_image(a.transpose(2, 0, 1)), "channels come last")
+
+def test_a_lazy_pil_image_that_is_cut_short(tmp_path):
+    b = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)))
+    refused(lambda: load_image(Image.open(io.BytesIO(b[:len(b)//2]))), "cut short")
+
+@pytest.mark.parametrize("w,h", [(40, 30), (30, 40), (200, 11), (64, 64), (9, 9)])
+def test_shorter_side_then_centre(w, h):
+    a = np.zeros((h, w, 3), np.uint8); a[:, :, 0] = np.linspace(0, 255, w)[None]; a[:, :, 1] = np.linspace(0, 255, h)[:, None]
+    x = load_image(a, 32)
+    assert x.shape == (3, 32, 32)
+    assert abs(x[0].mean()) < 0.05 and abs(x[1].mean()) < 0.05          # the centre of both ramps is mid-grey
+    assert min(load_image(a, 32, crop=False).shape[1:]) == 32
+
+def test_a_batch_of_files_of_all_sizes(tmp_path):
+    for i, wh in enumerate([(40, 30), (64, 64), (30, 90)]): photo(*wh).save(tmp_path/f"{i}.png")
+    assert load_images(image_files(tmp_path), 48).shape == (3, 3, 48, 48)
+    assert load_images(str(tmp_path/"0.png"), 48).shape == (1, 3, 48, 48)
+    refused(lambda: load_images([], 48), "at least one")
+
+def test_bytes_survive(tmp_path):
+    x = as_tensor(photo())
+    assert torch.equal(load_image(to_pil(x)), x) and np.array_equal(to_numpy(x[None])[0], np.array(photo()))
+    assert torch.equal(load_image(save_image(x, tmp_path/"a"/"b"/"me.png")), x)
+    for bad in (torch.zeros(1, 3, 3), torch.zeros(3, 3), torch.zeros(2, 3, 3, 3, 3)): refused(lambda: to_pil(bad), "(3,H,W)", exc=ValueError)
+    refused(lambda: to_pil(torch.full((3, 8, 8), float("inf"))), "NaN or infinity", exc=ValueError)
+
+def test_folders(tmp_path):
+    refused(lambda: image_files(tmp_path), "holds no image"); refused(lambda: image_files(tmp_path/"gone"), "no such folder")
+    (tmp_path/"in").mkdir(); photo().save(tmp_path/"b.JPG", "JPEG"); photo().save(tmp_path/"in"/"a.png"); (tmp_path/"._c.png").touch(); (tmp_path/"list.txt").touch()
+    assert [p.name for p in image_files(tmp_path)] == ["b.JPG"]
+    assert [p.name for p in image_files(tmp_path, recursive=True)] == ["b.JPG", "a.png"]
+    refused(lambda: image_files(tmp_path/"b.JPG"), "is a file")
+
+
+@pytest.mark.parametrize("bad,contains", [
+    (torch.zeros(3, 8, 8), "x[None]"), (torch.zeros(1, 8, 8, 3), "Channels come before"), (torch.zeros(1, 1, 8, 8), "(B,3,H,W)"), (torch.zeros(0, 3, 8, 8), "(B,3,H,W)"),
+    (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "from_uint8"), (torch.full((1, 3, 8, 8), float("nan")), "NaN"), (torch.full((1, 3, 8, 8), 255.), "0..255"),
+    (torch.full((1, 3, 8, 8), -1.01), "clamp"), (np.zeros((1, 3, 8, 8)), "ndarray"), ([1], "list")])
+def test_tensors_that_are_not_images(bad, contains): refused(lambda: check_images(bad), contains, exc=ValueError)
+
+def test_tensors_that_are():
+    x = torch.rand(2, 3, 8, 12) * 2 - 1
+    assert check_images(x) is x and check_images(x, (8, 12)) is x and check_images(x.half()) is not None and check_images(x[:, :1], channels=1) is not None
+    refused(lambda: check_images(x, 8), "(B,3,8,8) is needed", exc=ValueError)
+
+def test_devices():
+    assert default_device("cpu").type == "cpu" and default_device().type in ("cpu", "cuda", "mps")
+    refused(lambda: default_device("tpu9"), "is not known", exc=ValueError)
+    if not torch.cuda.is_available(): refused(lambda: default_device("cuda"), "asked for", exc=ValueError)
+
+def test_noise_of_one_image_does_not_depend_on_the_others():
+    x = randn((3, 3, 4, 4), make_generator([5, 6, 7]))
+    assert torch.equal(x[1:2], randn((1, 3, 4, 4), make_generator([6])))
+    assert torch.equal(randn((2, 2), make_generator(3)), randn((2, 2), make_generator(3)))
+    assert make_generator(None) is None and randn((2,), None, dtype=torch.float64).dtype == torch.float64
+    refused(lambda: randn((3, 2), make_generator([1])), "1 generators came for a batch of 3", exc=ValueError)
+
+def test_batches(): assert list(batched(iter("abcde"), 2)) == [["a", "b"], ["c", "d"], ["e"]]
+
+
+def test_tags_there_and_back(tmp_path):
+    every = torch.cartesian_prod(*[torch.arange(len(t)) for t in CELEBA_TAGS])
+    for l in every:
+        assert torch.equal(CELEBA_TAGS.encode(CELEBA_TAGS.decode(l)), l)
+        assert torch.equal(CELEBA_TAGS.from_celeba(CELEBA_TAGS.to_celeba(l)), l)
+    assert TagSet.load(CELEBA_TAGS.save(tmp_path/"tags.json")) == CELEBA_TAGS and hash(CELEBA_TAGS) == hash(TagSet(CELEBA_TAGS))
+    assert CELEBA_TAGS.names == ["Smiling", "Eyeglasses", "Bangs", "HairColor", "Young", "Male"] and len(CELEBA_TAGS.pairs) == 13
+    assert CELEBA_TAGS["HairColor"] == CELEBA_TAGS[3] and "Bangs" in CELEBA_TAGS and "Beard" not in CELEBA_TAGS
+
+def test_celeba_rows_that_do_not_decide():
+    t = CELEBA_TAGS.from_celeba({"Black_Hair": "1", "Blond_Hair": "-1", "Brown_Hair": "1", "Smiling": "1"})
+    assert t.tolist() == [1, -1, -1, -1, -1, -1]
+    assert TagSet([Tag("Mood", ("calm", "glad", "sad"))]).from_celeba({"Mood": 1}).tolist() == [-1]
+
+def test_names_that_do_not_exist():
+    refused(lambda: CELEBA_TAGS.index("Eyeglass"), "Did you mean 'Eyeglasses'?", "Known: Smiling", exc=ValueError)
+    refused(lambda: CELEBA_TAGS["eyeglasses"], "Did you mean 'Eyeglasses'?", exc=ValueError)
+    refused(lambda: CELEBA_TAGS.encode({"HairColor": "blonde"}), "Did you mean 'blond'?", exc=ValueError)
+    refused(lambda: CELEBA_TAGS["Smiling"].index("yes"), "Known: without, with", exc=ValueError)
+    assert nearest("qqq", ["Smiling"]) == ""
+
+@pytest.mark.parametrize("text", ["", "not json", "[1, 2]", '{"Smiling": 1}', '{"Smiling": {"values": ["only"]}}', "{}"])
+def test_tag_files_that_are_none(tmp_path, text):
+    (tmp_path/"tags.json").write_text(text)
+    refused(lambda: TagSet.load(tmp_path/"tags.json"), exc=ValueError)
+
+
+@contextmanager
+def small_disk(limit=2000):
+    "Writes beyond `limit` bytes fail, as they do on a full disk."
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, old[1]))
+    try: yield
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+def test_a_full_disk_leaves_the_old_picture_and_nothing_else(tmp_path):
+    x = torch.rand(3, 128, 128) * 2 - 1; path = save_image(as_tensor(photo()), tmp_path/"me.png"); old = path.read_bytes()
+    with small_disk(): refused(lambda: save_image(x, path), "cannot write", "me.png", "choose another place", exc=OSError)
+    assert path.read_bytes() == old and os.listdir(tmp_path) == ["me.png"]
+
+@pytest.mark.parametrize("writer", [lambda t: save_file({"w": torch.rand(5000)}, t/"a.safetensors"), lambda t: torch.save(torch.rand(5000), t/"a.pt"),
+                                    lambda t: np.save(t/"a.npy", np.zeros(5000))])
+def test_a_full_disk_leaves_the_old_folder_and_nothing_else(tmp_path, writer):
+    with atomic_folder(tmp_path/"model") as t: (t/"old.txt").write_text("old")
+    def write():
+        with atomic_folder(tmp_path/"model") as t: writer(t)
+    with small_disk():
+        with pytest.raises((OSError, RuntimeError)): write()
+    assert os.listdir(tmp_path) == ["model"] and os.listdir(tmp_path/"model") == ["old.txt"]
+
+def test_safetensors_on_a_full_disk_says_so(tmp_path):
+    def write():
+        with atomic_folder(tmp_path/"model") as t: save_file({"w": torch.rand(5000)}, t/"a.safetensors")
+    with small_disk(): refused(write, "cannot write", "model", exc=OSError)
+
+@pytest.mark.parametrize("place", ["file/me.png", "file/deep/me.png", "/proc/latref/me.png", "/dev/null/me.png"])
+def test_places_that_cannot_be_written(tmp_path, place):
+    (tmp_path/"file").write_text("a file")
+    refused(lambda: save_image(as_tensor(photo()), tmp_path/place), "cannot write", "another place", exc=OSError)
+    def write():
+        with atomic_folder(tmp_path/place): pass
+    refused(write, "cannot write", exc=OSError)
+    assert os.listdir(tmp_path) == ["file"]
+
+def test_names_that_cannot_be_written(tmp_path):
+    refused(lambda: save_image(as_tensor(photo()), tmp_path/"me.face"), ".png", exc=ValueError)
+    refused(lambda: save_image(as_tensor(photo()), tmp_path/"me"), ".png", exc=ValueError)
+    (tmp_path/"dir.png").mkdir()
+    refused(lambda: save_image(as_tensor(photo()), tmp_path/"dir.png"), "that is a folder", exc=OSError)
+    assert os.listdir(tmp_path) == ["dir.png"]
+
+def test_errors_of_the_body_stay_as_they_are(tmp_path):
+    def write():
+        with atomic_write(tmp_path/"a.txt"): open(tmp_path.parent/"not-there.txt")
+    with pytest.raises(FileNotFoundError): write()
+    def fail():
+        with atomic_folder(tmp_path/"f") as t: (t/"x").touch(); raise KeyError("mine")
+    with pytest.raises(KeyError, match="mine"): fail()
+    assert os.listdir(tmp_path) == []
+
+def test_a_kill_between_the_renames_is_mended(tmp_path):
+    with atomic_folder(tmp_path/"m") as t: (t/"one").touch()
+    (tmp_path/"m").rename(tmp_path/".m.previous")
+    assert settle_folder(tmp_path/"m").is_dir() and os.listdir(tmp_path) == ["m"]
+    with atomic_folder(tmp_path/"m") as t: (t/"two").touch()
+    assert os.listdir(tmp_path) == ["m"] and os.listdir(tmp_path/"m") == ["two"]
+
+def test_files_get_the_usual_permissions(tmp_path):
+    (tmp_path/"plain").touch()
+    with atomic_write(tmp_path/"a.txt") as t: t.write_text("a")
+    assert (tmp_path/"a.txt").stat().st_mode == (tmp_path/"plain").stat().st_mode
+
+
+def test_shipped_things():
+    for name in shipped_names(): assert shipped_path(name).exists()
+    for bad in ("", "..", "../setup.py", "/etc/passwd", "synthfaces46x"): refused(lambda: shipped_path(bad), "ships with the package", exc=FileNotFoundError)
