@@ -225,7 +225,7 @@ def schedule(
 # %% ../nbs/05_autoencoder.ipynb #b8f16eb0
 PRESETS = {
     "synthfaces64": dict(
-        image_size=64, patch_size=4, model_channels=64, channel_mult=(1, 1.5, 2), num_res_blocks=2, attention_resolutions=(4, 8),
+        image_size=64, patch_size=4, model_channels=64, channel_mult=(1, 1.5, 2), num_res_blocks=1, attention_resolutions=(4, 8),
         enc_patch_size=2, enc_channels=32, enc_channel_mult=(1, 2, 3, 4), enc_num_res_blocks=2, enc_attention_resolutions=(),
         num_heads=4, z_dim=128, time_embed_dim=256, prediction_type="v_prediction"),
     "ffhq128_autoenc": dict(
