@@ -6,8 +6,8 @@
 __all__ = ['MIN_SIDE', 'MAX_ASPECT', 'MAX_PIXELS', 'IMAGE_SUFFIXES', 'CELEBA_TAGS', 'from_uint8', 'to_uint8', 'to_numpy',
            'to_pil', 'ImageError', 'check_size', 'fit_square', 'load_image', 'load_images', 'image_files',
            'check_images', 'default_device', 'default_dtype', 'make_generator', 'randn', 'nearest', 'unknown_name',
-           'Tag', 'TagSet', 'write_error', 'atomic_write', 'settle_folder', 'atomic_folder', 'save_image', 'batched',
-           'shipped_names', 'shipped_path']
+           'Tag', 'TagSet', 'write_error', 'make_folder', 'atomic_write', 'settle_folder', 'atomic_folder',
+           'save_image', 'batched', 'shipped_names', 'shipped_path']
 
 # %% ../nbs/00_core.ipynb #d5cf3271
 import difflib, errno, io, json, os, secrets, shutil, struct, warnings
@@ -89,6 +89,7 @@ def _reading(what):
     except Image.DecompressionBombError: raise ImageError(f"{what}: has too many pixels. At most {MAX_PIXELS//10**6} megapixels are read.") from None
     except Image.UnidentifiedImageError:
         raise ImageError(f"{what}: is not an image that can be read. Give a PNG, JPEG, WebP, BMP or TIFF file.") from None
+    except PermissionError: raise ImageError(f"{what}: no permission to read it. Change its permissions, or copy it.") from None
     except _read_errors as e:
         said = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise ImageError(f"{what}: is damaged or cut short ({said}). Copy or download it again.") from None
@@ -408,14 +409,22 @@ def write_error(e, # the exception that writing raised (safetensors and torch wr
     return None if code not in _reasons or elsewhere else OSError(f"cannot write {path}: {_reasons[code]}.")
 
 # %% ../nbs/00_core.ipynb #7ee3de05
+def make_folder(path # to be there afterwards
+               ): # the path
+    "Make a folder and its parents, or say in one line why not."
+    path = Path(path)
+    try: path.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise write_error(e, path) or OSError(f"cannot write {path}: {e.strerror}. Choose another place.") from e
+    return path
+
+# %% ../nbs/00_core.ipynb #14d03486
 def _temp_name(path): return path.with_name(f".{path.stem[:80]}.{secrets.token_hex(4)}.part{path.suffix}")
 
 @contextmanager
 def _written(path, tmp):
     "Make the parent, run the body; on any failure remove `tmp` and raise, naming the reason where it is a write error."
     try:
-        try: path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as e: raise write_error(e, path) or OSError(f"cannot write {path}: {e.strerror}. Choose another place.") from e
+        make_folder(path.parent)
         yield
     except BaseException as e:
         if tmp.is_dir(): shutil.rmtree(tmp, ignore_errors=True)
