@@ -132,7 +132,7 @@ class Scene:
 ZOOM = 1.06  # the head fills the frame as in CelebA-HQ's crops
 SKIN = [[.98, .84, .74], [.95, .76, .63], [.87, .65, .50], [.72, .50, .36], [.52, .34, .24]]
 IRIS = [[.24, .15, .09], [.40, .25, .13], [.36, .42, .22], [.28, .48, .52], [.30, .48, .72]]
-HAIR = [[.085, .075, .085], [.86, .68, .36], [.40, .22, .11]]
+HAIR = [[.085, .075, .085], [.84, .67, .40], [.35, .205, .12]]
 BACKGROUND = [[.55, .62, .70], [.66, .69, .64], [.74, .68, .62], [.62, .60, .68]]
 CLOTH = [[.20, .27, .40], [.30, .40, .38], [.48, .28, .28], [.33, .31, .36]]
 FRAME = [[.05, .05, .06], [.30, .15, .06], [.55, .08, .12], [.08, .16, .42]]
@@ -163,7 +163,7 @@ def _geometry(f):
     f.ny = .19 + (f.nose_length - .5) * .06
     f.nw = .105 + (f.nose_width - .5) * .04
     f.my = .44 + (f.mouth_height - .5) * .05
-    f.mw = .255 + (f.mouth_width - .5) * .05 + f.Smiling * (.035 + .065 * f.Smiling_width)
+    f.mw = .255 + (f.mouth_width - .5) * .05 + f.Smiling * (.020 + .060 * f.Smiling_width)
     f.lx, f.ly = (f.light_x - .5) * 1.1, -.25 - .25 * f.light_y
     f.part_x = (f.parting - .5) * .5
     f.skin_rgb = ramp(SKIN, f.skin)
@@ -174,7 +174,7 @@ def _hair_colour(f):
     "The hair's own colour (B,3,1,1): one of three by the tag, moved by shade and warmth."
     base = torch.tensor(HAIR, device=f.skin.device)[f.HairColor.reshape(-1).long()][:, :, None, None]
     shade = (.78 + .44 * f.HairColor_shade)[:, None]
-    warm = (f.HairColor_warmth - .5)[:, None] * colour(.16, -.01, -.14).to(base) * (.35 + base)
+    warm = (f.HairColor_warmth - .5)[:, None] * colour(.12, -.005, -.11).to(base) * (.35 + base)
     return (base * shade + warm * .8).clamp(.03, 1)
 
 # %% ../nbs/01_faces.ipynb #46aa3bca
@@ -199,11 +199,11 @@ def hair_outline(f, x, y, grow=0.):
     "Signed distance (roughly) to the outside of the hair: a dome on top, curtains down to its length."
     vol = .07 + .07 * f.hair_volume + grow
     long = (1 - f.male)
-    w = f.W + vol * .8 + long * .04 * smooth(y * 1.2) + long * .012 * wave(y * 1.6 + f.hair_wave * 3) * f.hair_wave
+    w = f.W + vol * (.8 - .45 * f.male) + long * .04 * smooth(y * 1.2) + long * .012 * wave(y * 1.6 + f.hair_wave * 3) * f.hair_wave
     t = (y - f.yc) / (f.top + vol * .9)
     tt = t.clamp(max=0)
     a = x / w
-    dome = (torch.sqrt((a * a + tt * tt - .30 * a * a * tt * tt).clamp_(min=0)) - 1) * .62 + .006 * wave(x * 9 + y * 4)
+    dome = (torch.sqrt((a * a + tt * tt - .46 * a * a * tt * tt).clamp_(min=0)) - 1) * .62 + .0035 * wave(x * 11 + y * 5) + .003 * wave(x * 4.3 - y * 7)
     end = f.male * .04 + long * (.42 + .62 * f.Male_hair_length)
     under = y - end + (x * x) * .35 * long
     return torch.maximum(dome, under * .8)
@@ -212,7 +212,7 @@ def strands(f, x, y, fine=1.0):
     "How bright the hair is along its strands, about 0 on average: waves across the direction it falls in."
     q = (x - f.part_x) / (y + 1.75)  # strands fan out from the parting
     q = q + .015 * wave(y * 1.1 + f.hair_wave) * (.3 + f.hair_wave)
-    return wave(q * 7 + f.parting * 5) * .5 + wave(q * 17 + f.hair_wave * 3) * .35 + wave(q * 41) * .25 * fine
+    return wave(q * 7 + .3) * .45 + wave(q * 17 + .6) * .28 + wave(q * 41) * .25 * fine
 
 def hair_shade(s, x, y, a, t):
     "The hair's colour (B,3,h,w): strands, a band of light, streaks, and grey at the temples of the old."
@@ -220,9 +220,10 @@ def hair_shade(s, x, y, a, t):
     st = strands(f, x, y, min(1., s.size / 128))
     lit = a * f.lx * .45 - t * .30 + .80 + st * .22
     band = bump((t + .72 - a * f.lx * .25) * (t + .72 - a * f.lx * .25) * 14) * (.55 + .5 * st)
-    streak = smooth(wave((x - f.part_x) / (y + 1.75) * 9 + f.HairColor_shade * 2) * 2 - .6) * f.HairColor_streaks
-    grey = f.old * (smooth(a.abs() * 1.9 - .55 + t * .3 + st * .25) * (.55 + .4 * f.Young_greying) + .18 * f.Young_greying * smooth(st * 2))
-    rgb = f.hair_rgb * lit[:, None]
+    lit = lit - .30 * bump((x - f.part_x - y * .05) * (x - f.part_x - y * .05) * 2500) * smooth(-y * 4 - 1.9)
+    streak = smooth(wave((x - f.part_x) / (y + 1.75) * 9 + .2) * 2 - .6) * f.HairColor_streaks
+    grey = f.old * (smooth(a.abs() * 1.9 - .55 + t * .3 + st * .25) * (.68 + .27 * f.Young_greying) + .18 * f.Young_greying * smooth(st * 2))
+    rgb = f.hair_rgb * lit.clamp(.35, 1.22)[:, None]
     rgb += (f.hair_rgb * .45 + .11) * (band * .55 + streak * .35)[:, None]
     rgb += (colour(.74, .74, .76).to(rgb) * (lit * .9 + .05)[:, None] - rgb).mul_(grey.clamp_(0, .92)[:, None])
     return rgb
@@ -236,7 +237,7 @@ def paint_back_hair(s):
     s.d_hair = d
     s.hair = hair_shade(s, x, y, x / (f.W + .1), (y - f.yc) / (f.top + .1))
     depth = (.62 - .25 * smooth((f.W - x.abs()) * 4 - .3))
-    s.paint(w, s.cover(d, .012), s.hair * depth[:, None], "hair")
+    s.paint(w, s.cover(d, .012) * (1 - f.male * smooth((y + .10) * 7)), s.hair * depth[:, None], "hair")
 
 def paint_neck(s):
     "Neck with the chin's shadow, then shoulders and a neckline."
@@ -278,7 +279,7 @@ def shade_eyes(s, light, w, x, y):
     f, v = s.f, light[:, w[0], w[1]]
     ax, ay = x.abs() - f.ex, y - f.ey
     v -= .20 * bump(ax * ax * 22 + (ay + .04) * (ay + .04) * 30) + .10 * bump((x.abs() - .10) * (x.abs() - .10) * 90 + (ay + .02) * (ay + .02) * 50)
-    deep = f.old * (.35 + .65 * f.Young_wrinkles)
+    deep = f.old * (.48 + .52 * f.Young_wrinkles)
     bag = ay - .125 + ax * ax * 3.2
     v -= deep * .42 * bump(bag * bag * 1400) * bump(ax * ax * 38)
     v += deep * .10 * bump((bag + .035) * (bag + .035) * 1200) * bump(ax * ax * 38)
@@ -290,17 +291,18 @@ def shade_nose(s, light, red, w, x, y):
     "Bridge and tip by light, wings and nostrils by shadow."
     f, v = s.f, light[:, w[0], w[1]]
     x = x - f.turn * 1.1
-    along = smooth((y + .16) * 4) * smooth((f.ny + .05 - y) * 9)
+    along = smooth((y + .20) * 5) * smooth((f.ny + .05 - y) * 9)
     wide = f.nw * (.40 + .55 * smooth((y + .05) * 3.3))
     u = x / wide
-    v += along * (u * (.35 * f.lx + .0) * bump(u * u * .30) - .13 * bump((u.abs() - 1.05) * (u.abs() - 1.05) * 6) + .10 * bump(u * u * 3))
+    v += along * (u * (.35 * f.lx + .0) * bump(u * u * .30) - .17 * bump((u.abs() - 1.15) * (u.abs() - 1.15) * 5) + .10 * bump(u * u * 3))
     ty = y - f.ny
     v += .20 * bump((x - f.lx * .02) * (x - f.lx * .02) * 300 + (ty + .02) * (ty + .02) * 220)
     wing = x.abs() - f.nw
-    v -= .24 * bump((torch.sqrt(wing * wing * 1.6 + ty * ty + 1e-6) - .045) * (torch.sqrt(wing * wing * 1.6 + ty * ty + 1e-6) - .045) * 1500) * smooth((wing + .03) * 20)
+    ring = torch.sqrt(wing * wing * 2.2 + (ty - .012) * (ty - .012)) - .046
+    v -= .26 * bump(ring * ring * 900) * smooth((wing + .02) * 22) * smooth((ty + .06) * 16)
     v -= .30 * bump(x * x / (f.nw * f.nw) * .75 + (ty - .085) * (ty - .085) * 320)
     hole = (x.abs() - f.nw * .52)
-    v -= .75 * bump(hole * hole * 800 + (ty - .048 - hole * .25) * (ty - .048 - hole * .25) * 2600)
+    v -= .75 * bump(hole * hole * 900 + (ty - .050 - hole * .20) * (ty - .050 - hole * .20) * 3200)
     red[:, w[0], w[1]] += .22 * bump(x * x * 60 + ty * ty * 60)
     tip = torch.maximum(x.abs() - f.nw * (.45 + .75 * smooth((y + .02) * 4.5)), torch.maximum(-.10 - y, ty - .075))
     s.nose = (w, tip < 0)
@@ -311,7 +313,7 @@ def shade_mouth(s, light, w, x, y):
     ax = x.abs()
     fold = ax - (.135 + .62 * (y - .20) - .35 * (y - .20) * (y - .20) + .02 * f.Smiling)
     on = bump((y - .33) * (y - .33) * 42)
-    deep = f.Smiling * (.16 + .16 * f.Smiling_lift) + f.old * (.20 + .28 * f.Young_wrinkles)
+    deep = f.Smiling * (.16 + .16 * f.Smiling_lift) + f.old * (.26 + .24 * f.Young_wrinkles)
     v -= deep * bump(fold * fold * 620) * on
     v += (deep * .30) * bump((fold - .05) * (fold - .05) * 420) * on
     cx, cy = ax - .34, y - .15
@@ -323,13 +325,13 @@ def shade_mouth(s, light, w, x, y):
 def shade_forehead(s, light, w, x, y):
     "The old forehead's lines."
     f, v = s.f, light[:, w[0], w[1]]
-    lines = wave((y + .05 * wave(x * .8 + f.face_texture) - x * x * .25) * 12.5 + f.face_texture).clamp_(min=0)
-    v -= f.old * (.16 + .34 * f.Young_wrinkles) * lines * bump(x * x * 7 + (y + .40) * (y + .40) * 45)
+    lines = wave((y + .04 * wave(x * .8 + f.face_texture * .5) - x * x * .25) * 12.5 + f.face_texture * .3).clamp_(min=0)
+    v -= f.old * (.24 + .28 * f.Young_wrinkles) * lines * bump(x * x * 7 + (y + .40) * (y + .40) * 45)
 
 def shade_freckles(s, light, red, w, x, y):
     "Freckles of the young across cheeks and nose."
     f = s.f
-    spots = wave(x * 9.7 + y * 3.9 + .35 * wave(y * 3.1) + f.face_texture * 5) * wave(y * 10.3 - x * 4.7 + .35 * wave(x * 2.7) + f.face_texture * 3)
+    spots = wave(x * 9.7 + y * 3.9 + .16 * wave(y * 4.1) ) * wave(y * 10.3 - x * 4.7 + .16 * wave(x * 3.7) )
     spots = smooth(spots * 3 - .9) * bump(x * x * 3.2 + (y - .10) * (y - .10) * 22) * f.Young * smooth(f.Young_freckles * 1.5 - .3)
     light[:, w[0], w[1]] -= .34 * spots
     red[:, w[0], w[1]] += .35 * spots
@@ -364,14 +366,14 @@ def mouth_lines(f, x):
     u = x / f.mw
     e = (1 - u * u).clamp(min=0)
     round_ = torch.sqrt(e)
-    lift = f.Smiling * (.078 + .055 * f.Smiling_lift) + (1 - f.Smiling) * .006
+    lift = f.Smiling * (.070 + .048 * f.Smiling_lift) + (1 - f.Smiling) * .034
     mid = f.my + lift * (.45 - u * u)
-    open_ = f.Smiling * (.028 + .085 * f.Smiling_openness)
+    open_ = f.Smiling * (.040 + .075 * f.Smiling_openness)
     full = .75 + .5 * f.lip_fullness - f.male * .18
     up = mid - open_ * .25 * e
     lo = mid + open_ * e + .004
     cupid = 1 - .28 * bump(u * u * 30)
-    return up - .044 * full * round_ * (.40 + .60 * e) * cupid, up, lo, lo + .070 * full * (1 - .25 * f.Smiling) * e * (.6 + .4 * e), u
+    return up - .041 * full * round_ * (.40 + .60 * e) * cupid, up, lo, lo + .070 * full * (1 - .25 * f.Smiling) * e * (.6 + .4 * e), u
 
 def paint_mouth(s):
     "Lips with highlight, teeth and the dark between."
@@ -392,7 +394,7 @@ def paint_mouth(s):
     inside = s.cover(band(up, lo))
     s.paint(w, inside, colour(.30, .07, .08).to(s.device))
     if s.classes is not None: s.name(w, (inside > .5) & (f.Smiling > .5), "mouth")
-    teeth = torch.maximum(band(up, lo), y - up - (lo - up) * .78 - .006)
+    teeth = torch.maximum(torch.maximum(band(up, lo), y - up - (lo - up) * .78 - .006), (u.abs() - .90) * f.mw)
     gap = 1 - .10 * bump(wave(u * 3.5 + .25) * wave(u * 3.5 + .25) * 12) - .25 * u * u
     s.paint(w, s.cover(teeth, .004) * f.Smiling, colour(.97, .95, .92).to(s.device) * gap[:, None])
 
@@ -411,7 +413,7 @@ def paint_eyes(s):
     upper, lower = -hu * e * (1.18 - .18 * e), (.052 - .020 * f.Smiling * (.4 + .6 * f.Smiling_lift)) * e
     lid = torch.maximum(torch.maximum(upper - ay, ay - lower), (u.abs() - 1) * f.ew)
     white = s.cover(lid)
-    s.paint(w, white, colour(.96, .94, .92).to(s.device) * (1 - .30 * bump((ay - upper) * (ay - upper) * 500))[:, None])
+    s.paint(w, white, colour(.94, .92, .90).to(s.device) * (1 - .34 * bump((ay - upper) * (ay - upper) * 500))[:, None])
     s.name(w, (white > .5) & (sign < 0), "l_eye"); s.name(w, (white > .5) & (sign > 0), "r_eye")
     ix = ax - f.turn * .12 * sign
     r = torch.sqrt(ix * ix + (ay + .010) * (ay + .010))
@@ -427,7 +429,7 @@ def paint_lids(s, w, ax, ay, u, upper, lower):
     f = s.f
     dark = f.hair_rgb * .18 + colour(.07, .04, .03).to(s.device)
     lash = (1 - f.male) * (.25 + .75 * f.Male_lashes)
-    thick = .0085 + .015 * lash * smooth(u * .5 + .5)
+    thick = (.0085 + .015 * lash * smooth(u * .5 + .5)) * (1 - .75 * smooth((u - .92) * 3.5))
     wing = (u.abs() - 1.02 - .28 * lash * (u > 0)) * f.ew
     line = upper - lash * .050 * (u - .8).clamp(min=0)
     s.paint(w, s.cover(torch.maximum((ay - line + thick * .4).abs() - thick, wing)), dark)
@@ -441,16 +443,16 @@ def paint_brows(s):
     f, w = s.f, s.window(-.46, -.10, -.60, .60)
     x, y = s.xy(w)
     x = x - f.turn * .4
-    ax = x.abs() - f.ex
-    u = ax * (1 / .19)
-    mid = f.ey - .178 - .03 * (f.brow_height - .5) + .02 * f.male - (.012 + .03 * f.brow_arch) * (1 - (u - .25) * (u - .25)) + .02
+    ax = x.abs() - f.ex - .012
+    u = ax * (1 / .172)
+    mid = f.ey - .178 - .03 * (f.brow_height - .5) + .02 * f.male - (.012 + .03 * f.brow_arch) * (1 - (u - .12) * (u - .12)) + .02
     thick = (.020 + .010 * f.brow_thickness + f.male * .012) * (1 - .55 * smooth(u * .6 + .25))
-    d = torch.maximum((y - mid).abs() - thick, (u.abs() - 1) * .19)
+    d = torch.maximum((y - mid).abs() - thick, (u.abs() - 1) * .172)
     stroke = wave(ax * 22 + (y - mid) * 16) * min(1., s.size / 128)
     rgb = f.hair_rgb * .62 + colour(.03, .02, .015).to(s.device)
     rgb = rgb + (colour(.70, .69, .69).to(s.device) - rgb) * (f.old * (.30 + .55 * f.Young_greying))[:, None]
     a = s.cover(d, .022) * (.86 + .14 * stroke)
-    s.paint(w, a, rgb * (1 + .25 * stroke)[:, None])
+    s.paint(w, a, rgb * (1 + .12 * stroke)[:, None])
     s.name(w, (a > .45) & (x < 0), "l_brow"); s.name(w, (a > .45) & (x >= 0), "r_brow")
 
 # %% ../nbs/01_faces.ipynb #363b4f9b
@@ -461,17 +463,18 @@ def paint_beard(s):
     r2, a, t = head_shape(f, x, y / (1 + .11 * f.Male_beard_length) + .02 * f.Male_beard_length)
     body = (torch.sqrt(r2) - 1.0 - .03 * f.Male_beard_length) * .6
     xm, ax = x - f.turn * .5, (x - f.turn * .3).abs()
-    line = .33 - .42 * (ax - .25).clamp(min=0) - .10 * f.Male_beard_shape
+    line = .35 - 1.5 * (ax - .20).clamp(min=0) * (ax - .20).clamp(min=0) - .10 * f.Male_beard_shape
     chin_only = (ax - .30 - .40 * f.Male_beard_shape) * .8  # goatee to full
     cheek = torch.maximum(torch.maximum(line - y, chin_only), body)
     top, up, lo, low, u = mouth_lines(f, xm)
     tache = torch.maximum((y - top + .048).abs() - .040 - .010 * (1 - u * u), (u.abs() - 1.12) * f.mw)
-    hole = -torch.maximum(torch.maximum(top - .012 - y, y - low - .018), (u.abs() - 1.02) * f.mw)
+    e = (1 - u * u).clamp(min=0)
+    hole = -torch.maximum(torch.maximum(top - .012 * e - y, y - low - .020 * e), (u.abs() - 1.0) * f.mw)
     d = torch.minimum(torch.maximum(cheek, hole), torch.maximum(tache, top - .11 - y))
     hair = (wave(x * 24 + wave(y * 3.1 + ax * 2) * .45 + y * 3 * x) * .6 + wave(x * 37 - y * 5 + wave(y * 5.3) * .3) * .4) * (.3 + .7 * min(1., s.size / 160))
-    alpha = s.cover(d, .05) * (.42 + .50 * f.Male_beard_density + .22 * hair * (1.1 - f.Male_beard_density)).clamp_(0, .96) * f.male
+    alpha = s.cover(d, .05) * (.56 + .38 * f.Male_beard_density + .22 * hair * (1.1 - f.Male_beard_density)).clamp_(0, .96) * f.male
     rgb = f.hair_rgb * .70 + f.skin_rgb * .06
-    rgb = rgb + (colour(.72, .71, .71).to(s.device) - rgb) * (f.old * (.15 + .55 * f.Young_greying))[:, None]
+    rgb = rgb + (colour(.72, .71, .71).to(s.device) - rgb) * (f.old * (.18 + .50 * f.Young_greying))[:, None]
     s.paint(w, alpha, rgb * (.92 + x * f.lx * .5 + .20 * hair - .25 * (y - .5))[:, None])
 
 # %% ../nbs/01_faces.ipynb #a7e828ce
@@ -482,17 +485,17 @@ def paint_hair(s):
     long = 1 - f.male
     wide = f.W * (.93 + .07 * f.male) + .02 * f.male
     xo = x - f.part_x * .12 * smooth(-y * 2)
-    top = .70 + .06 * (f.hairline - .5) - .03 * f.male
-    ty = (y - .16).clamp(max=0) / top
+    top = .735 + .05 * (f.hairline - .5)
+    ty = (y - .16 + .30 * f.part_x * xo).clamp(max=0) / top
     o2 = xo * xo / (wide * wide)
     o = torch.sqrt((o2 + ty * ty - (.35 + .35 * f.male) * o2 * ty * ty).clamp_(min=0))
-    opening = (o - 1) * .6 + .008 * strands(f, x, y)
+    opening = (o - 1) * .6 + (.008 + .010 * f.male) * strands(f, x, y)
     front = torch.maximum(s.d_hair, -opening)
     front = torch.maximum(front, (y - .02 + .0 * x) * f.male * .8 - long)
     shadow = bump((opening / .10) * (opening / .10)) * (opening < 0) * smooth(-y * 3 + .8)
     on = cover(s.d_hair, s.px)
     s.paint(w, shadow * .35 * on, f.skin_rgb * colour(.45, .33, .30).to(s.device))
-    s.front = s.cover(front, .010)
+    s.front = s.cover(front, .010 + .022 * f.male) * (1 - f.male * smooth((y + .10) * 7))
     s.paint(w, s.front, s.hair, "hair")
     paint_bangs(s)
 
@@ -501,15 +504,15 @@ def paint_bangs(s):
     f, w = s.f, s.window(-.80, .02, -.70, .70)
     x, y = s.xy(w)
     q = (x - f.part_x) / (y + 1.75)
-    jag = wave(q * 8 + f.parting * 4)
-    edge = -.37 + .16 * f.Bangs_length + (f.Bangs_slant - .5) * .42 * x - .22 * x * x + .028 * jag
+    jag = wave(q * 8 + .1)
+    edge = -.345 + .135 * f.Bangs_length + (f.Bangs_slant - .5) * .42 * x - .22 * x * x + .028 * jag
     side = x.abs() - f.W * .93
     d = torch.maximum(torch.maximum(y - edge, side), -.74 - y)
-    thin = (1 - f.Bangs_density) * smooth(wave(q * 12 + f.hair_wave * 2) * 1.4 - .1) * smooth((y + .60) * 5)
+    thin = (1 - f.Bangs_density) * smooth(wave(q * 12 + .4) * 1.4 - .1) * smooth((y + .60) * 5)
     shadow = s.cover(torch.maximum(y - edge - .035, side), .06) * .42
     on = f.Bangs * s.cover(s.d_hair[:, w[0], w[1]])
     s.paint(w, shadow * on * (1 - s.front[:, w[0], w[1]]), f.skin_rgb * colour(.45, .33, .30).to(s.device))
-    a = s.cover(d, .012) * on * (1 - .85 * thin)
+    a = s.cover(d, .012) * on * (1 - .75 * thin)
     lit = 1 + (.14 * jag - .16 * smooth((y - edge) * 4 + 1.)) * smooth((y + .70) * 4)
     s.paint(w, a, s.hair[:, :, w[0], w[1]] * lit[:, None], "hair")
 
