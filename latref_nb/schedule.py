@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'PREDICTIONS', 'WEIGHTINGS', 'linear_betas', 'cosine_betas', 'rescale_zero_terminal_snr', 'NoiseSchedule',
-           'make_schedule', 'signal_noise', 'add_noise', 'predict_x0_eps', 'predict_x0', 'predict_eps', 'velocity',
-           'predict_v', 'training_target', 'snr', 'loss_weight']
+           'make_schedule', 'signal_noise', 'add_noise', 'snr', 'predict_x0_eps', 'predict_x0', 'predict_eps',
+           'velocity', 'predict_v', 'training_target', 'loss_weight']
 
 # %% ../nbs/03_schedule.ipynb #7ec9c9dc
 import math
@@ -120,6 +120,17 @@ def add_noise(
     signal, sigma = signal_noise(_checked_t(t, schedule), schedule, x0)
     return (signal * x0 + sigma * noise).to(x0.dtype)
 
+# %% ../nbs/03_schedule.ipynb #440f57f8
+def snr(
+    schedule: NoiseSchedule,
+    t: int | Tensor,  # step, or (B,)
+) -> Tensor:  # () or (B,) float32, ≥ 0
+    "Signal-to-noise ratio ᾱ_t / (1 − ᾱ_t)."
+    index = _checked_t(t, schedule)
+    index = index.to(schedule.levels.device) + 1 if isinstance(t, Tensor) else int(t) + 1
+    ratio = (schedule.levels[0, index] / schedule.levels[1, index]) ** 2
+    return ratio.float().to(t.device) if isinstance(t, Tensor) else ratio.float()
+
 # %% ../nbs/03_schedule.ipynb #8481f874
 def _check_prediction(prediction_type: str) -> None:
     "Raise ValueError for a name that is not in `PREDICTIONS`."
@@ -203,17 +214,6 @@ def training_target(
 # %% ../nbs/03_schedule.ipynb #fb2595a0
 WEIGHTINGS = ("plain", "min_snr", "p2")  # the weightings `loss_weight` knows
 
-def snr(
-    schedule: NoiseSchedule,
-    t: int | Tensor,  # step, or (B,)
-) -> Tensor:  # () or (B,) float32, ≥ 0
-    "Signal-to-noise ratio ᾱ_t / (1 − ᾱ_t)."
-    index = _checked_t(t, schedule)
-    index = index.to(schedule.levels.device) + 1 if isinstance(t, Tensor) else int(t) + 1
-    ratio = (schedule.levels[0, index] / schedule.levels[1, index]) ** 2
-    return ratio.float().to(t.device) if isinstance(t, Tensor) else ratio.float()
-
-# %% ../nbs/03_schedule.ipynb #e06dd064
 def loss_weight(
     schedule: NoiseSchedule,
     t: int | Tensor,  # step, or (B,)
