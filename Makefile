@@ -1,0 +1,49 @@
+# Everything a newcomer needs. Each target sets up .venv by itself; `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+# Extra words for pip, e.g. an index of CPU-only builds of torch (CONTRIBUTING.md says which): make lab PIP_ARGS="--extra-index-url …"
+PIP_ARGS ?=
+LAB_ARGS ?=
+PYTEST_ARGS ?=
+# Test processes, one core each.
+WORKERS ?= 2
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO := _out/demo
+AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+
+.PHONY: help setup lab test demo export clean
+.DEFAULT_GOAL := help
+
+help:  ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+
+$(READY): settings.ini setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "Python 3.10 or newer is needed and '$(PYTHON)' is not that. Name another: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu install it with: sudo apt-get install python3-venv" >&2; exit 1; }
+	@echo "Setting up $(VENV) (about 1.6 GB with the CPU build of torch, a minute or a few) ..."
+	@$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	@touch $@
+
+setup: $(READY)  ## make .venv with everything in it (the others do this by themselves)
+
+lab: $(READY)  ## open JupyterLab on the tour
+	$(BIN)/jupyter lab $(AS_ROOT) $(LAB_ARGS) nbs/index.ipynb
+
+test: $(READY)  ## run every chapter and every test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+demo: $(READY)  ## edit a shipped face, write the picture and its numbers to _out/demo
+	$(BIN)/latref_edit data/faces/images/000000.png --edit "Eyeglasses=with" --edit "HairColor=blond" --out $(DEMO)
+
+export: $(READY)  ## notebooks to package and README; run it after every change of a notebook
+	$(BIN)/nbdev_clean
+	$(BIN)/python tools/clean.py
+	$(BIN)/nbdev_export
+	$(BIN)/python tools/readme.py
+
+clean:  ## remove .venv and what the other targets wrote
+	rm -rf $(VENV) _out build *.egg-info .pytest_cache

@@ -1,0 +1,39 @@
+"What the tests of the repository itself share: where things lie, and how a notebook is read."
+import json, re, subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
+CHAPTERS = [p for p in NOTEBOOKS if p.stem != "index"]
+MODULES = sorted(p for p in (ROOT / "latref_nb").glob("*.py") if not p.stem.startswith("_"))
+READS_ALL = ("index", "17_commands")  # may import from every chapter
+
+
+def read(path): return json.loads(path.read_text(encoding="utf-8"))
+
+def source(cell): return "".join(cell["source"])
+
+def cells(path, kind):
+    "Sources of the cells of one kind: code or markdown."
+    return [source(c) for c in read(path)["cells"] if c["cell_type"] == kind]
+
+def code_of(path):
+    "The code of a notebook as one Python text, without lines that only IPython reads."
+    return "\n".join(line for cell in cells(path, "code") for line in cell.splitlines() if not line.lstrip().startswith(("%", "!")))
+
+def module_of(path):
+    "Name of the module a notebook exports, or None."
+    found = re.search(r"^#\|\s*default_exp\s+(\w+)", "\n".join(cells(path, "code")), re.M)
+    return found and found.group(1)
+
+def rank(path):
+    "Place of a chapter in the order: 01 before 01a before 02."
+    number = re.match(r"(\d+)([a-z]?)_", path.stem)
+    assert number, f"{path.name}: a chapter's name begins with its number, e.g. 04_unet"
+    return int(number.group(1)), number.group(2)
+
+def tracked():
+    "Every file that is or would be under version control, without the ignored ones."
+    try: names = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError): return []
+    return [ROOT / n for n in names.split("\0") if n and (ROOT / n).is_file()]

@@ -1,0 +1,185 @@
+"The rules of the repository: notebooks are the source, clean and small; the package follows them; nothing of one machine is left behind."
+import ast, configparser, importlib.metadata, json, re, shutil, subprocess, sys
+import pytest
+from repo import CHAPTERS, MODULES, NOTEBOOKS, READS_ALL, ROOT, cells, code_of, module_of, rank, read, source, tracked
+
+sys.path.insert(0, str(ROOT / "tools"))
+import readme
+
+name = lambda path: path.stem
+BIN = lambda program: shutil.which(program, path=f"{sys.prefix}/bin") or shutil.which(program) or program
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    "The sources of the package in a folder of their own."
+    out = tmp_path_factory.mktemp("copy")
+    for folder in ("nbs", "latref_nb"): shutil.copytree(ROOT / folder, out / folder, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    for file in ("settings.ini", "setup.py", "pyproject.toml"): shutil.copy(ROOT / file, out)
+    return out
+
+def changed(copy):
+    "Files that differ from the repository's."
+    return [str(p.relative_to(copy)) for p in sorted(copy.rglob("*")) if p.is_file() and "__pycache__" not in p.parts
+            and not ((ROOT / p.relative_to(copy)).is_file() and (ROOT / p.relative_to(copy)).read_bytes() == p.read_bytes())]
+
+def run(program, cwd): subprocess.run([BIN(program)], cwd=cwd, check=True, capture_output=True, timeout=120)
+
+
+# ---- notebooks and package
+
+def test_package_is_what_the_notebooks_export(copy):
+    run("nbdev_export", copy)
+    assert not changed(copy), "notebooks and package have drifted apart: run `make export`"
+
+def test_notebooks_are_clean(copy):
+    run("nbdev_clean", copy)
+    assert not changed(copy), "run `make export`"
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_notebook_is_small_and_without_traces(path):
+    nb = read(path)
+    assert path.stat().st_size < 300_000, "over 300 KB: fewer or smaller figures"
+    assert "widgets" not in nb["metadata"], "widget state: run `make export`"
+    assert "application/vnd.jupyter.widget-view+json" not in path.read_text(encoding="utf-8"), "a widget's view is stored: run `make export`"
+    assert all(c.get("execution_count") is None for c in nb["cells"]), "execution counts: run `make export`"
+    assert not [o for c in nb["cells"] for o in c.get("outputs", []) if o["output_type"] == "error"], "an error is stored as output"
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_notebook_opens_with_title_and_summary(path):
+    first = read(path)["cells"][0]
+    assert first["cell_type"] == "markdown"
+    assert re.match(r"# \S.*\n+> \S", source(first)), "the first cell is `# Title`, then `> one line that says what the chapter is`"
+
+def test_every_module_has_its_notebook_and_every_notebook_its_module():
+    exported = {module_of(p): p for p in NOTEBOOKS if module_of(p)}
+    assert sorted(exported) == sorted(p.stem for p in MODULES)
+    assert not [p.name for p in CHAPTERS if not module_of(p)], "a chapter exports a module"
+    for module, notebook in exported.items():
+        assert f"../nbs/{notebook.name}" in (ROOT / f"latref_nb/{module}.py").read_text(encoding="utf-8"), f"{module}.py does not come from {notebook.name}"
+        assert notebook.stem.partition("_")[2] == module, f"{notebook.name} exports {module}"
+
+def test_modidx_lists_the_modules_that_exist():
+    scope = {}
+    exec((ROOT / "latref_nb/_modidx.py").read_text(encoding="utf-8"), scope)
+    assert sorted(scope["d"]["syms"]) == sorted(f"latref_nb.{p.stem}" for p in MODULES)
+
+
+# ---- imports
+
+def imported(tree):
+    "Modules of this package that a piece of code imports."
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            base = "latref_nb" + (f".{node.module}" if node.module else "") if node.level else node.module or ""
+            if base == "latref_nb": yield from (a.name for a in node.names)
+            elif base.startswith("latref_nb."): yield base.split(".")[1]
+        elif isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("latref_nb."))
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=name)
+def test_imports_run_to_lower_chapters(path):
+    ranks = {module_of(p): rank(p) for p in CHAPTERS}
+    python = (ROOT / f"latref_nb/{module_of(path)}.py").read_text(encoding="utf-8"), code_of(path)
+    used = {m for text in python for m in imported(ast.parse(text)) if m in ranks}
+    later = [] if path.stem in READS_ALL else [m for m in sorted(used) if ranks[m] >= rank(path) and m != module_of(path)]
+    assert not later, f"{path.stem} imports from {', '.join(later)}"
+
+def test_every_import_of_the_package_is_declared():
+    config = configparser.ConfigParser(delimiters=["="])
+    config.read(ROOT / "settings.ini")
+    plain = lambda n: re.split(r"[<>=!~\[]", n)[0].lower().replace("_", "-")
+    declared = {plain(r) for r in config["DEFAULT"]["requirements"].split()}
+    owner = importlib.metadata.packages_distributions()
+    for path in MODULES:
+        roots = {a.name.split(".")[0] for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Import) for a in n.names}
+        roots |= {n.module.split(".")[0] for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.ImportFrom) and not n.level}
+        missing = {r for r in roots - set(sys.stdlib_module_names) - {"latref_nb"} if not declared & {plain(d) for d in owner.get(r, [r])} and r not in ("traitlets", "IPython")}
+        assert not missing, f"{path.name} imports {missing}, which settings.ini does not require"  # traitlets and IPython are ipywidgets' own
+
+def test_every_dependency_is_bounded_pinned_and_explained():
+    config = configparser.ConfigParser(delimiters=["="])
+    config.read(ROOT / "settings.ini")
+    needed = (config["DEFAULT"]["requirements"] + " " + config["DEFAULT"]["dev_requirements"]).split()
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    why = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for requirement in needed:
+        package, bound = re.match(r"([\w-]+)(.*)", requirement).groups()
+        assert "<" in bound, f"{package} has no upper bound"
+        assert package.lower() in pinned, f"{package} is not in constraints.txt"
+        assert f"| {package} | `{bound}` |" in why, f"CONTRIBUTING.md does not say why {requirement}"
+
+def test_package_leans_on_no_notebook_global():
+    found = subprocess.run([sys.executable, "-m", "ruff", "check", "--isolated", "--no-cache", "--select", "F821,F822,F405,F401", "--exclude", "_modidx.py",
+                            "--output-format", "concise", "latref_nb", "--ignore-noqa"], cwd=ROOT, capture_output=True, text=True)
+    wrong = [line for line in found.stdout.splitlines() if re.search(r"\bF\d+\b", line) and "__init__.py" not in line]
+    assert not wrong, "\n".join(wrong)
+
+
+# ---- exercises
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=name)
+def test_chapter_has_an_exercise_with_a_check_that_can_fail(path):
+    text, code = "\n".join(cells(path, "markdown")), code_of(path)
+    assert re.search(r"^##+ .*\bExercise", text, re.M), "no exercise"
+    for word in ("Hint", "Solution"): assert re.search(rf"<summary>[^<]*{word}", text, re.I), f"no folded {word.lower()}"
+    checks = re.findall(r"^def (check_\w+)\((?:f|fn|\w+)=", code, re.M)
+    assert checks, "no `def check_…(f=solution)`"
+    for check in checks:
+        assert re.search(rf"^{check}\(\)", code, re.M), f"{check}() is not called on the solution"
+        assert len(re.findall(rf"test_fail\(lambda: {check}\(", code)) >= 2, f"{check} is not shown to fail on the stub and on a usual mistake"
+
+
+# ---- README and links
+
+def test_readme_is_the_tour():
+    text, pictures = readme.convert(ROOT / "nbs/index.ipynb")
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == text, "run `make export`"
+    assert not [p for p, data in pictures.items() if not (ROOT / p).is_file() or (ROOT / p).read_bytes() != data], "run `make export`"
+
+def links(text):
+    "Targets of links and pictures, outside code."
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.S)
+    return re.findall(r"\]\(<?([^)>\s]+)>?[^)]*\)", text) + re.findall(r"(?:src|href)=\"([^\"]+)\"", text)
+
+def heading_ids(path):
+    "Anchors that a code host gives to the headings of a page."
+    lines = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.S) if path.suffix == ".md" else "\n".join(cells(path, "markdown"))
+    return {re.sub(r"[^\w\- ]", "", h.strip().lower()).replace(" ", "-") for h in re.findall(r"^#+ (.*)$", lines, re.M)}
+
+def test_every_relative_link_resolves():
+    pages = {p: p.read_text(encoding="utf-8") for p in tracked() if p.suffix == ".md"} | {p: "\n".join(cells(p, "markdown")) for p in NOTEBOOKS}
+    broken = []
+    for page, text in pages.items():
+        for target in links(text):
+            if re.match(r"[a-z][a-z+.-]*:", target): continue
+            file, _, anchor = target.partition("#")
+            place = (page.parent / file).resolve() if file else page
+            if not place.exists(): broken.append(f"{page.relative_to(ROOT)}: {target}")
+            elif anchor and place.suffix == ".md" and anchor not in heading_ids(place): broken.append(f"{page.relative_to(ROOT)}: {target}")
+    assert not broken, "\n".join(broken)
+
+
+# ---- nothing of one machine, nothing half done
+
+MACHINE = re.compile(r"/(?:work|farm|root|home/[a-z]+|tmp/[a-z]+)/")
+OPEN = re.compile("TO" + "DO|FIX" + "ME|XX" + r"X|NotImplementedError\(\)|assert Tru" + r"e|pytest\.skip\(\)|or Tru" + "e")
+INDEX = re.compile(r"(?:extra-)?index-url[= ]+\S*(?:localhost|127\.0\.0\.1|file:)|/opt/(?:pypi|wheels)|find-links", re.I)
+
+def lines_with(pattern, files, excused=r"(?!)"):
+    for path in files:
+        if path.suffix in (".png", ".jpg", ".safetensors", ".npz") or path == ROOT / "tests/test_repo.py": continue
+        for i, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            if pattern.search(line) and not re.search(excused, line): yield f"{path.relative_to(ROOT)}:{i}: {line.strip()[:120]}"
+
+def test_no_path_of_a_machine():
+    assert not list(lines_with(MACHINE, tracked(), r"github|example|tmp_path|/home/jovyan|https?://"))
+
+def test_no_package_index_of_a_machine(): assert not list(lines_with(INDEX, tracked()))
+
+def test_nothing_is_left_open(): assert not list(lines_with(OPEN, [p for p in tracked() if p.suffix in (".py", ".ipynb")]))
+
+def test_no_file_is_too_large():
+    assert not [f"{p.relative_to(ROOT)}: {p.stat().st_size}" for p in tracked() if p.stat().st_size > 16_000_000]
+    shipped = sum(p.stat().st_size for p in tracked() if p.suffix == ".safetensors")
+    assert shipped < 40_000_000, f"the checkpoints take {shipped} bytes together"
