@@ -34,7 +34,7 @@ lab: $(READY)  ## open JupyterLab on the tour
 	$(BIN)/jupyter lab $(AS_ROOT) $(LAB_ARGS) nbs/index.ipynb
 
 test: $(READY)  ## run every chapter and every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 demo: $(READY)  ## edit a shipped face, write the picture and its numbers to _out/demo
 	$(BIN)/latref_edit data/faces/images/000000.png --edit "Eyeglasses=with" --edit "HairColor=blond" --out $(DEMO)

@@ -25,32 +25,40 @@ def from_root(text, folder="nbs"):
     return re.sub(r"((?:src|href)=\")([^\"]+)(\")", moved, text)
 
 
-def output(o, label, caption, pictures):
-    "One output of a cell as Markdown; pictures are put aside."
-    data = o.get("data", {})
+def picture(o, name):
+    "(place, bytes) of the picture among an output's forms, or None."
     for mime, extension in EXTENSIONS.items():
-        if mime in data:
-            place = f"{PICTURES}/{label}{'' if f'{PICTURES}/{label}.{extension}' not in pictures else f'-{len(pictures)}'}.{extension}"
-            pictures[place] = base64.b64decode("".join(data[mime]))
-            return f"![{caption or label}]({place})"
-    if o["output_type"] == "stream": text = "" if o["name"] == "stderr" else "".join(o["text"])
-    elif "text/markdown" in data: return "".join(data["text/markdown"]).strip()
-    else: text = "".join(data.get("text/plain", ""))
+        if mime in o.get("data", {}): return f"{PICTURES}/{name}.{extension}", base64.b64decode("".join(o["data"][mime]))
+
+
+def words(o):
+    "What an output says, as Markdown; progress bars and warnings are left out."
+    data = o.get("data", {})
+    if "text/markdown" in data: return "".join(data["text/markdown"]).strip()
+    text = "".join(data.get("text/plain", "")) if data else "".join(o["text"]) if o.get("name") == "stdout" else ""
     return "\n".join(f"    {line}" for line in text.rstrip().splitlines())
 
 
+def code_cell(cell, i, pictures, so_far):
+    "The parts of a code cell that the README shows. `pictures` grows; one that the text links already is not shown twice."
+    options, code = directives("".join(cell["source"]))
+    if "hide" in options: return []
+    parts = [f"```python\n{code}\n```"] if code and options.get("echo") != "false" else []
+    for j, o in enumerate(cell["outputs"]):
+        found = picture(o, options.get("label", f"tour-{i}") + (f"-{j}" if j else ""))
+        if not found: parts.append(words(o)); continue
+        pictures[found[0]] = found[1]
+        if f"]({found[0]})" not in so_far: parts.append(f"![{options.get('fig-cap', 'Output of the cell above')}]({found[0]})")
+    return [p for p in parts if p]
+
+
 def convert(path):
-    "README text and {place: bytes} of its pictures; a picture that the text already links is not shown a second time."
-    nb, parts, pictures = json.loads(Path(path).read_text(encoding="utf-8")), [], {}
+    "README text, and {place: bytes} of its pictures."
+    nb, text, pictures = json.loads(Path(path).read_text(encoding="utf-8")), "", {}
     for i, cell in enumerate(nb["cells"]):
-        text = "".join(cell["source"])
-        if cell["cell_type"] == "markdown": parts.append(from_root(text)); continue
-        options, code = directives(text)
-        shown = "hide" not in options and "include" not in options
-        if shown and code and options.get("echo") != "false": parts.append(f"```python\n{code}\n```")
-        outs = [output(o, options.get("label", f"tour-{i}"), options.get("fig-cap"), pictures) for o in cell.get("outputs", [])]
-        parts += [o for o in outs if o and shown and not re.search(r"\]\((\S+)\)$", o) or o and shown and re.search(r"\]\((\S+)\)$", o).group(1) not in "\n".join(parts)]
-    return "\n\n".join(parts) + "\n", pictures
+        parts = [from_root("".join(cell["source"]))] if cell["cell_type"] == "markdown" else code_cell(cell, i, pictures, text)
+        text += "".join(f"{p}\n\n" for p in parts)
+    return text.rstrip() + "\n", pictures
 
 
 def main():
