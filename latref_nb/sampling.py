@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SPACINGS', 'SOLVERS', 'INVERSIONS', 'RENDERERS', 'sampling_timesteps', 'DDIMStep', 'ddim_step', 'Asker',
            'sampling_mode', 'Trajectory', 'walk', 'plain_move', 'late_move', 'anderson_mix', 'FixedPointMove',
-           'solver_for', 'solver_move', 'render', 'invert', 'RoundTrip', 'round_trip', 'few_step', 'random_xT']
+           'solver_for', 'solver_move', 'LinearAutoencoder', 'render', 'invert', 'RoundTrip', 'round_trip', 'few_step',
+           'random_xT']
 
 # %% ../nbs/06_sampling.ipynb #20cf0565
 from contextlib import contextmanager
@@ -182,7 +183,7 @@ class FixedPointMove:
         for _ in range(self.iterations):
             back = self.step(y, ask(y, t_next), t_next, t, ask.schedule, ask.prediction_type)
             guesses.append(y); residuals.append(x - back.prev_sample)
-            y = anderson_mix(guesses, residuals, 1 / cos, self.depth)
+            y = anderson_mix(guesses, residuals, 1 / cos.clamp(min=0.1), self.depth)
         self.velocity = c * back.pred_epsilon - d * back.pred_original_sample
         return DDIMStep(y, back.pred_original_sample, back.pred_epsilon)
 
@@ -203,7 +204,7 @@ def solver_for(
     common = dict(trained_betas=(1 - bar[1:] / bar[:-1]).clamp(max=0.9999).tolist(), num_train_timesteps=schedule.T, prediction_type=prediction_type, timestep_spacing="linspace")
     if inverse: return DPMSolverMultistepInverseScheduler(**{**common, **options})
     kind = DPMSolverMultistepScheduler if name == "dpmsolver++" else UniPCMultistepScheduler
-    return kind(**{**common, "final_sigmas_type": "sigma_min" if name == "dpmsolver++" else "zero", **options})
+    return kind(**{**common, "final_sigmas_type": "sigma_min", **options})
 
 # %% ../nbs/06_sampling.ipynb #4602cf26
 def solver_move(scheduler):  # a diffusers scheduler whose timesteps are set
@@ -214,11 +215,63 @@ def solver_move(scheduler):  # a diffusers scheduler whose timesteps are set
         return DDIMStep(scheduler.step(output, t, x).prev_sample, x0, eps)
     return move
 
+# %% ../nbs/06_sampling.ipynb #cc6a090a
+class LinearAutoencoder(nn.Module):
+    "The exact diffusion autoencoder of a Gaussian cloud of images: an oracle with the interface of the trained one."
+    def __init__(
+        self,
+        images: Tensor,  # (N,C,S,S) that define the cloud
+        z_dim: int = 32,  # principal coordinates that z holds, below N
+        floor: float = 0.05,  # standard deviation in the directions no image spans
+        prediction_type: str = "v_prediction",  # what denoise gives
+        schedule: str = "linear",  # a name for make_schedule
+    ):
+        super().__init__()
+        self.config = SimpleNamespace(prediction_type=prediction_type, image_size=images.shape[-1], in_channels=images.shape[1], z_dim=z_dim)
+        self.schedule, flat = make_schedule(schedule), images.flatten(1)  # (N, D)
+        _, spread, basis = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)
+        self.register_buffer("mean", flat.mean(0))  # (D,)
+        self.register_buffer("basis", basis[:-1])  # (N-1, D)
+        self.register_buffer("std", (spread[:-1] / (len(flat) - 1) ** 0.5).clamp(min=floor))  # (N-1,)
+        self.register_buffer("floor", torch.tensor(floor))
+
+    def encode(self, x: Tensor) -> Tensor:
+        "The first principal coordinates, in units of their spread: (B,C,S,S) -> (B,z_dim)."
+        k = self.config.z_dim
+        return (x.flatten(1) - self.mean) @ self.basis[:k].T / self.std[:k]
+
+    def scale(self, rest: Tensor, factor) -> Tensor:
+        "Multiply what z does not tell by factor(s) along each direction of standard deviation s: (B,D) -> (B,D)."
+        known = torch.arange(len(self.std), device=rest.device) < self.config.z_dim  # (N-1,) z told it: only the floor is left
+        per, flat = factor(torch.where(known, self.floor, self.std)), factor(self.floor)
+        return flat * rest + ((rest @ self.basis.T) * (per - flat)) @ self.basis
+
+    def centre(self, z: Tensor) -> Tensor:
+        "The expected image given z: (B,z_dim) -> (B,D)."
+        k = self.config.z_dim
+        return self.mean + (z * self.std[:k]) @ self.basis[:k]
+
+# %% ../nbs/06_sampling.ipynb #8d0ab664
+def _denoise(self, xt: Tensor, t: int | Tensor, z: Tensor) -> Tensor:
+    "The best possible answer at x_t: (B,C,S,S), (B,) and (B,z_dim) -> (B,C,S,S)."
+    (a, b), m = signal_noise(t[:1] if isinstance(t, Tensor) and t.ndim else t, self.schedule, xt.flatten(1)), self.centre(z)
+    x0 = m + self.scale(xt.flatten(1) - a * m, lambda s: (a * s ** 2 / (a ** 2 * s ** 2 + b ** 2)).squeeze(0))
+    eps = (xt.flatten(1) - a * x0) / b
+    out = {"epsilon": eps, "sample": x0, "v_prediction": a * eps - b * x0}[self.config.prediction_type]
+    return out.reshape(xt.shape)  # (B,D) -> (B,C,S,S)
+
+def _exact_xT(self, x0: Tensor, z: Tensor, t: int) -> Tensor:
+    "Where the exact flow carries x0 at level t."
+    (a, b), m = signal_noise(t, self.schedule, x0.flatten(1)), self.centre(z)
+    return (a * m + self.scale(x0.flatten(1) - m, lambda s: ((a ** 2 * s ** 2 + b ** 2).sqrt() / s).squeeze(0))).reshape(x0.shape)  # (B,D) -> (B,C,S,S)
+
+LinearAutoencoder.denoise, LinearAutoencoder.exact_xT = _denoise, _exact_xT
+
 # %% ../nbs/06_sampling.ipynb #042551d7
 INVERSIONS = ("ddim", "ddim_late", "fixed_point", "dpmsolver++")  # what `invert` knows
 RENDERERS = ("ddim", *SOLVERS)  # what `render` knows
 
-def _start(model, x, z, dtype, channels_last):
+def _start(model, x, z, channels_last):
     "Check the inputs against each other and against the model; return x ready for the loop."
     if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
         raise ValueError(f"x is {(tuple(x.shape), x.dtype) if isinstance(x, Tensor) else type(x).__name__}: a float tensor (B,C,H,W) is needed")
@@ -240,7 +293,7 @@ def _unknown(method, allowed):
 # %% ../nbs/06_sampling.ipynb #8bc8fbe7
 def _walk_all(model, x, z, move, levels, up, dtype, channels_last, grad, **loop):
     "Check, walk, and wrap the result up."
-    x = _start(model, x, z, dtype, channels_last)
+    x = _start(model, x, z, channels_last)
     ask = Asker(model, z, dtype)
     with sampling_mode(model, grad): end, xs, x0s = walk(move, ask, x, levels, **loop)
     images, xT = (x, end) if up else (end, x)
@@ -279,7 +332,7 @@ def _solver(model, method, n, inverse):
     if not 1 <= n <= T: raise ValueError(f"num_inference_steps is {n}: this model allows 1 to {T}")
     scheduler = solver_for(method, model.schedule, model.config.prediction_type, inverse)
     scheduler.set_timesteps(n)
-    end = T - 1 if inverse else 0 if method == "dpmsolver++" else -1
+    end = T - 1 if inverse else 0
     return [*scheduler.timesteps.tolist(), end], solver_move(scheduler)
 
 def invert(
