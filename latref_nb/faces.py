@@ -490,7 +490,7 @@ def _beard_distance(f, x, y):
     body = (torch.sqrt(r2) - 1.0 - .03 * f.Male_beard_length) * .6
     ax = (x - f.turn * .3).abs()
     far = (ax - .20).clamp(min=0)
-    line = .35 - 1.5 * far * (ax - .20).clamp(min=0) - .10 * f.Male_beard_shape
+    line = .35 - 1.5 * far * far - .10 * f.Male_beard_shape
     cheek = torch.maximum(torch.maximum(line - y, (ax - .30 - .40 * f.Male_beard_shape) * .8), body)
     top, up, lo, low, u = mouth_lines(f, x - f.turn * .5)
     tache = torch.maximum((y - top + .048).abs() - .040 - .010 * (1 - u * u), (u.abs() - 1.12) * f.mw)
@@ -663,7 +663,7 @@ def render_faces(factors, # Factors of B faces
     out = []
     for part in _chunks(factors, device):
         im = _draw(part, size * supersample, device=device).image
-        if (k := supersample) > 1: im = sum(im[:, :, a::k, b::k] for a in range(k) for b in range(k)) / (k * k)  # (b, 3, S, S)
+        if (k := supersample) > 1: im = sum(im[:, :, a::k, b::k] for a in range(k) for b in range(k)) / (k * k)  # (B, 3, S, S)
         out.append(im.clamp_(0, 1).mul_(2).sub_(1))
     return torch.cat(out)
 
