@@ -94,6 +94,11 @@ class LatRefPipeline(DiffusionPipeline):
         self.register_modules(autoencoder=autoencoder, linear=linear, mlp=mlp)
         self.register_to_config(method=method, inversion=inversion, iterations=iterations, options=dict(options or {}))
         for m in (autoencoder, linear, mlp): m.eval().requires_grad_(False)
+    def to(self, *args, **kwargs):
+        "As diffusers' `to`; the small classifiers stay in float32."
+        super().to(*args, **kwargs)
+        for c in self.classifiers.values(): c.float()
+        return self
     @property
     def tags(self): return self.linear.tags
     @property
@@ -194,7 +199,7 @@ def _as_output(x, output_type):
 def read(self:LatRefPipeline, z # (B,d) codes
         ): # {tag: (B,n_values)} probabilities by the non-linear classifier
     "What a code says about every tag."
-    return self.mlp.probabilities(z.to(self.mlp.dtype))
+    return self.mlp.probabilities(z)
 
 @patch
 def _codes(self:LatRefPipeline, x, edits, generator):
@@ -307,7 +312,8 @@ def from_pretrained(cls:LatRefPipeline, name, # a shipped name, a folder, or a h
     try: pipe = cls(**parts, **settings)
     except ValueError as e: raise CheckpointError(f"{folder}: {e}") from None
     pipe.register_to_config(_name_or_path=str(name))
-    return pipe if torch_dtype is None else pipe.to(torch_dtype)
+    if torch_dtype is not None: torch.nn.Module.to(pipe.autoencoder, torch_dtype)
+    return pipe
 
 @patch
 def check_tags(self:LatRefPipeline, tags # TagSet that is needed
