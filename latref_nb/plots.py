@@ -37,6 +37,10 @@ def _styled(f):
     return inner
 
 # %% ../nbs/02_plots.ipynb #c37fa80d
+def _few_colors(im, colors):
+    "At most that many colours, dithered."
+    return im.quantize(palette=im.quantize(colors, kmeans=1), dither=Image.Dither.FLOYDSTEINBERG)
+
 def figure_png(fig, # any matplotlib figure
                dpi=None, # pixels per inch; None takes the figure's own (72)
                colors=None, # cut a file over `small` down to that many colours (≤ 256); None keeps all
@@ -47,15 +51,14 @@ def figure_png(fig, # any matplotlib figure
     fig.savefig(buf, format="png", dpi=dpi or fig.dpi, bbox_inches="tight", pad_inches=0.06, metadata={"Software": None})
     if colors is None or buf.tell() <= small: return buf.getvalue()
     cut = io.BytesIO()
-    im = Image.open(buf).convert("RGB")
-    im.quantize(palette=im.quantize(colors, kmeans=1), dither=Image.Dither.FLOYDSTEINBERG).save(cut, "PNG", optimize=True)
+    _few_colors(Image.open(buf).convert("RGB"), colors).save(cut, "PNG", optimize=True)
     return min(cut.getvalue(), buf.getvalue(), key=len)
 
 # %% ../nbs/02_plots.ipynb #95556454
 class Picture(Figure):
     "A matplotlib figure, free of pyplot, that a notebook shows as one small PNG."
     def _repr_mimebundle_(self, include=None, exclude=None):
-        return {"image/png": base64.b64encode(figure_png(self, colors=160)).decode(), "text/plain": f"<Picture of {len(self.axes)} axes>"}
+        return {"image/png": base64.b64encode(figure_png(self, colors=96)).decode(), "text/plain": f"<Picture of {len(self.axes)} axes>"}
 
 # %% ../nbs/02_plots.ipynb #aea65d76
 @_styled
@@ -165,10 +168,10 @@ def image_grid(images, # (B,3,H,W) in [-1, 1], a list of images, or a list of ro
     _check_labels(rows, R, "row labels"), _check_labels(cols, C, "column labels")
     count = C * (R - 1) + len([o for o in cells[-1] if o is not None]) if titles is not None else 0
     if titles is not None and len(titles) not in (count, R * C): raise ValueError(f"{len(titles)} titles came for {count} images. Give one each.")
-    w = min(1.1 * scale, WIDTH / C)
+    gap = 0.05; w = min(1.1 * scale, WIDTH / C - gap)
     h = w * max(o.shape[0] / o.shape[1] for r in cells for o in r if o is not None)
     names = [_wrap(t, w, 8) if t else "" for t in titles or []] + [""] * (R * C)
-    lines = 0.155 * _n_lines(names); gap = 0.05
+    lines = 0.155 * _n_lines(names)
     fig = Picture(figsize=(C * (w + gap), R * (h + gap + lines)))
     axes = fig.subplots(R, C, squeeze=False, gridspec_kw=dict(left=0, right=1, bottom=0, top=1, wspace=gap / w, hspace=(gap + lines) / h))
     for i, ax in enumerate(axes.flat): _draw_cell(ax, cells[i // C][i % C], names[i])
@@ -189,7 +192,7 @@ def _draw_cell(ax, picture, title=""):
 @_styled
 def image_strip(images, # (B,3,H,W) in [-1, 1], or a list of images
                 titles=None, # a caption for each
-                *, scale=1.6, # 1.6: up to 1.76 inches (127 pixels) an image
+                *, scale=1.4, # 1.4: up to 1.54 inches (111 pixels) an image
                 title=None # heading
                ): # Picture
     "A few images in one row, with captions."
@@ -381,10 +384,11 @@ def table_figure(rows, # list of dicts with the same keys, one a row; None is sh
     return fig
 
 # %% ../nbs/02_plots.ipynb #b11f3e40
-def _frame_png(picture, zoom):
+def _frame_png(picture, zoom, colors=None):
     "Bytes of one frame, enlarged by a whole factor without smoothing."
     buf = io.BytesIO(); im = Image.fromarray(picture)
-    im.resize((im.width * zoom, im.height * zoom), Image.Resampling.NEAREST).save(buf, "PNG")
+    if colors: im = _few_colors(im, colors)
+    im.resize((im.width * zoom, im.height * zoom), Image.Resampling.NEAREST).save(buf, "PNG", optimize=True)
     return buf.getvalue()
 
 def _zoom(picture, size): return max(1, round(size / max(picture.shape[:2])))
@@ -475,10 +479,11 @@ show({start}); }});</script>"""
 
 # %% ../nbs/02_plots.ipynb #41d1aad6
 @patch
-def to_html(self:FramePlayer, page=False # True: a whole HTML page to be saved as a file; False: a piece for inside a notebook or a page
+def to_html(self:FramePlayer, page=False, # True: a whole HTML page to be saved as a file; False: a piece for inside a notebook or a page
+            colors=128 # of each frame, which keeps it small; None keeps all
            ): # str
     "The player as self-contained HTML."
-    frames = ["data:image/png;base64," + base64.b64encode(_frame_png(p, 1)).decode() for p in self.pictures]
+    frames = ["data:image/png;base64," + base64.b64encode(_frame_png(p, 1, colors)).decode() for p in self.pictures]
     data = json.dumps({"frames": frames, "titles": self.titles, "interval": self.interval}).replace("</", "<\\/")
     body = _PLAYER.format(width=self.pictures[0].shape[1] * self.zoom, last=len(self) - 1, start=self.index, data=data)
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(self.titles[0])}</title><body>{body}</body></html>' if page else body

@@ -119,7 +119,7 @@ def test_figures_are_not_kept_by_pyplot():
 def test_png_is_the_same_every_time_and_small_in_a_notebook():
     fig = P.image_grid(pics(32, 64), scale=1)
     assert P.figure_png(fig) == P.figure_png(fig)
-    assert len(P.figure_png(fig, colors=160)) < 0.6 * len(P.figure_png(fig))
+    assert len(P.figure_png(fig, colors=96)) < 0.6 * len(P.figure_png(fig))
     bundle = fig._repr_mimebundle_()
     assert set(bundle) == {"image/png", "text/plain"} and isinstance(bundle["image/png"], str)
 
