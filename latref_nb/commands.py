@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OURS', 'latref_data', 'latref_train', 'UsageError', 'one_line', 'guarded', 'make_parser', 'run_command', 'command',
-           'Commands', 'write_json', 'print_table', 'open_data', 'data_synthfaces', 'value_shares', 'data_info',
-           'begin_training', 'train_autoencoder', 'latref_edit']
+           'Commands', 'write_json', 'open_data', 'data_synthfaces', 'value_shares', 'data_info', 'begin_training',
+           'train_autoencoder', 'second_opinion', 'train_classifiers', 'latref_edit', 'latref_eval']
 
 # %% ../nbs/17_commands.ipynb #3b22f8e0
 import argparse, os, shlex, sys, warnings
@@ -21,6 +21,8 @@ from .core import CELEBA_TAGS, atomic_write, default_device, image_files, make_f
 from .datasets import cached, open_faces, write_celeba, write_celebamask_hq
 from .directions import METHODS, probe_accuracy
 from .faces import SynthFaces
+from .metrics import HELD_OUT_SEED, NETWORKS, RECIPES, evaluate, load_judges, load_network, print_table, train_network
+from .metrics import METHODS as ROWS
 from .pipeline import LatRefPipeline, edit_files, encode_dataset, fit_pipeline, load_part
 from .sampling import INVERSIONS
 
@@ -123,17 +125,6 @@ def write_json(data, # plain data
     if path is None: return None
     with atomic_write(path) as tmp: tmp.write_text(jsonlib.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return Path(path)
-
-def print_table(rows, # list of dicts with the same keys
-                digits=3 # of floats; None is shown as a dash
-               ): # the text, printed
-    "A table of plain text."
-    show = lambda v: "–" if v is None else f"{v:.{digits}f}" if isinstance(v, float) else str(v)
-    cells = [list(rows[0])] + [[show(v) for v in r.values()] for r in rows]
-    widths = [max(len(r[i]) for r in cells) for i in range(len(cells[0]))]
-    text = "\n".join("  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths))).rstrip() for r in cells)
-    print(text)
-    return text
 
 # %% ../nbs/17_commands.ipynb #f56299a8
 def open_data(data="synthfaces", # "synthfaces", or a folder that `open_faces` reads
@@ -247,8 +238,97 @@ def train_autoencoder(
     print(f"trained: {out/'autoencoder'}")
 
 # %% ../nbs/17_commands.ipynb #5281c0c0
+def _options(pairs):
+    "['image_specific.step=0.2', …] as {'image_specific': {'step': 0.2}}."
+    out = {}
+    for k, v in _settings(pairs).items():
+        method, dot, name = k.partition(".")
+        if method not in METHODS or not name: raise UsageError(f"--set {k} is not of the form method.name=value. " + unknown_name("method", method, METHODS))
+        out.setdefault(method, {})[name] = v
+    return out
+
+def second_opinion(network="perceptual", # "judge" or "perceptual"
+                   path=None, # its folder; None: the one that ships
+                   device="cpu"): # images (b,3,S,S) → labels (b,n_tags)
+    "A network that reads tags off pictures: the perceptual one leaves the judge untouched for the evaluation."
+    net = load_network(network, path).to(device)
+    if network == "judge": return net.predict
+    return lambda x: torch.stack([o.argmax(1) for o in net(x)[0].values()], 1)     # (b,n_values) each -> (b,n_tags)
+
+# %% ../nbs/17_commands.ipynb #24cf3f0f
+def train_classifiers(
+    autoencoder:Param("folder of a trained autoencoder, e.g. runs/ae/autoencoder", str, required=True)=None,
+    out:Param("folder for the whole pipeline", str, required=True)=None,
+    data:str="synthfaces", # synthfaces, or a folder with annotations
+    n:int=8000, # faces to fit on; those after them are held out
+    held_out:int=1024, # faces to report on and to calibrate with
+    data_seed:int=0, # of synthfaces
+    steps:int=600, # of each fit
+    noise:float=0.3, # added to normalised codes while the non-linear classifier is fitted
+    method:Param("of edits that name none", str, choices=list(METHODS))="global_direction",
+    inversion:Param("how noise is found", str, choices=list(INVERSIONS))="ddim",
+    iterations:int=1, # of a fixed-point inversion
+    set:Param("method.name=value, e.g. image_specific.confidence=0.99; may be repeated", str, action="append")=None,
+    calibrate:int=32, # faces for each tag and value on which strengths are tried; 0 leaves all at 1
+    judge:Param("who looks at the decoded faces", str, choices=["perceptual", "judge"])="perceptual",
+    judge_path:str=None, # its folder; the shipped one
+    seed:int=0, # of the fits
+    threads:int=None, # of torch
+    device:str="auto", # cpu, cuda, mps
+    json:str=None, # also write the tables to this file
+):
+    "Fit and calibrate the classifiers on a trained autoencoder: the result is a whole pipeline."
+    if threads: torch.set_num_threads(threads)
+    options, network = _options(set), load_part(DiffusionAutoencoder, autoencoder).to(default_device(device))
+    faces = open_data(data, n + held_out, network.config.image_size, data_seed, cache="none")
+    z, labels = encode_dataset(network, faces, progress=True); n = len(z) - held_out
+    if n < 1: raise ValueError(f"{len(z)} faces came and {held_out} are to be held out. Give more faces, or a smaller --held-out.")
+    pipe = fit_pipeline(network, z[:n], labels[:n], faces.tags, make_generator(seed), linear={"steps": steps}, mlp={"steps": steps, "noise": noise},
+                        method=method, inversion=inversion, iterations=iterations, options=options)
+    read = {k: probe_accuracy(c.predict(z[n:].to(pipe.device)).cpu(), labels[n:], faces.tags) for k, c in pipe.classifiers.items()}
+    probes = [{"tag": t, **{k: r[t] for k, r in read.items()}} for t in faces.tags.names]
+    print_table(probes)
+    rows = _calibrated(pipe, faces, n, held_out, calibrate, second_opinion(judge, judge_path, pipe.device)) if calibrate else []
+    pipe.save_pretrained(out)
+    write_json({"probes": probes, "calibration": rows}, json)
+    print(f"pipeline: {out}")
+
+def _calibrated(pipe, faces, n, held_out, per_edit, judge):
+    "Find the strengths on held-out faces and print what was chosen."
+    rest = faces.batch(range(n, n + min(held_out, max(4 * per_edit, 16))))["image"]
+    found = pipe.calibrate(rest, judge, n=per_edit)
+    rows = [{"method": m, **r} for m, c in found.items() for r in c.rows]
+    print_table([r for r in rows if r["strength"] == found[r["method"]].strengths[r["tag"], r["value"]]])
+    return rows
+
+# %% ../nbs/17_commands.ipynb #b27a4420
+def _network_command(kind, what):
+    "The command that trains one of the networks that measure."
+    def train(
+        out:Param("folder of the run; the network will be in its folder model", str, required=True)=None,
+        n:int=RECIPES[kind]["n"], # faces, rendered
+        steps:int=RECIPES[kind]["steps"], # updates
+        batch_size:int=RECIPES[kind]["batch_size"], # samples in an update
+        lr:float=2e-3, # learning rate
+        size:int=64, # pixels
+        seed:int=None, # of order and noise; its own
+        threads:int=None, # of torch
+        device:str=None, # cpu leaves a GPU alone
+        resume:bool=False, # go on from the checkpoint in --out
+    ):
+        out = begin_training(out, resume, threads)
+        train_network(kind, out, steps, n, lr, size, batch_size=batch_size, device=device, resume=resume, **({} if seed is None else {"seed": seed}))
+        print(f"trained: {out/'model'}")
+    train.__doc__ = what
+    return train
+
+# %% ../nbs/17_commands.ipynb #f4fb24f2
 latref_train = Commands("latref_train", "Train the parts. Ctrl-C saves; the same command with --resume goes on, also after a kill.",
-    autoencoder=(train_autoencoder, "latref_train autoencoder --out runs/ae --data synthfaces --steps 20000 --mixed-precision bf16\nlatref_train autoencoder --out runs/hq --data ~/CelebAMask-HQ --preset ffhq128_autoenc --resume"))
+    autoencoder=(train_autoencoder, """latref_train autoencoder --out runs/ae --data synthfaces --n 30000 --steps 20000 --z-labels 0.1 --warmup-z 400 --mixed-precision bf16
+                                       latref_train autoencoder --out runs/hq --data ~/CelebAMask-HQ --preset ffhq128_autoenc --cache none --resume"""),
+    classifiers=(train_classifiers, "latref_train classifiers --autoencoder runs/ae/autoencoder --out runs/mine"),
+    **{kind: (_network_command(kind, what), f"latref_train {kind} --out runs/{kind}") for kind, what in (
+        ("judge", "Train the network that reads tags off pictures."), ("identity", "Train the network that tells people apart."), ("perceptual", "Train the features of the perceptual distance."))})
 
 # %% ../nbs/17_commands.ipynb #5df462ab
 def _all_files(paths, recursive):
@@ -290,3 +370,35 @@ def latref_edit(
         result = edit_files(pipe, found, edit or [], out, batch_size=batch_size, seed=seed, num_inference_steps=steps, report=_say_row(bar))
     print(f"{len(result.done)} edited, {len(result.failed)} skipped; {result.path}")
     return 1 if result.failed else 0
+
+# %% ../nbs/17_commands.ipynb #fbdd1c7a
+_eval_examples = """
+latref_eval
+latref_eval --model runs/mine --n 128 --seed 7 --method source --method global_direction --json table.json
+latref_eval --edit Eyeglasses=with --edit Eyeglasses=without --brief
+"""
+
+@command("latref_eval", _eval_examples)
+def latref_eval(
+    model:str="synthfaces64", # a shipped name, a folder, or a hub id
+    n:int=512, # held-out faces
+    seed:int=HELD_OUT_SEED, # of the held-out faces
+    method:Param("a row of the table; may be repeated; all when left out", str, choices=list(ROWS), action="append")=None,
+    edit:Param("Tag=value to measure; may be repeated; all when left out", str, action="append")=None,
+    steps:int=20, # of inversion and of rendering
+    batch_size:int=32, # faces at a time
+    lpips:str=None, # file of torchvision's AlexNet weights, for the lpips column
+    brief:bool=False, # only the means over tags
+    mixed_precision:Param("autocast", str, choices=["no", "bf16"])="no",
+    threads:int=None, # of torch
+    device:str="auto", # cpu, cuda, mps
+    json:str=None, # also write the table to this file
+):
+    "Measure a pipeline on held-out rendered faces, whose true edits are known."
+    if threads: torch.set_num_threads(threads)
+    pipe = LatRefPipeline.from_pretrained(model).to(default_device(device))
+    pairs = [(e.tag, e.value) for e in pipe.check_edits(edit)] or None
+    how = {"dtype": torch.bfloat16} if mixed_precision == "bf16" else {}
+    found = evaluate(pipe, n, seed, method or ROWS, steps, batch_size, pairs=pairs, judges=load_judges(lpips, device=pipe.device), **how)
+    print(found.table(rows=not brief))
+    if json: found.save(json)
