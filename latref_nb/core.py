@@ -476,12 +476,14 @@ def atomic_folder(path, # the folder to appear
 
 # %% ../nbs/00_core.ipynb #23a3cb13
 def save_image(x, # (3,H,W) in [-1, 1], or a PIL image
-               path # where; the suffix chooses the format, parent folders are made
+               path, # where; the suffix chooses the format, parent folders are made
+               **options # of PIL's writer, such as quality
               ): # the path
     "Write one picture, whole or not at all."
     path = Path(path); im = x if isinstance(x, Image.Image) else to_pil(x)
     if path.suffix.lower() not in Image.registered_extensions(): raise ValueError(f"{path.name}: the suffix {path.suffix!r} names no image format. Use .png, .jpg or .webp.")
-    with atomic_write(path) as tmp: im.save(tmp)
+    buf = io.BytesIO(); im.save(buf, Image.registered_extensions()[path.suffix.lower()], **options)    # in memory: PIL does not notice when a full disk takes half of a file
+    with atomic_write(path) as tmp: tmp.write_bytes(buf.getvalue())
     return path
 
 # %% ../nbs/00_core.ipynb #469bf06f

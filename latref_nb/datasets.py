@@ -16,7 +16,7 @@ from PIL import Image
 from fastcore.basics import patch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
-from .core import CELEBA_TAGS, ImageError, atomic_write, fit_square, from_uint8, image_files, load_image, to_pil, to_uint8
+from .core import CELEBA_TAGS, ImageError, atomic_write, fit_square, from_uint8, image_files, load_image, save_image, to_uint8
 from .faces import CLASSES
 
 # %% ../nbs/01a_datasets.ipynb #857a3cc8
@@ -53,6 +53,7 @@ def read_attributes(path # list_attr_celeba.txt, CelebAMask-HQ-attribute-anno.tx
                    ): # (names, files, values (n,k) int8 of ±1, promised number of rows or None)
     "CelebA's file of attributes."
     names, promised, split, rows = _header(path, _read_lines(path))
+    if not rows: raise AnnotationError(f"{path}: holds no rows, or is not an annotation file. Copy or download it again.")
     files, values = [], np.empty((len(rows), len(names)), np.int8)
     for j, (i, line) in enumerate(rows):
         name, *bits = split(line)
@@ -68,9 +69,9 @@ def labels_of(names, # attribute names, the columns of `values`
               tags=CELEBA_TAGS # `TagSet`
              ): # (n,n_tags) long, -1 where a row does not decide
     "Attributes to labels, for all rows at once."
+    if not len(values): return torch.empty(0, len(tags), dtype=torch.long)
     wanted = {a for t in tags for a in (t.attributes or (t.name,))}
     cols = [j for j, a in enumerate(names) if a in wanted]
-    if not len(values): return torch.empty(0, len(tags), dtype=torch.long)
     kinds, which = np.unique(values[:, cols], axis=0, return_inverse=True)      # few different rows stand for all
     table = torch.stack([tags.from_celeba({names[j]: int(v) for j, v in zip(cols, k)}) for k in kinds])
     return table[torch.from_numpy(which.reshape(-1))]
@@ -294,15 +295,12 @@ def _write_attributes(path, names, ds, n):
     lines = [str(n), " ".join(columns) + " "] + [f"{name}  " + " ".join(f"{r[c]:2d}" for c in columns) for name, r in zip(names, rows)]
     with atomic_write(path) as tmp: tmp.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-def _write_jpeg(image, path, quality):
-    "One picture, as JPEG without colour subsampling."
-    with atomic_write(path) as tmp: to_pil(image).save(tmp, "JPEG", quality=quality, subsampling=0)
+def _write_jpeg(image, path, quality): return save_image(image, path, quality=quality, subsampling=0)       # without colour subsampling
 
 def _write_masks(classes, folder, number):
     "One file for each class that occurs: classes (19,S,S) bool."
     for c, name in enumerate(CLASSES[1:], 1):
-        if classes[c].any():
-            with atomic_write(folder/f"{number:05d}_{name}.png") as tmp: Image.fromarray(classes[c].cpu().numpy()).convert("L").save(tmp, "PNG")
+        if classes[c].any(): save_image(Image.fromarray(classes[c].cpu().numpy()).convert("L"), folder/f"{number:05d}_{name}.png")
 
 # %% ../nbs/01a_datasets.ipynb #4c55873e
 def _write_faces(ds, out, n, kind, picture, write, annotations, chunk, progress):

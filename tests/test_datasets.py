@@ -1,5 +1,6 @@
 "Faces on disk: tiny copies of the real layouts, all they can get wrong, and the cache."
-import csv, json, multiprocessing, os, resource, warnings
+import csv, json, os, resource, warnings
+from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
@@ -140,7 +141,7 @@ def test_a_file_cut_short_is_noticed(layouts):
     with pytest.raises(D.AnnotationError, match="line 8: .* values came for 9 names"): D.open_faces(layouts["CelebA"])
 
 
-@pytest.mark.parametrize("text,words", [("", "is empty"), ("6\n", "ends after its first line"), ("2\nSmiling\n000001.jpg 2\n", "line 3: the value '2'"), ("2\nSmiling Young\n000001.jpg 1\n", "line 3: 1 values came for 2"),
+@pytest.mark.parametrize("text,words", [("", "is empty"), ("6\n", "ends after its first line"), ("<html>404</html>", "holds no rows"), ("2\nSmiling\n000001.jpg 2\n", "line 3: the value '2'"), ("2\nSmiling Young\n000001.jpg 1\n", "line 3: 1 values came for 2"),
                                         ("Smiling\n000001.jpg nan\n", "line 2: the value 'nan'")])
 def test_bad_annotations_name_file_and_line(layouts, text, words):
     (layouts["CelebA"]/"list_attr_celeba.txt").write_text(text)
@@ -314,16 +315,27 @@ def test_a_cache_that_cannot_be_finished_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def _write_with_little_room(folder, send):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000)); import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try: D.cached(SynthFaces(20, size=32), path=Path(folder)/"c.st", progress=False); send.send("written")
-    except OSError as e: send.send(str(e))
+@contextmanager
+def little_room(n):
+    "No file may grow beyond n bytes: what a full disk does to a writer."
+    old = resource.getrlimit(resource.RLIMIT_FSIZE); resource.setrlimit(resource.RLIMIT_FSIZE, (n, old[1]))
+    try: yield
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 def test_a_full_disk_while_caching(tmp_path):
-    get, send = multiprocessing.Pipe(); p = multiprocessing.get_context("spawn").Process(target=_write_with_little_room, args=(str(tmp_path), send)); p.start()
-    assert get.poll(60); said = get.recv(); p.join()
-    assert "cannot write" in said and "c.st" in said and not list(tmp_path.iterdir())
+    with little_room(8000), pytest.raises(OSError, match="cannot write .*c.st"): D.cached(SynthFaces(20, size=32), path=tmp_path/"c.st", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("write,n", [(D.write_celebamask_hq, 400), (D.write_celebamask_hq, 900), (D.write_celeba, 900)])
+def test_a_full_disk_while_writing_faces(tmp_path, write, n):
+    "Also in the middle of a JPEG, where PIL itself notices nothing."
+    with little_room(n), pytest.raises(OSError, match="cannot write"): write(FACES, tmp_path/"f", progress=False)
+    whole = {".png": b"IEND\xaeB`\x82", ".jpg": b"\xff\xd9"}
+    assert all(p.read_bytes().endswith(whole[p.suffix]) for p in (tmp_path/"f").rglob("*.??g")) and not list(tmp_path.rglob("*.part*"))
+    write(FACES, tmp_path/"f", progress=False)
+    assert torch.equal(D.open_faces(tmp_path/"f").labels, FACES.labels)
 
 
 def test_bad_counts_and_shapes():
