@@ -1,5 +1,5 @@
 "Pictures: what goes in, what comes out, and that nothing half-written stays."
-import html.parser, io, json, re
+import html.parser, io, json, re, shutil
 from pathlib import Path
 import matplotlib as mpl, numpy as np, pytest, torch
 from PIL import Image
@@ -178,3 +178,29 @@ def test_player_html_is_self_contained():
     data = json.loads(page.split('class="lr-data">')[1].split("</script>")[0])
     assert data["titles"] == ["<b>", "</script>", "ü"] and len(data["frames"]) == 3 and all(f.startswith("data:image/png;base64,") for f in data["frames"])
     assert p.to_html() in page
+
+
+CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_player_page_moves_by_mouse_and_keyboard(tmp_path):
+    "Two players on one page, in a real browser: step, jump, scrub, play to the end, each on its own."
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    p = P.FramePlayer(pics(4), ["a", "b", "c", "d"], interval=40)
+    (tmp_path/"page.html").write_text(p.to_html(page=True).replace("</body>", p.to_html() + "</body>"), encoding="utf-8")
+    with sync_api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"])
+        try:
+            page, errors = browser.new_page(), []
+            page.on("pageerror", lambda e: errors.append(str(e))); page.goto((tmp_path/"page.html").as_uri())
+            one, other = page.locator(".lr-player").all(); caption, image = one.locator(".lr-cap"), one.locator("img")
+            expect = sync_api.expect; expect.set_options(timeout=20_000)
+            expect(caption).to_have_text("a   (1 of 4)"); first = image.get_attribute("src")
+            one.focus(); page.keyboard.press("ArrowRight"); expect(caption).to_have_text("b   (2 of 4)"); assert image.get_attribute("src") != first
+            page.keyboard.press("End"); expect(caption).to_have_text("d   (4 of 4)"); page.keyboard.press("ArrowRight"); expect(caption).to_have_text("d   (4 of 4)")
+            one.locator("input").focus(); page.keyboard.press("ArrowLeft"); expect(caption).to_have_text("c   (3 of 4)")      # the slider's own keys
+            one.locator("input").fill("0"); expect(caption).to_have_text("a   (1 of 4)")
+            one.locator("button").click(); expect(caption).to_have_text("d   (4 of 4)"); expect(one.locator("button")).to_have_text("▶")
+            expect(other.locator(".lr-cap")).to_have_text("a   (1 of 4)")
+            assert not errors
+        finally: browser.close()
