@@ -37,7 +37,7 @@ test: $(READY)  ## run every chapter and every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 demo: $(READY)  ## edit a shipped face, write the picture and its numbers to _out/demo
-	$(BIN)/latref_edit data/faces/images/000000.png --edit "Eyeglasses=with" --edit "HairColor=blond" --out $(DEMO)
+	$(BIN)/latref_edit data/faces/img_align_celeba/000029.jpg --edit "Eyeglasses=with" --edit "HairColor=blond" --out $(DEMO)
 
 export: $(READY)  ## notebooks to package and README; run it after every change of a notebook
 	$(BIN)/nbdev_clean

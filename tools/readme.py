@@ -1,9 +1,9 @@
-"Turns the tour (nbs/index.ipynb, as last run) into README.md and its pictures in docs/images. Usage: readme.py"
+"Turns the tour (nbs/index.ipynb, as last run) into README.md and its pictures in docs/images/tour. Usage: readme.py"
 import base64, json, os, re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PICTURES = "docs/images"
+PICTURES = "docs/images/tour"
 EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg"}
 
 
@@ -64,6 +64,8 @@ def convert(path):
 def main():
     text, pictures = convert(ROOT / "nbs/index.ipynb")
     (ROOT / PICTURES).mkdir(parents=True, exist_ok=True)
+    for old in (ROOT / PICTURES).iterdir():
+        if f"{PICTURES}/{old.name}" not in pictures: old.unlink()
     for place, data in pictures.items(): (ROOT / place).write_bytes(data)
     (ROOT / "README.md").write_text(text, encoding="utf-8")
     print(f"README.md: {len(text)} characters; {len(pictures)} pictures, {sum(map(len, pictures.values()))} bytes")
