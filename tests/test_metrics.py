@@ -1,0 +1,275 @@
+"The figures behind the table: formulas against oracles, the networks that ship, and evaluate on a toy whose answers are known."
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from latref_nb.core import CELEBA_TAGS, Tag, TagSet, make_generator, shipped_path
+from latref_nb.directions import edit_code, fit_classifiers, fit_eigenfaces, probe_accuracy
+from latref_nb.faces import SynthFaces, render_faces
+from latref_nb.metrics import (COLUMNS, HELD_OUT_SEED, METHODS, NETWORKS, RECIPES, SEEDS, Evaluation, IdentityNet, Judge, Judges, PerceptualNet, Persons, check_seed, evaluate, fit_size,
+                               frechet_distance, gallery_factors, load_judges, load_lpips, load_network, mean_rows, network_task, pair_loss, psnr, rank_one, roughen, soften, ssim, text_table,
+                               train_network)
+
+
+@pytest.fixture(scope="module")
+def faces():
+    ds = SynthFaces(96, seed=104)
+    return ds, ds.batch(range(96))
+
+
+@pytest.fixture(scope="module")
+def judges(): return load_judges()
+
+
+def test_psnr_and_ssim_are_the_formulas(faces):
+    x = faces[1]["image"][:5]; y = (x + .1 * torch.randn(x.shape, generator=make_generator(0))).clamp(-1, 1)
+    assert torch.allclose(psnr(x, y), 10 * torch.log10(4 / (x - y).square().mean((1, 2, 3))), atol=1e-3)
+    assert torch.equal(psnr(x, x), torch.full((5,), 100.))
+    assert torch.allclose(ssim(x, y), torch.stack([slow_ssim(a, b) for a, b in zip(x, y)]), atol=2e-3)
+    assert psnr(x[:1], y[:1]).shape == ssim(x[:1], y[:1]).shape == (1,)
+
+
+def slow_ssim(x, y):
+    "Wang et al. 2004 by hand: an 11 × 11 Gaussian window of width 1.5, each channel apart."
+    g = torch.exp(-(torch.arange(11.) - 5) ** 2 / 4.5); w = (g[:, None] * g / g.sum() ** 2)[None, None]
+    def blur(a): return F.conv2d(F.pad(a[:, None], (5,) * 4, mode="reflect"), w)[:, 0]
+    mx, my = blur(x), blur(y)
+    vx, vy, cov = blur(x * x) - mx ** 2, blur(y * y) - my ** 2, blur(x * y) - mx * my
+    s = (2 * mx * my + .02 ** 2) * (2 * cov + .06 ** 2) / ((mx ** 2 + my ** 2 + .02 ** 2) * (vx + vy + .06 ** 2))
+    return s.mean()
+
+
+def test_frechet_equals_torchmetrics(faces):
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    class Small(nn.Module):
+        num_features = 12
+        def forward(self, x): return F.adaptive_avg_pool2d(x.float() / 255, 2).flatten(1)
+    x = faces[1]["image"]
+    fid = FrechetInceptionDistance(feature=Small(), input_img_size=(3, 64, 64), normalize=False)
+    a, b = [((o + 1) * 127.5).round().byte() for o in (x[:48], x[48:] * .8)]
+    fid.update(a, real=True); fid.update(b, real=False)
+    assert frechet_distance(Small()(a), Small()(b)) == pytest.approx(float(fid.compute()), rel=1e-2, abs=1e-4)
+
+
+def test_frechet_of_known_crowds():
+    g = make_generator(0)
+    a, b = torch.randn(40_000, 2, generator=g), 3 * torch.randn(40_000, 2, generator=g) + torch.tensor([1., 0.])
+    assert frechet_distance(a, b) == pytest.approx(1 + 2 * 4, rel=.05)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+    assert math.isnan(frechet_distance(a[:1], b))
+
+
+def test_pair_loss_by_hand():
+    e = F.normalize(torch.randn(6, 4, generator=make_generator(0)), dim=1)
+    slow = 0
+    for i in range(6):
+        sims = torch.stack([e[i] @ e[j] / .1 for j in range(6) if j != i]).logsumexp(0)
+        slow += sims - e[i] @ e[(i + 3) % 6] / .1
+    assert torch.allclose(pair_loss(e), slow / 6, atol=1e-4)
+
+
+def test_gallery_keeps_the_person_and_changes_the_rest(faces):
+    f = faces[0].factors(range(10)); g = gallery_factors(f)
+    assert torch.equal(f.identity, g.identity) and torch.equal(g.labels[:9], f.labels[1:]) and torch.equal(g.nuisance[9], f.nuisance[0])
+
+
+def test_rank_one_counts_only_the_right_person():
+    gallery = torch.eye(4)
+    assert rank_one(torch.eye(4)[[0, 1, 1]], gallery, torch.tensor([0, 1, 2])).tolist() == [True, True, False]
+
+
+def test_roughen_is_the_generators_and_keeps_the_face(faces):
+    x = faces[1]["image"][:32]
+    a, b, c = (roughen(x, make_generator(s)) for s in (0, 0, 1))
+    assert torch.equal(a, b) and not torch.equal(a, c) and a.shape == x.shape and torch.isfinite(a).all()
+    assert (a - x).abs().mean() < .5 and torch.equal(soften(x, torch.zeros(32, 1, 1, 1)), x)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_shipped_networks_are_small_and_described(kind):
+    net = load_network(kind); folder = shipped_path(NETWORKS[kind][0])
+    assert sum(p.numel() for p in net.parameters()) <= 600_000
+    assert sum(p.stat().st_size for p in folder.iterdir()) <= 2 * 2**20
+    card = (folder / "README.md").read_text()
+    assert f"train_network('{kind}'" in card and f"seed {SEEDS[kind]}" in card
+    assert not any(p.requires_grad for p in net.parameters()) and not net.training
+
+
+def test_judge_reads_unseen_faces_clean_and_rough(judges):
+    b = SynthFaces(400, seed=77).batch(range(400))
+    clean = probe_accuracy(judges.judge.predict(b["image"]), b["labels"], CELEBA_TAGS)
+    rough = probe_accuracy(judges.judge.predict(roughen(b["image"], make_generator(0), mirror=False).clamp(-1, 1)), b["labels"], CELEBA_TAGS)
+    assert min(clean.values()) >= .99, clean
+    assert min(rough.values()) >= .97, rough
+
+
+def test_judge_agrees_with_the_true_edits(judges, faces):
+    for tag, value in CELEBA_TAGS.pairs:
+        y = faces[0].counterfactual(list(range(40)), tag, value)
+        read = judges.judge.predict(y)
+        assert (read[:, CELEBA_TAGS.index(tag)] == CELEBA_TAGS[tag].index(value)).float().mean() >= .97, (tag, value)
+
+
+def test_identity_finds_people_far_above_chance(judges):
+    ds = SynthFaces(256, seed=78); f = ds.factors(range(256))
+    e, g = judges.identity(render_faces(f)), judges.identity(render_faces(gallery_factors(f)))
+    assert torch.allclose(e.norm(dim=1), torch.ones(256), atol=1e-5)
+    assert rank_one(e, g, torch.arange(256)).float().mean() > .3
+
+
+def test_perceptual_distance_orders_changes_and_has_a_gradient(judges, faces):
+    x = faces[1]["image"][:16]; d = judges.perceptual.distance
+    noise = torch.randn(x.shape, generator=make_generator(0))
+    sizes = [float(d(x, x + s * noise).mean()) for s in (0., .02, .1)] + [float(d(x, x.roll(1, 0)).mean())]
+    assert sizes[0] == pytest.approx(0, abs=1e-6) and sizes == sorted(sizes)
+    assert torch.allclose(d(x, x.flip(-1)), d(x.flip(-1), x), atol=1e-5)
+    y = (x[:2] + .1).requires_grad_(); d(x[:2], y).sum().backward()
+    assert y.grad.abs().sum() > 0
+
+
+def test_networks_are_three_different_ones(judges):
+    a, b, c = (next(n.parameters()) for n in (judges.judge, judges.identity, judges.perceptual))
+    assert not torch.allclose(a, b) and not torch.allclose(a, c)
+    assert len(set(SEEDS.values())) == len(SEEDS) and HELD_OUT_SEED not in SEEDS.values()
+
+
+class EigenPipe:
+    "Eigenfaces with the pipeline's verbs."
+    tags, size = CELEBA_TAGS, 64
+    def __init__(self, model, linear, mlp): self.model, self.linear, self.mlp, self.calls = model, linear, mlp, []
+    def encode(self, x): self.calls.append(("encode", len(x))); return self.model.encode(x)
+    def invert(self, x, z, steps): self.calls.append(("invert", len(x))); return self.model.invert(x, z)
+    def render(self, xT, z, steps): self.calls.append(("render", len(z))); return self.model.render(xT, z)
+    def edit(self, z, e): return edit_code(z, e.tag, e.value, e.method, linear=self.linear, mlp=self.mlp, gain=e.gain)
+    def read(self, z): return self.mlp.probabilities(z)
+    def random_xT(self, n, seeds): return None
+
+
+@pytest.fixture(scope="module")
+def toy():
+    b = SynthFaces(500, seed=0).batch(range(500))
+    model = fit_eigenfaces(b["image"], 40); z = model.encode(b["image"])
+    return EigenPipe(model, *(fit_classifiers(z, b["labels"], CELEBA_TAGS, kind, steps=200, noise=.2, generator=make_generator(0)) for kind in ("linear", "mlp")))
+
+
+@pytest.fixture(scope="module")
+def measured(toy, judges): return evaluate(toy, n=40, batch_size=16, judges=judges, progress=False)
+
+
+def test_evaluation_has_the_agreed_form(measured):
+    out = json.loads(json.dumps(measured.json(), allow_nan=False))
+    assert list(out) == ["autoencoder", "rows"]
+    assert list(out["autoencoder"]) == ["probe_mean", "probe_min", "round_trip_psnr", "round_trip_ssim", "z_only_psnr"]
+    keys = {"method", "tag", "value", "target", "others", "identity", "psnr", "ssim", "lpips", "style_error", "diversity", "frechet"}
+    assert all(set(r) == keys | {"perceptual"} for r in out["rows"])
+    assert [(r["method"], r["tag"], r["value"]) for r in out["rows"]] == [(m, *p) for m in METHODS for p in CELEBA_TAGS.pairs]
+    assert all(r["style_error"] is None and r["diversity"] is None for r in out["rows"])
+
+
+def test_source_row_is_what_doing_nothing_scores(measured):
+    source = [r for r in measured.rows if r["method"] == "source"]
+    assert all(r["target"] <= .05 and r["others"] == 1 for r in source)
+    ds = SynthFaces(40, seed=HELD_OUT_SEED); i = (ds.labels[:, 0] == 0).nonzero().flatten().tolist()
+    truth = ds.counterfactual(i, "Smiling", "with")
+    row = next(r for r in source if (r["tag"], r["value"]) == ("Smiling", "with"))
+    assert row["psnr"] == pytest.approx(float(psnr(ds.batch(i)["image"], truth).mean()), rel=1e-4)
+
+
+def test_toy_round_trip_is_perfect_and_edits_do_something(measured):
+    assert measured.autoencoder["round_trip_psnr"] > 60 and measured.autoencoder["probe_mean"] > .8
+    rows = {r["method"]: r for r in measured.summary()}
+    assert rows["global_direction"]["target"] > .4 > rows["round_trip"]["target"]
+    assert rows["image_specific"]["perceptual"] < rows["source"]["perceptual"]
+
+
+def test_each_source_is_inverted_once(toy, judges):
+    toy.calls.clear()
+    evaluate(toy, n=20, batch_size=8, judges=judges, progress=False, pairs=[("Smiling", "with"), ("Male", "with")])
+    assert sum(n for verb, n in toy.calls if verb == "invert") == sum(n for verb, n in toy.calls if verb == "encode") == 20
+    assert max(n for _, n in toy.calls) <= 8
+
+
+def test_batches_do_not_change_the_figures(toy, judges):
+    args = dict(n=12, judges=judges, progress=False, pairs=[("Bangs", "with")], methods=("source", "image_specific"))
+    a, b = evaluate(toy, batch_size=12, **args), evaluate(toy, batch_size=5, **args)
+    for r, s in zip(a.rows, b.rows):
+        assert all(r[c] == pytest.approx(s[c], rel=1e-3, abs=1e-4) for c in COLUMNS if r[c] is not None)
+
+
+def test_mean_over_tags_weighs_tags_alike():
+    rows = [dict(tag="a", target=1.), dict(tag="a", target=0.), dict(tag="b", target=1.), dict(tag="c", target=None)]
+    assert mean_rows(rows, ["target", ]) == {"target": .75}
+    assert mean_rows([dict(tag="a", target=None)], ["target"]) == {"target": None}
+
+
+def test_what_is_not_a_number_becomes_null(tmp_path):
+    e = Evaluation({"probe_mean": float("nan")}, [{"method": "source", "tag": "a", "value": "b", **dict.fromkeys(COLUMNS), "psnr": float("inf")}])
+    path = e.save(tmp_path / "deep" / "out.json")
+    back = json.loads(path.read_text())
+    assert back["autoencoder"]["probe_mean"] is None and back["rows"][0]["psnr"] is None
+
+
+def test_table_is_aligned_and_leaves_out_empty_columns(measured):
+    text = measured.table()
+    assert "style_error" not in text and "frechet" in text and "mean over tags" in text
+    lines = text_table([dict(name="a", x=1.23456, n=3), dict(name="longer", x=None, n=10)]).splitlines()
+    assert lines == ["name        x   n", "a       1.235   3", "longer      –  10"]
+
+
+@pytest.mark.parametrize("seed", SEEDS.values())
+def test_faces_that_were_trained_on_are_refused(seed, toy):
+    with pytest.raises(ValueError, match="trained on"): check_seed(seed)
+    with pytest.raises(ValueError, match="trained on"): evaluate(toy, n=4, seed=seed)
+
+
+@pytest.mark.parametrize("call,words", [
+    (lambda t, j: evaluate(t, n=4, methods=("image_specfic",), judges=j), "Did you mean 'image_specific'?"),
+    (lambda t, j: load_network("jugde"), "Did you mean 'judge'?"),
+    (lambda t, j: network_task("style", 4), "Allowed: judge, identity, perceptual"),
+    (lambda t, j: evaluate(t, n=4, judges=Judges(Judge(TagSet([Tag("A", ("x", "y"))])), j.identity, j.perceptual)), "Train a judge on these tags"),
+])
+def test_mistakes_are_told_in_one_line(toy, judges, call, words):
+    with pytest.raises(ValueError) as e: call(toy, judges)
+    assert words in str(e.value) and "\n" not in str(e.value)
+
+
+def test_lpips_is_published_or_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    assert load_lpips() is None
+    with pytest.raises(FileNotFoundError, match="no such file"): load_lpips(tmp_path / "none.pth")
+    (tmp_path / "bad.pth").write_bytes(b"not weights")
+    with pytest.raises(ValueError, match="cannot be read as weights"): load_lpips(tmp_path / "bad.pth")
+    torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="AlexNet"): load_lpips(tmp_path / "other.pth")
+
+
+def test_lpips_takes_the_file_it_is_given(tmp_path):
+    from torchvision.models import alexnet
+    torch.manual_seed(0); torch.save(alexnet(weights=None).state_dict(), tmp_path / "alex.pth")
+    model = load_lpips(tmp_path / "alex.pth")
+    weights = torch.load(tmp_path / "alex.pth", weights_only=True)
+    assert torch.equal(model.net.slice1[0].weight if hasattr(model.net.slice1, "__getitem__") else next(model.net.slice1.parameters()), weights["features.0.weight"])
+    x = torch.rand(2, 3, 64, 64) * 2 - 1
+    assert model(x, x).abs().max() < 1e-6 < model(x, -x).min()
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_each_network_trains_by_its_recipe(kind, tmp_path):
+    net = train_network(kind, tmp_path, steps=2, n=24, batch_size=4, progress=False, trackers=())
+    again = type(net).from_pretrained(str(tmp_path / "model"), low_cpu_mem_usage=False).eval()
+    x = torch.rand(2, 3, 64, 64) * 2 - 1
+    a, b = ((n.trunk(x)[-1]) for n in (net, again))
+    assert torch.equal(a, b)
+    assert json.loads((tmp_path / "training.json").read_text())["steps"] == 2
+
+
+def test_other_sizes_are_brought_to_the_networks_own(judges):
+    x = SynthFaces(4, size=128, seed=77).batch(range(4))
+    assert torch.equal(judges.judge.predict(x["image"]), judges.judge.predict(fit_size(x["image"], 64)))
+    assert (judges.judge.predict(x["image"]) == x["labels"]).float().mean() > .9
+    assert judges.identity(x["image"]).shape == (4, 64) and judges.perceptual.distance(x["image"], x["image"]).shape == (4,)
