@@ -1,0 +1,300 @@
+"The loop keeps its promises: the same bits after a kill, whole checkpoints, clear stops, one process or two."
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import PartialState
+from safetensors.torch import load_file
+from torch import nn
+
+import latref_nb.training as training
+from latref_nb.autoencoder import DiffusionAutoencoder
+from latref_nb.core import CELEBA_TAGS
+from latref_nb.training import (Average, AutoencoderTask, Interrupted, StepGenerator, TrainingError, batch_indices, ema_weights, fit, linear_probe, lr_factor, train_autoencoder)
+from training_case import HOW, Curve, Points
+
+CASE = Path(__file__).parent / "training_case.py"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+def case(out, where, **env):
+    "The tiny training as a process of its own."
+    return subprocess.Popen([sys.executable, str(CASE), str(out), where], env={**os.environ, "OMP_NUM_THREADS": "1", **env}, stderr=subprocess.PIPE, text=True)
+
+def weights(out): return {f"{name}:{k}": v for name in ("weights", "ema", "optimizer") for k, v in load_file(Path(out) / f"checkpoint/{name}.safetensors").items()}
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    return all(torch.equal(a[k], b[k]) for k in a)
+
+def step_of(out): return json.loads((Path(out) / "checkpoint/state.json").read_text())["step"]
+
+@pytest.fixture(scope="module")
+def through(tmp_path_factory):
+    "The training that nothing disturbs."
+    out = tmp_path_factory.mktemp("through")
+    fit(Curve(dropout=0.2), Points(), out, **HOW)
+    return out
+
+
+# ---- stopped and gone on
+
+def test_same_bits_after_kill(tmp_path, through):
+    runs = {where: case(tmp_path / where, where) for where in ("between", "saving")}
+    for where, run in runs.items():
+        assert run.wait(120) == -signal.SIGKILL, run.stderr.read()
+        out = tmp_path / where
+        assert step_of(out) == 5
+        assert bool(list(out.glob(".checkpoint*"))) == (where == "saving"), "a half-written checkpoint lies beside the whole one"
+        fit(Curve(dropout=0.2), Points(), out, **HOW)
+        assert same(weights(out), weights(through)), f"killed {where}"
+        assert sorted(p.name for p in out.iterdir()) == ["checkpoint", "log.jsonl", "training.json"]
+        rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+        assert [r["step"] for r in rows if "loss" in r] == [3, 6, 9, 12], "no line is there twice"
+        clean = [json.loads(line) for line in (through / "log.jsonl").read_text().splitlines()]
+        assert [r for r in rows if "loss" in r][-1]["loss"] == clean[-1]["loss"]
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_signal_saves_and_says_how_to_go_on(tmp_path, through, sign):
+    data = Points(lambda n: os.kill(os.getpid(), sign) if n == 7 else None)
+    before = signal.getsignal(sign)
+    with pytest.raises(Interrupted, match="step 7 of 12; saved in .*resume"): fit(Curve(dropout=0.2), data, tmp_path, **HOW)
+    assert signal.getsignal(sign) is before
+    assert step_of(tmp_path) == 7
+    fit(Curve(dropout=0.2), data, tmp_path, **HOW)
+    assert same(weights(tmp_path), weights(through))
+
+def test_second_ctrl_c_does_not_wait(tmp_path):
+    def twice(n):
+        if n == 3:
+            for _ in range(2): os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt) as e: fit(Curve(), Points(twice), tmp_path, **HOW)
+    assert not isinstance(e.value, Interrupted)
+
+def test_length_may_change_late(tmp_path, capsys):
+    fit(Curve(), Points(), tmp_path / "short", **{**HOW, "steps": 6, "decay": 0})
+    fit(Curve(), Points(), tmp_path / "short", **{**HOW, "decay": 0.25})
+    assert "steps 6 → 12" in capsys.readouterr().out
+    assert "steps 6 → 12" in (tmp_path / "short/log.jsonl").read_text()
+    fit(Curve(), Points(), tmp_path / "long", **{**HOW, "decay": 0.25})
+    assert same(weights(tmp_path / "short"), weights(tmp_path / "long")), "the plateau does not depend on the length"
+
+def test_finished_run_gives_its_result_again(tmp_path, through):
+    task = Curve(dropout=0.2)
+    result = fit(task, Points(), through, **HOW)
+    assert result.step == 12
+    assert all(torch.equal(v, load_file(through / "checkpoint/ema.safetensors")[f"net.{k}"]) for k, v in task.modules["net"].state_dict().items())
+
+def test_global_randomness_is_left_alone(tmp_path):
+    task = Curve()
+    torch.manual_seed(5)
+    want = torch.rand(3)
+    torch.manual_seed(5)
+    fit(task, Points(), tmp_path, **{**HOW, "steps": 2})
+    assert torch.equal(torch.rand(3), want)
+
+
+# ---- refusals
+
+@pytest.mark.parametrize("task, change, words", [
+    (Curve(), dict(batch_size=4), "batch_size: 8 then, 4 now"), (Curve(), dict(seed=1), "seed: 0 then, 1 now"),
+    (Curve(width=9), {}, "width: 8 then, 9 now"), (Curve(), dict(mixed_precision="bf16"), "mixed_precision: no then, bf16 now")])
+def test_other_settings_are_refused(through, task, change, words):
+    before = weights(through)
+    with pytest.raises(ValueError, match=words) as e: fit(task, Points(), through, **{**HOW, **change})
+    assert "\n" not in str(e.value) and "another folder" in str(e.value)
+    assert same(weights(through), before)
+
+def test_nothing_is_started_over_by_accident(through):
+    with pytest.raises(ValueError, match="exists already"): fit(Curve(), Points(), through, **HOW, resume=False)
+
+@pytest.mark.parametrize("file", ["state.json", "weights.safetensors", "optimizer.safetensors"])
+@pytest.mark.parametrize("damage", [lambda p: p.write_bytes(p.read_bytes()[:-40]), lambda p: p.unlink()], ids=["cut", "gone"])
+def test_damaged_checkpoint_is_named(tmp_path, file, damage):
+    fit(Curve(), Points(), tmp_path, **{**HOW, "steps": 2})
+    damage(tmp_path / "checkpoint" / file)
+    with pytest.raises(ValueError, match="cannot be read") as e: fit(Curve(), Points(), tmp_path, **HOW)
+    assert "\n" not in str(e.value)
+
+
+# ---- faults while running
+
+class Breaks(Curve):
+    "Not a number from step 8 on."
+    def loss(self, batch, generator):
+        terms = super().loss(batch, generator)
+        return {"loss": terms["loss"] * (float("nan") if generator.step == 8 else 1)}
+
+def test_nan_stops_and_names_step_and_checkpoint(tmp_path):
+    task = Breaks()
+    with pytest.raises(TrainingError, match=r"not finite at step 8 .*checkpoint \(step 5\)"): fit(task, Points(), tmp_path, **HOW)
+    assert step_of(tmp_path) == 5
+    assert all(p.isfinite().all() for m in task.modules.values() for p in m.parameters())
+
+def test_exception_in_a_save_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    plain = training.save_file
+    def save_file(tensors, path):
+        if path.name == "optimizer.safetensors" and step_of(tmp_path) == 5: raise RuntimeError("something else")
+        plain(tensors, path)
+    fit(Curve(), Points(), tmp_path, **{**HOW, "steps": 5, "decay": 0})
+    before = weights(tmp_path)
+    monkeypatch.setattr(training, "save_file", save_file)
+    with pytest.raises(RuntimeError, match="something else"): fit(Curve(), Points(), tmp_path, **{**HOW, "decay": 0})
+    assert step_of(tmp_path) == 5 and same(weights(tmp_path), before) and not list(tmp_path.glob(".checkpoint*"))
+
+def test_full_disk_leaves_the_last_checkpoint_and_one_line(tmp_path):
+    big = dict(HOW, decay=0)
+    fit(Curve(width=3000), Points(), tmp_path, **{**big, "steps": 5})
+    before, handler, limit = weights(tmp_path), signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limit[1]))  # a file that may not grow stands in for a disk that is full
+        with pytest.raises(OSError, match=r"cannot write .*Step 10 is not saved. The last good checkpoint is .*\(step 5\)") as e: fit(Curve(width=3000), Points(), tmp_path, **big)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "\n" not in str(e.value)
+    assert same(weights(tmp_path), before) and not list(tmp_path.glob(".checkpoint*"))
+    fit(Curve(width=3000), Points(), tmp_path, **big)
+    assert step_of(tmp_path) == 12
+
+
+# ---- several processes
+
+def test_two_processes_are_as_one(tmp_path):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = str(s.getsockname()[1])
+    both = [case(tmp_path / "two", "two", RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port) for r in range(2)]
+    fit(Curve(), Points(), tmp_path / "one", **HOW)
+    for p in both: assert p.wait(120) == 0, p.stderr.read()
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert one.keys() == two.keys()
+    assert max((one[k] - two[k]).abs().max().item() for k in one) < 1e-6
+    assert json.loads((tmp_path / "two/training.json").read_text())["processes"] == 2
+    rows = [[json.loads(line)["loss"] for line in (tmp_path / n / "log.jsonl").read_text().splitlines()] for n in ("one", "two")]
+    assert rows[0] == pytest.approx(rows[1], abs=1e-6)
+
+def test_batch_that_cannot_be_shared(tmp_path, monkeypatch):
+    monkeypatch.setattr(training.Accelerator, "num_processes", property(lambda self: 3))
+    with pytest.raises(ValueError, match="cannot be shared by 3 processes. Choose a multiple of 3"): fit(Curve(), Points(), tmp_path, **HOW)
+
+
+# ---- parts
+
+@pytest.mark.parametrize("n, b", [(10, 4), (7, 20), (32, 32)])
+def test_every_sample_once_in_each_epoch(n, b):
+    row = torch.cat([batch_indices(n, b, 3, s) for s in range(4 * n)])
+    assert all(torch.equal(epoch.sort().values, torch.arange(n)) for epoch in row.split(n) if len(epoch) == n)
+    assert not torch.equal(row[:n], row[n:2 * n])
+
+def test_shares_make_up_the_whole():
+    for draw in (lambda g: g.randn(2), lambda g: g.rand(), lambda g: g.randint(10, 3)):
+        whole, parts = draw(StepGenerator(1, 2, 6)), [draw(StepGenerator(1, 2, 6, slice(i, i + 2))) for i in (0, 2, 4)]
+        assert torch.equal(torch.cat(parts), whole)
+    assert not torch.equal(StepGenerator(1, 2, 6).randn(2), StepGenerator(1, 3, 6).randn(2))
+
+def test_average_is_the_formula():
+    w, by_hand = nn.Parameter(torch.randn(5)), None
+    average = Average([w], decay=0.8)
+    for n in range(1, 100):
+        w.data = torch.randn(5)
+        average.update()
+        d = 0 if n == 1 else min(0.8, n / (9 + n))
+        by_hand = w.data if n == 1 else d * by_hand + (1 - d) * w.data
+    assert torch.allclose(average.values[0], by_hand, atol=1e-6)
+
+def test_learning_rate_in_use(tmp_path):
+    rates = []
+    fit(Curve(), Points(), tmp_path, **HOW, callback=lambda run: rates.append(run.opt.param_groups[0]["lr"]))
+    assert rates == pytest.approx([1e-2 * lr_factor(s, 12, warmup=2) for s in range(12)])
+
+def test_gradients_are_clipped(tmp_path):
+    task, norms = Curve(), []
+    task.loss, plain = lambda b, g: {"loss": 1000 * plain(b, g)["loss"]}, task.loss
+    inside = training.nn.utils.clip_grad_norm_
+    def clip(params, limit):
+        params = list(params)
+        before = inside(params, limit)
+        norms.append((before.item(), torch.stack([p.grad.norm() for p in params if p.grad is not None]).norm().item()))
+        return before
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(training.nn.utils, "clip_grad_norm_", clip)
+        fit(task, Points(), tmp_path, **{**HOW, "steps": 3})
+    assert all(before > 10 and after <= 1.001 for before, after in norms)
+
+def test_trackers_and_workers(tmp_path):
+    fit(Curve(), Points(), tmp_path, **{**HOW, "trackers": ("tensorboard",), "num_workers": 1})
+    assert list(tmp_path.rglob("events.out.tfevents*"))
+    fit(Curve(), Points(), tmp_path / "plain", **HOW)
+    assert same(weights(tmp_path), weights(tmp_path / "plain"))
+
+
+# ---- the autoencoder's task
+
+class Noise:
+    "Pictures of noise with labels."
+    tags = CELEBA_TAGS
+    images, labels = torch.rand(24, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1, torch.randint(-1, 2, (24, 6), generator=torch.Generator().manual_seed(1))
+    def __len__(self): return len(self.images)
+    def batch(self, i): return {"image": self.images[i], "labels": self.labels[i]}
+
+def tiny(**changes):
+    torch.manual_seed(0)
+    return DiffusionAutoencoder(**{**dict(image_size=16, patch_size=2, model_channels=32, channel_mult=(1, 2), enc_channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(), num_heads=1, z_dim=16, prediction_type="v_prediction"), **changes})
+
+AE = dict(batch_size=8, save_every=4, log_every=2, trackers=(), progress=False, device="cpu")
+
+def test_autoencoder_goes_on_to_the_same_bits(tmp_path):
+    how = dict(z_labels=0.1, warmup_z=2, high_noise=0.3, mixed_precision="bf16", channels_last=True, **AE)
+    train_autoencoder(Noise(), tmp_path / "a", tiny(), 6, **how)
+    broken = []
+    def stop(run):
+        if run.done == 5 and not broken: broken.append(1); raise RuntimeError("power cut")
+    with pytest.raises(RuntimeError): train_autoencoder(Noise(), tmp_path / "b", tiny(), 6, callback=stop, **how)
+    model = train_autoencoder(Noise(), tmp_path / "b", tiny(), 6, **how)
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    loaded = DiffusionAutoencoder.from_pretrained(tmp_path / "b/autoencoder")
+    assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
+    assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in ema_weights(tmp_path / "b", "autoencoder").items())
+    facts = json.loads((tmp_path / "b/training.json").read_text())
+    assert facts["samples"] == 48 and facts["task"]["z_labels"] == 0.1 and facts["machine"]["cpu"] and facts["loss"]
+
+def test_other_model_is_refused(tmp_path):
+    train_autoencoder(Noise(), tmp_path, tiny(), 1, **AE)
+    with pytest.raises(ValueError, match="task.model.z_dim: 16 then, 24 now"): train_autoencoder(Noise(), tmp_path, tiny(z_dim=24), 2, **AE)
+    with pytest.raises(ValueError, match="task.weighting: plain then, p2 now"): train_autoencoder(Noise(), tmp_path, tiny(), 2, weighting="p2", **AE)
+
+def test_only_the_encoder_learns_in_the_warm_up(tmp_path):
+    model = tiny()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    train_autoencoder(Noise(), tmp_path, model, 2, z_labels=0.1, warmup_z=2, **AE)
+    moved = {k.split(".")[0] for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved == {"encoder"}, moved
+
+def test_loss_is_the_mean_of_the_shares():
+    task = AutoencoderTask(tiny(), CELEBA_TAGS, weighting="min_snr", z_labels=0.5, high_noise=0.5)
+    whole = task.loss(Noise().batch(range(8)), StepGenerator(0, 0, 8))["loss"]
+    halves = [task.loss(Noise().batch(range(i, i + 4)), StepGenerator(0, 0, 8, slice(i, i + 4)))["loss"] for i in (0, 4)]
+    assert torch.allclose(whole, sum(halves) / 2, atol=1e-6)
+
+def test_probe_reads_what_is_there_and_no_more():
+    g = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 2, (400, 6), generator=g)
+    z = torch.randn(400, 10, generator=g)
+    z[:, 0] += 6 * labels[:, 0]
+    labels[::7, 1] = -1
+    found = linear_probe(z[:200], labels[:200], z[200:], labels[200:], CELEBA_TAGS)
+    assert found["Smiling"] > 0.98 and all(0.3 < found[t] < 0.7 for t in ("Eyeglasses", "Bangs", "Young"))
