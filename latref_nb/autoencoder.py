@@ -15,7 +15,7 @@ from diffusers.configuration_utils import register_to_config
 from fastcore.basics import patch
 from torch import nn
 
-from .core import nearest
+from .core import unknown_name
 from .schedule import KINDS, PREDICTIONS, make_schedule
 from .unet import Middle, UNet, check_grid, down_path, group_norm, level_widths, run_layer
 
@@ -56,7 +56,7 @@ def features(
         h = run_layer(self, layer, h)
     return h
 
-
+# %% ../nbs/05_autoencoder.ipynb #c5066e56
 @patch
 def middle_features(
     self: SemanticEncoder,
@@ -86,7 +86,7 @@ def forward(
     "features, middle_features, pool."
     return self.pool(self.middle_features(self.features(x)))
 
-# %% ../nbs/05_autoencoder.ipynb #c5066e56
+# %% ../nbs/05_autoencoder.ipynb #7c5a80e9
 def check_choice(
     name,  # of the setting
     value,  # what came
@@ -94,9 +94,9 @@ def check_choice(
 ):
     "Refuse an unknown choice with the nearest known one."
     if value not in allowed:
-        raise ValueError(f"{name}={value!r} is not known. {nearest(value, allowed)} Allowed: {', '.join(allowed)}.")
+        raise ValueError(unknown_name(name, value, allowed))
 
-
+# %% ../nbs/05_autoencoder.ipynb #c8ffe80e
 class DiffusionAutoencoder(ModelMixin, ConfigMixin):
     "x_0 → z by a semantic encoder; (x_t, t, z) → prediction by a U-Net. Every width and depth is in the config."
     _supports_gradient_checkpointing = True
@@ -136,7 +136,7 @@ class DiffusionAutoencoder(ModelMixin, ConfigMixin):
             num_res_blocks=enc_num_res_blocks or num_res_blocks,
             attention_resolutions=attention_resolutions if enc_attention_resolutions is None else enc_attention_resolutions, **shared)
 
-# %% ../nbs/05_autoencoder.ipynb #646d30cf
+# %% ../nbs/05_autoencoder.ipynb #61496a04
 @patch
 def check_input(
     self: DiffusionAutoencoder,
@@ -153,6 +153,9 @@ def check_input(
         raise ValueError(f"{name} has shape {tuple(x.shape)}; {allowed}. {hint}")
     if not x.is_floating_point():
         raise ValueError(f"{name} has dtype {x.dtype}; {allowed} in [-1, 1]. For bytes: x.float() / 127.5 - 1.")
+    want = self.unet.conv_in.weight.dtype
+    if x.dtype != want and (x.dtype == torch.float64 or not torch.is_autocast_enabled(x.device.type)):
+        raise ValueError(f"{name} has dtype {x.dtype}, the model {want}; they must agree. Use {name}.to({want}) or model.to({x.dtype}).")
 
 # %% ../nbs/05_autoencoder.ipynb #29c0ff29
 @patch

@@ -1,0 +1,169 @@
+"Published weights: every name and shape, the same numbers, and clear words for files that are not what they should be."
+import json, pickle
+from pathlib import Path
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from latref_nb.autoencoder import PRESETS, DiffusionAutoencoder
+from latref_nb.official import bare_weights, diffae_from_state_dict, fill_by_rule, load_diffae, preset_of, published_names, read_checkpoint
+from latref_nb.pipeline import CheckpointError
+from latref_nb.sampling import invert, render
+
+FIXTURES = Path(__file__).parent / "fixtures"
+SMALL = json.loads((FIXTURES / "diffae_small.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def truth(): return load_file(FIXTURES / "diffae_small.safetensors")
+
+@pytest.fixture(scope="module")
+def weights(): return fill_by_rule(SMALL["keys"])
+
+@pytest.fixture(scope="module")
+def model(weights): return diffae_from_state_dict(weights, **SMALL["config"])
+
+@pytest.fixture(scope="module")
+def ckpt(weights, tmp_path_factory):
+    path = tmp_path_factory.mktemp("official") / "last.ckpt"
+    torch.save({"state_dict": {f"ema_model.{k}": v for k, v in weights.items()} | {f"model.{k}": -v for k, v in weights.items()} | {"x_T": torch.zeros(2)}, "epoch": 1}, path)
+    return path
+
+def off(ours, theirs): return ((ours - theirs).norm() / theirs.norm()).item()
+
+
+def test_code(model, truth):
+    with torch.no_grad(): assert off(model.encode(truth["x"]), truth["z_sem"]) <= 1e-4
+
+@pytest.mark.parametrize("t", [0, 500, 999])
+def test_noise(model, truth, t):
+    with torch.no_grad(): assert off(model.denoise(truth["x_t"], t, truth["z_sem"]), truth[f"eps_t{t}"]) <= 1e-4
+
+def test_inversion_and_rendering(model, truth):
+    with torch.no_grad(): z = model.encode(truth["x"])
+    up = invert(model, truth["x"], z, SMALL["ddim_steps"])
+    assert up.timesteps[:-1] == SMALL["timesteps"]
+    assert off(up.xT, truth["x_T"]) <= 1e-3
+    assert off(render(model, up.xT, z, SMALL["ddim_steps"]).images, truth["reconstruction"]) <= 1e-3
+
+@pytest.mark.parametrize("name", ["ffhq128_autoenc", "ffhq256_autoenc"])
+def test_published_names_one_to_one(name):
+    theirs = json.loads((FIXTURES / f"{name}.keys.json").read_text())["keys"]
+    with torch.device("meta"): state = DiffusionAutoencoder(**PRESETS[name]).state_dict()
+    names = published_names(state)
+    assert len(set(names.values())) == len(names) == len(theirs)
+    assert {names[k]: list(v.shape) for k, v in state.items()} == theirs
+
+@pytest.mark.parametrize("name", ["ffhq128_autoenc", "ffhq256_autoenc"])
+def test_presets_are_recognised(name):
+    theirs = json.loads((FIXTURES / f"{name}.keys.json").read_text())["keys"]
+    assert preset_of({k: torch.empty(s, device="meta") for k, s in theirs.items()}) == name
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda w: w, lambda w: {"state_dict": w}, lambda w: {f"model.{k}": v for k, v in w.items()}, lambda w: {f"ema_model.{k}": v for k, v in w.items()},
+    lambda w: {"state_dict": {f"ema_model.{k}": v for k, v in w.items()} | {f"model.{k}": v + 1 for k, v in w.items()}, "epoch": 3}])
+def test_prefixes(wrap, weights): assert bare_weights(wrap(weights)).keys() == weights.keys() and torch.equal(bare_weights(wrap(weights))["out.2.bias"], weights["out.2.bias"])
+
+def test_weights_as_trained(weights, ckpt):
+    m = load_diffae(ckpt, "model", **SMALL["config"])
+    assert torch.equal(m.unet.conv_out.bias, -weights["out.2.bias"])
+
+def test_tensors_are_copied_as_float32(weights, model):
+    half = {k: v.half() for k, v in weights.items()}
+    m = diffae_from_state_dict(half, **SMALL["config"])
+    assert m.dtype == torch.float32 and not m.training
+    m.unet.conv_out.bias.data += 1
+    assert torch.equal(half["out.2.bias"], weights["out.2.bias"].half())
+
+def test_config_by_our_names(weights):
+    config = {**SMALL["config"]}; config["z_dim"] = config.pop("embed_channels")
+    assert diffae_from_state_dict(weights, **config).config.z_dim == 512
+
+def test_trained_further(model, truth):
+    m = diffae_from_state_dict(fill_by_rule(SMALL["keys"]), **SMALL["config"])
+    m(truth["x_t"], 5, m.encode(truth["x"])).square().mean().backward()
+    assert all(p.grad is not None for p in m.parameters())
+
+def test_saves_like_our_own(model, truth, tmp_path):
+    model.save_pretrained(tmp_path)
+    again = DiffusionAutoencoder.from_pretrained(tmp_path)
+    with torch.no_grad(): assert torch.equal(again.encode(truth["x"]), model.encode(truth["x"]))
+
+
+def changed(weights, drop=(), **new): return {k: v for k, v in weights.items() if k not in drop} | new
+
+@pytest.mark.parametrize("change, said", [
+    (dict(drop=("out.2.bias",)), "1 missing: out.2.bias. Give the config"),
+    (dict(extra=torch.zeros(1)), "1 unexpected: extra"),
+    (dict(**{"out.2.bias": torch.zeros(4)}), r"1 of another shape: out.2.bias \(4,\) for \(3,\)"),
+    (dict(drop=("out.2.bias",), extra=torch.zeros(1), **{"out.0.bias": torch.zeros(1)}), "1 missing: .*; 1 unexpected: .*; 1 of another shape: ")])
+def test_weights_that_do_not_fit(change, said, weights):
+    with pytest.raises(CheckpointError, match=said) as e: diffae_from_state_dict(changed(weights, **change), **SMALL["config"])
+    assert "\n" not in str(e.value) and len(str(e.value)) < 400
+
+def test_another_config(weights):
+    with pytest.raises(CheckpointError, match="missing: .* and [0-9]+ more"): diffae_from_state_dict(weights, **{**SMALL["config"], "num_res_blocks": 3})
+
+@pytest.mark.parametrize("tensors", [{}, {"fc.weight": torch.zeros(2)}, {"state_dict": {}}])
+def test_foreign_weights(tensors):
+    with pytest.raises(CheckpointError, match="None of the [01] tensors has a name of this network"): diffae_from_state_dict(tensors, **SMALL["config"])
+
+def test_no_config_and_no_preset(weights):
+    with pytest.raises(CheckpointError, match="fit none of the presets"): diffae_from_state_dict(weights)
+
+def test_unknown_choice_of_weights(weights):
+    with pytest.raises(ValueError, match="choose 'ema'"): bare_weights(weights, "best")
+
+
+def test_file(ckpt, model, truth):
+    with torch.no_grad(): assert torch.equal(load_diffae(ckpt, **SMALL["config"]).encode(truth["x"]), model.encode(truth["x"]))
+
+def test_safetensors_file(weights, tmp_path):
+    save_file(weights, tmp_path / "w.safetensors")
+    assert read_checkpoint(tmp_path / "w.safetensors").keys() == weights.keys()
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.7, 0.999])
+def test_truncated(share, ckpt, tmp_path):
+    whole = ckpt.read_bytes()
+    for name in ("cut.ckpt", "cut.safetensors"):
+        (tmp_path / name).write_bytes(whole[:int(share * len(whole))])
+        with pytest.raises(CheckpointError, match="cut short") as e: load_diffae(tmp_path / name, **SMALL["config"])
+        assert "\n" not in str(e.value)
+
+@pytest.mark.parametrize("content", [b"hello", b"\x89PNG\r\n\x1a\n" + bytes(100), b"PK\x03\x04" + bytes(100), pickle.dumps({"a": 1})])
+def test_files_of_another_kind(content, tmp_path):
+    (tmp_path / "other.ckpt").write_bytes(content)
+    with pytest.raises(CheckpointError) as e: load_diffae(tmp_path / "other.ckpt")
+    assert "\n" not in str(e.value) and "other.ckpt" in str(e.value)
+
+@pytest.mark.parametrize("data", [[1, 2], {"epoch": 1}, torch.zeros(3)])
+def test_files_without_named_tensors(data, tmp_path):
+    torch.save(data, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="holds no named tensors"): load_diffae(tmp_path / "x.pt")
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(CheckpointError, match="is not there"): load_diffae(tmp_path / "no.ckpt")
+    with pytest.raises(CheckpointError, match="is a folder"): load_diffae(tmp_path)
+
+
+class Callback:
+    def __init__(self): self.best = 0.5
+
+class Reduced:
+    "Pickles as a call of a class with arguments."
+    def __reduce__(self): return Reduced, (), {"a": 1}
+
+class Evil:
+    def __init__(self, path): self.path = path
+    def __reduce__(self): return Path.touch, (Path(self.path),)
+
+def test_classes_of_a_training_framework_are_ignored(weights, tmp_path):
+    torch.save({"state_dict": weights, "callbacks": {Callback: Callback(), "other": Reduced()}, "path": Path("x")}, tmp_path / "f.ckpt")
+    assert read_checkpoint(tmp_path / "f.ckpt").keys() == weights.keys()
+
+def test_no_code_of_a_file_is_run(weights, tmp_path):
+    mark = tmp_path / "ran"
+    torch.save({"state_dict": weights, "x": Evil(str(mark))}, tmp_path / "evil.ckpt")
+    try: read_checkpoint(tmp_path / "evil.ckpt")
+    except CheckpointError: pass
+    assert not mark.exists()
