@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['OURS', 'latref_data', 'latref_train', 'UsageError', 'one_line', 'guarded', 'make_parser', 'run_command', 'command',
-           'Commands', 'write_json', 'open_data', 'data_synthfaces', 'value_shares', 'data_info', 'begin_training',
-           'train_autoencoder', 'second_opinion', 'train_classifiers', 'latref_edit', 'latref_eval']
+           'Commands', 'write_json', 'open_data', 'keep_data', 'data_synthfaces', 'value_shares', 'data_info',
+           'new_network', 'begin_training', 'train_autoencoder', 'second_opinion', 'train_classifiers', 'latref_edit',
+           'latref_eval']
 
 # %% ../nbs/17_commands.ipynb #3b22f8e0
-import argparse, os, shlex, sys, warnings
+import argparse, inspect, os, shlex, sys, warnings
 import json as jsonlib
 from functools import wraps
 from pathlib import Path
@@ -136,6 +137,13 @@ def open_data(data="synthfaces", # "synthfaces", or a folder that `open_faces` r
              ): # a dataset
     "The faces a command works on."
     ds = SynthFaces(n or 50_000, size, seed, correlated) if data == "synthfaces" else open_faces(data, size)
+    return keep_data(ds, n, cache)
+
+def keep_data(ds, # a dataset
+              n=None, # the first n faces; None: all
+              cache="memory" # "memory", "none", or a file
+             ): # a dataset
+    "The faces as bytes in memory or in a file, or as they are."
     if cache == "none": return ds
     return cached(ds, None if n is None else min(n, len(ds)), None if cache == "memory" else cache)
 
@@ -191,6 +199,19 @@ def _settings(pairs):
         if not (k and eq): raise UsageError(f"--set {p!r} is not of the form name=value.")
     return out
 
+def new_network(preset, # its shape
+                pairs=(), # settings that differ, name=value
+                seed=0 # of the weights
+               ): # DiffusionAutoencoder
+    "A fresh autoencoder; a setting that does not exist or does not fit is said in one line."
+    changes, known = _settings(pairs), list(inspect.signature(DiffusionAutoencoder).parameters)
+    for k in changes:
+        if k not in known: raise UsageError(unknown_name("setting of the network", k, known))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try: return from_preset(preset, **changes)
+        except Exception as e: raise UsageError(f"no network can be built from {' '.join((preset, *pairs))}: {one_line(e)}") from e
+
 def begin_training(out, # folder of the training
                    resume, # go on from a checkpoint there
                    threads=None # of torch
@@ -230,9 +251,10 @@ def train_autoencoder(
     resume:bool=False, # go on from the checkpoint in --out
 ):
     "Train a diffusion autoencoder."
+    model = new_network(preset, set or (), seed)
+    faces = open_data(data, n, model.config.image_size, data_seed, cache="none")     # bad data leaves no folder behind
     out = begin_training(out, resume, threads)
-    with torch.random.fork_rng(): torch.manual_seed(seed); model = from_preset(preset, **_settings(set))
-    faces = open_data(data, n, model.config.image_size, data_seed, cache=cache)
+    faces = keep_data(faces, n, cache)
     training.train_autoencoder(faces, out, model, steps, weighting=weighting, z_labels=z_labels, warmup_z=warmup_z, high_noise=high_noise, batch_size=batch_size, lr=lr, warmup=warmup,
                                decay=decay, ema_decay=ema_decay, mixed_precision=mixed_precision, channels_last=channels_last, save_every=save_every, seed=seed, device=device, resume=resume)
     print(f"trained: {out/'autoencoder'}")

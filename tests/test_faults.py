@@ -1,0 +1,245 @@
+"Bad input to the commands: one clear line, an exit code that is not 0, and nothing half-written."
+import json, os, resource, shutil, signal, subprocess, sys, time
+from contextlib import contextmanager
+from pathlib import Path
+import numpy as np, pytest, torch
+from PIL import Image
+from latref_nb import commands
+from latref_nb.core import Tag, TagSet, save_image
+from latref_nb.datasets import open_faces
+from test_pipeline import tiny_pipeline
+
+BIN = Path(sys.prefix)/"bin"
+TINY = ["--set", "image_size=32", "--set", "model_channels=32", "--set", "channel_mult=[1,1]", "--set", "enc_channels=32", "--set", "enc_channel_mult=[1,1,1]", "--set", "num_res_blocks=1", "--set", "attention_resolutions=[]",
+        "--set", "z_dim=16", "--n", "16", "--batch-size", "4", "--device", "cpu", "--threads", "1"]
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    "A command in this process: (exit code, what it printed, its lines on stderr without progress bars)."
+    def run(command, *argv):
+        capsys.readouterr()
+        if isinstance(command, commands.Commands): code = command.run([str(a) for a in argv])
+        else:
+            monkeypatch.setattr(sys, "argv", ["command", *map(str, argv)])
+            with pytest.raises(SystemExit) as e: command()
+            code = e.value.code
+        out, err = capsys.readouterr()
+        return code, out, [l for l in err.replace("\r", "\n").split("\n") if l.strip() and "it/s]" not in l and "face/s]" not in l and "?" not in l[-12:]]
+    return run
+
+
+def refused(result, *words):
+    "One line, not 0, no traceback."
+    code, out, err = result
+    assert code not in (0, None) and len(err) == 1 and len(err[0]) < 600 and "Traceback" not in err[0], (code, out, err)
+    for w in words: assert w in err[0], err[0]
+
+
+def files(folder): return {str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
+
+
+@contextmanager
+def little_room(n):
+    "No file may grow beyond n bytes: what a full disk does to a writer."
+    old = resource.getrlimit(resource.RLIMIT_FSIZE); resource.setrlimit(resource.RLIMIT_FSIZE, (n, old[1]))
+    try: yield
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models")/"tiny"; tiny_pipeline().save_pretrained(path)
+    return path
+
+@pytest.fixture
+def face(tmp_path):
+    rng = np.random.default_rng(0); path = tmp_path/"in"/"face.png"; path.parent.mkdir()
+    Image.fromarray(rng.integers(0, 255, (60, 50, 3), dtype=np.uint8)).save(path)
+    return path
+
+def edit(call, face, model, out, *more): return call(commands.latref_edit, face, "--model", model, "--steps", 1, "--out", out, *more)
+
+
+# ---- pictures
+
+def text(p): p.write_text("a letter")
+def empty(p): p.touch()
+def cut(p): p.write_bytes((p.parent/"face.png").read_bytes()[:200])
+def dot(p): Image.new("RGB", (1, 1)).save(p)
+def ribbon(p): Image.new("RGB", (20_000, 10)).save(p)
+def film(p): Image.new("RGB", (20, 20)).save(p, "GIF", save_all=True, append_images=[Image.new("RGB", (20, 20), "red")])
+def page(p): p.write_text("<html>404</html>")
+
+@pytest.mark.parametrize("make,words", [(text, "not an image"), (empty, "zero bytes"), (cut, "cut short"), (dot, "too small"), (ribbon, "too elongated"), (film, "frames"), (page, "not an image")],
+                         ids=lambda o: getattr(o, "__name__", ""))
+def test_a_bad_picture_is_named_and_skipped(call, face, model, tmp_path, make, words):
+    bad = face.parent/"bad.png"; make(bad)
+    result = edit(call, face.parent, model, tmp_path/"out", "--edit", "Smiling=with")
+    refused(result, words, "bad.png")
+    assert "1 edited, 1 skipped" in result[1] and set(files(tmp_path/"out")) == {"face_edited.png", "face_strip.png", "edits.json"}
+    assert [("error" in r) for r in json.loads((tmp_path/"out/edits.json").read_text())["files"]].count(True) == 1
+
+def test_unusual_but_good_pictures_are_taken(call, face, model, tmp_path):
+    folder, im = face.parent, Image.open(face)
+    im.convert("CMYK").save(folder/"cmyk.jpg"); im.convert("P").save(folder/"palette.png"); im.convert("LA").save(folder/"grey alpha.png")
+    Image.fromarray(np.full((40, 40), 30_000, np.uint16)).save(folder/"sixteen.png"); im.resize((300, 20)).save(folder/"wide.webp")
+    code, out, err = edit(call, folder, model, tmp_path/"out")
+    assert code == 0 and not err and "6 edited, 0 skipped" in out
+
+def test_no_picture_at_all(call, model, tmp_path):
+    (tmp_path/"none").mkdir()
+    for source, words in ((tmp_path/"none", "none"), (tmp_path/"gone.png", "gone.png")): refused(edit(call, source, model, tmp_path/"out"), words)
+
+
+# ---- words
+
+@pytest.mark.parametrize("wish,words", [("Smilling=with", "Did you mean 'Smiling'?"), ("HairColor=blonde", "Did you mean 'blond'?"), ("Smiling", "name=value"), ("Smiling=with:gian=1", "Did you mean 'gain'?"),
+                                        ("Smiling=with:gain=lots", "not a number"), ("Smiling=with:method=directions", "method")])
+def test_wrong_wishes_write_nothing(call, face, model, tmp_path, wish, words):
+    refused(edit(call, face, model, tmp_path/"out", "--edit", wish), words)
+    assert not (tmp_path/"out").exists()
+
+@pytest.mark.parametrize("argv,words", [(["--stepz", 3], "--stepz"), (["--steps", "many"], "many"), (["--device", "tpu9"], "tpu9")])
+def test_wrong_options(call, face, model, tmp_path, argv, words):
+    refused(edit(call, face, model, tmp_path/"out", *argv), words)
+    assert not (tmp_path/"out").exists()
+
+def test_unknown_commands_name_the_nearest(call):
+    refused(call(commands.latref_data, "synthface"), "Did you mean 'synthfaces'?"); refused(call(commands.latref_train, "autoencodr"), "Did you mean 'autoencoder'?")
+
+
+# ---- checkpoints
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+def cut_weights(p): (p/"autoencoder"/WEIGHTS).write_bytes((p/"autoencoder"/WEIGHTS).read_bytes()[:4000])
+def page_for_weights(p): (p/"mlp"/WEIGHTS).write_text("<html>404</html>")
+def pointer_for_weights(p): (p/"autoencoder"/WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+def flipped_weights(p): data = bytearray((p/"linear"/WEIGHTS).read_bytes()); data[20] ^= 255; (p/"linear"/WEIGHTS).write_bytes(data)
+def foreign(p): (p/"model_index.json").write_text('{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}')
+def one_part(p): [shutil.rmtree(p/k) for k in ("linear", "mlp")]
+def nothing(p): shutil.rmtree(p); p.mkdir()
+def a_file(p): shutil.rmtree(p); p.write_text("weights")
+
+@pytest.mark.parametrize("damage", [cut_weights, page_for_weights, pointer_for_weights, flipped_weights, foreign, one_part, nothing, a_file], ids=lambda f: f.__name__)
+def test_checkpoints_that_cannot_be_used(call, face, model, tmp_path, damage):
+    copy = Path(shutil.copytree(model, tmp_path/"copy")); damage(copy)
+    refused(edit(call, face, copy, tmp_path/"out", "--edit", "Smiling=with"), "copy")
+    assert not (tmp_path/"out").exists()
+
+def test_a_name_that_does_not_ship(call, face, tmp_path): refused(edit(call, face, "synthfaces46", tmp_path/"out"), "synthfaces46", "Shipped:")
+
+def test_a_checkpoint_with_other_tags(call, face, tmp_path):
+    tiny_pipeline(TagSet([Tag("Mood", ("calm", "glad", "sad"))])).save_pretrained(tmp_path/"mood")
+    refused(edit(call, face, tmp_path/"mood", tmp_path/"out", "--edit", "Smiling=with"), "'Smiling' is not known", "Known: Mood")
+    assert edit(call, face, tmp_path/"mood", tmp_path/"out", "--edit", "Mood=glad")[0] == 0
+
+
+# ---- places
+
+def test_places_that_cannot_be_written(call, face, model, tmp_path):
+    for place in (face/"deeper", Path("/proc/latref")):
+        refused(edit(call, face, model, place), "cannot write"); refused(call(commands.latref_data, "synthfaces", "--out", place, "--n", 2, "--size", 32), "cannot write")
+    assert list(face.parent.iterdir()) == [face]
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_folders_without_permission(call, face, model, tmp_path):
+    (tmp_path/"shut").mkdir(mode=0o500)
+    refused(edit(call, face, model, tmp_path/"shut"/"out"), "no permission")
+
+def test_a_full_disk_while_editing(call, face, model, tmp_path):
+    with little_room(1000): result = edit(call, face, model, tmp_path/"out")
+    refused(result, "cannot write"); assert not [n for n in files(tmp_path/"out") if ".part" in n or n.endswith(".png")]
+    assert edit(call, face, model, tmp_path/"out")[0] == 0
+
+def test_a_full_disk_while_writing_faces_and_going_on(call, tmp_path):
+    make = ["synthfaces", "--out", tmp_path/"faces", "--n", 6, "--size", 64]
+    with little_room(1500): refused(call(commands.latref_data, *make), "cannot write")
+    assert not [n for n in files(tmp_path/"faces") if ".part" in n or n.endswith((".jpg", "anno.txt"))]
+    assert call(commands.latref_data, *make)[0] == 0 and len(open_faces(tmp_path/"faces")) == 6
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp", ".tiff", ".ppm"])
+def test_a_full_disk_never_leaves_half_a_picture(tmp_path, suffix):
+    "PIL alone takes a short write for a whole file in four of these formats."
+    with little_room(1500), pytest.raises(OSError, match="cannot write"): save_image(torch.rand(3, 64, 64) * 2 - 1, tmp_path/f"a{suffix}")
+    assert not list(tmp_path.iterdir())
+
+def test_folders_of_somebody_else_are_not_written_into(call, face, tmp_path):
+    before = files(face.parent)
+    refused(call(commands.latref_data, "synthfaces", "--out", face.parent, "--n", 2), "was not written here")
+    assert files(face.parent) == before
+
+@pytest.mark.parametrize("argv,words", [(["--n", 0], "0"), (["--size", 7], "32 to 256"), (["--layout", "ffhq"], "ffhq")])
+def test_faces_that_cannot_be_made(call, tmp_path, argv, words):
+    refused(call(commands.latref_data, "synthfaces", "--out", tmp_path/"f", *argv), words)
+    assert not (tmp_path/"f").exists()
+
+
+# ---- annotations
+
+@pytest.fixture
+def celeba(call, tmp_path):
+    call(commands.latref_data, "synthfaces", "--out", tmp_path/"celeba", "--n", 5, "--size", 32, "--layout", "celeba")
+    return tmp_path/"celeba"
+
+def test_rows_and_pictures_that_do_not_match_are_one_note(call, celeba):
+    (celeba/"img_align_celeba/000002.jpg").unlink(); (celeba/"img_align_celeba/000003.jpg").rename(celeba/"img_align_celeba/x.jpg")
+    code, out, err = call(commands.latref_data, "info", celeba)
+    assert code == 0 and "CelebA, 3 faces" in out and len(err) == 1 and "2 rows have no picture" in err[0] and "1 pictures have no row" in err[0]
+
+@pytest.mark.parametrize("change,words", [(lambda t: t[:-9], "line 7"), (lambda t: t.replace(" 1", " 7", 1), "the value '7'"), (lambda t: "", "is empty"), (lambda t: "<html>404</html>", "holds no rows"),
+                                          (lambda t: t.replace("00000", "99999"), "none of its 5 rows has a picture")], ids=["cut", "seven", "empty", "page", "other"])
+def test_bad_annotations_name_file_and_line(call, celeba, tmp_path, change, words):
+    path = celeba/"list_attr_celeba.txt"; path.write_text(change(path.read_text()))
+    for command, argv in ((commands.latref_data, ["info", celeba, "--json", tmp_path/"info.json"]), (commands.latref_train, ["autoencoder", "--out", tmp_path/"run", "--data", celeba, "--steps", 1])):
+        refused(call(command, *argv), "list_attr_celeba.txt", words)
+    assert not (tmp_path/"info.json").exists() and not (tmp_path/"run").exists()
+
+@pytest.mark.parametrize("command,argv", [(commands.latref_data, ["info"]), (commands.latref_train, ["autoencoder", "--steps", 1, "--data"])], ids=["info", "train"])
+def test_missing_and_empty_folders(call, tmp_path, command, argv):
+    (tmp_path/"empty").mkdir(); out = ["--out", tmp_path/"run"] if command is commands.latref_train else []
+    for folder, words in (("empty", "no pictures"), ("gone", "no such folder")): refused(call(command, *argv, tmp_path/folder, *out), folder, words)
+    assert not (tmp_path/"run").exists()
+
+
+# ---- measuring and fitting
+
+@pytest.mark.parametrize("argv,words", [(["--edit", "Smilling=with"], "Did you mean 'Smiling'?"), (["--n", 0], "n=0"), (["--method", "magic"], "magic"), (["--model", "synthfaces46"], "Shipped:"), (["--lpips", "gone.pth"], "gone.pth")])
+def test_what_cannot_be_measured(call, model, tmp_path, argv, words):
+    refused(call(commands.latref_eval, "--model", model, "--n", 2, "--steps", 1, "--json", tmp_path/"new"/"t.json", *argv), words)
+    assert not list(tmp_path.iterdir())
+
+@pytest.mark.parametrize("argv,words", [(["--autoencoder", "gone"], "gone"), (["--n", 1, "--held-out", 39], "faces"), (["--set", "magic.step=1"], "magic"), (["--data", "gone"], "gone"), (["--out", "/dev/null/new"], "cannot write")])
+def test_what_cannot_be_fitted(call, model, tmp_path, argv, words):
+    base = ["classifiers", "--autoencoder", model/"autoencoder", "--out", tmp_path/"new", "--n", 40, "--held-out", 8, "--steps", 2, "--calibrate", 0]
+    result = call(commands.latref_train, *base, *argv)
+    refused((result[0], result[1], [l for l in result[2] if "encoding" not in l]), words)
+    assert not list(tmp_path.iterdir())
+
+def test_a_training_is_not_started_over_by_accident(call, tmp_path):
+    (tmp_path/"run"/"checkpoint").mkdir(parents=True)
+    for kind in ("autoencoder", "judge"): refused(call(commands.latref_train, kind, "--out", tmp_path/"run", "--n", 8, "--steps", 1), "Add --resume")
+    assert not files(tmp_path)
+
+@pytest.mark.parametrize("argv,words", [(["--preset", "ffhq1"], "ffhq1"), (["--set", "z_dims=4"], "Did you mean 'z_dim'?"), (["--set", "z_dim=-4"], "z_dim=-4"), (["--set", "channel_mult=wide"], "channel_mult=wide"), (["--set", "z_dim"], "name=value"), (["--weighting", "p3"], "p3"), (["--steps", 0], "at least 1")])
+def test_trainings_that_cannot_begin(call, tmp_path, argv, words):
+    refused(call(commands.latref_train, "autoencoder", "--out", tmp_path/"run", "--steps", 1, *TINY, *argv), words)
+    assert not (tmp_path/"run"/"checkpoint").exists()
+
+
+# ---- whole processes
+
+def test_a_terminal_sees_one_line_and_an_exit_code(tmp_path):
+    done = subprocess.run([BIN/"latref_edit", "gone.png", "--edit", "Smiling=wiht", "--out", "out"], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1 and "Traceback" not in done.stderr and not list(tmp_path.iterdir())
+
+def test_ctrl_c_in_training_saves_and_says_how_to_go_on(tmp_path):
+    argv = [BIN/"latref_train", "autoencoder", "--out", tmp_path/"run", "--steps", "100000", *TINY]
+    p = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(1200):
+        if p.poll() is not None or list((tmp_path/"run").glob("**/events*")): break
+        time.sleep(0.2)
+    time.sleep(1); p.send_signal(signal.SIGINT); out, err = p.communicate(timeout=120)
+    said = [l for l in (out + err).replace("\r", "\n").splitlines() if "--resume" in l or "resume" in l]
+    assert p.returncode == 130 and said and "Traceback" not in err, (p.returncode, out[-500:], err[-1500:])
+    assert (tmp_path/"run"/"checkpoint").is_dir() and not [q for q in (tmp_path/"run").rglob("*") if ".part" in q.name]
