@@ -17,7 +17,9 @@ def lab(tmp_path_factory):
     folder, port = tmp_path_factory.mktemp("lab"), free_port()
     tour = json.loads((ROOT / "nbs/index.ipynb").read_text(encoding="utf-8"))
     for cell in tour["cells"]: cell.update({"outputs": []} if cell["cell_type"] == "code" else {})
-    (folder / "index.ipynb").write_text(json.dumps(tour), encoding="utf-8")
+    (folder / "nbs").mkdir()
+    (folder / "nbs/index.ipynb").write_text(json.dumps(tour), encoding="utf-8")
+    shutil.copytree(ROOT / "docs/images", folder / "docs/images")
     settings = folder / ".settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
     settings.parent.mkdir(parents=True)
     settings.write_text('{"windowingMode": "none"}')            # every cell in the page, also those out of sight
@@ -27,7 +29,7 @@ def lab(tmp_path_factory):
                                "--ServerApp.password=", f"--ServerApp.root_dir={folder}"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **own})
     try:
         wait_for(lambda: urllib.request.urlopen(f"http://127.0.0.1:{port}/api").status == 200, 120)
-        yield f"http://127.0.0.1:{port}/lab/workspaces/test{port}/tree/index.ipynb"
+        yield f"http://127.0.0.1:{port}/lab/workspaces/test{port}/tree/nbs/index.ipynb"
     finally:
         server.terminate()
         try: server.wait(20)
@@ -59,7 +61,7 @@ def test_tour_runs_and_its_slider_moves_the_picture(lab, tmp_path):
         browser = p.chromium.launch(executable_path=CHROMIUM, args=ARGS)
         page, errors = browser.new_page(viewport={"width": 1280, "height": 1000}), []
         page.on("pageerror", lambda e: errors.append(str(e)))
-        page.on("console", lambda m: errors.append(m.text) if m.type == "error" and "favicon" not in m.text else None)
+        page.on("console", lambda m: m.type == "error" and errors.append(f"{m.text} {m.location}"))
         page.goto(lab)
         run_all(page)
         assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr'], .jp-OutputArea-output [data-mime-type='application/vnd.jupyter.error']").count() == 0
