@@ -463,8 +463,10 @@ def fit(task, # `.modules`: {name: nn.Module}; `.loss(batch, generator)`: {"loss
     with torch.random.fork_rng(), _catch_signals() as caught:
         run = Run(task, dataset, out, settings, device, trackers)
         run.begin(resume)
-        with tqdm(total=steps, initial=run.done, unit="step", disable=not (progress and run.acc.is_main_process)) as bar: run.loop(bar, caught, num_workers, callback)
-        run.acc.end_training()
+        try:
+            with tqdm(total=steps, initial=run.done, unit="step", disable=not (progress and run.acc.is_main_process)) as bar: run.loop(bar, caught, num_workers, callback)
+        finally:
+            for tracker in run.acc.trackers: tracker.finish()
         return run.finish()
 
 # %% ../nbs/07_training.ipynb #f77e81dc
