@@ -7,7 +7,6 @@ __all__ = ['INSIDE', 'ENDS', 'published_place', 'published_names', 'bare_weights
            'diffae_from_state_dict', 'fill_by_rule', 'Foreign', 'read_checkpoint', 'load_diffae']
 
 # %% ../nbs/16_official.ipynb #5932397c
-import re
 import zlib
 from pathlib import Path
 
@@ -171,7 +170,7 @@ def read_checkpoint(
     try:
         data = load_file(path) if path.suffix == ".safetensors" else _read_pickle(path)
     except Exception as e:  # zip, pickle, safetensors and the system each have errors of their own
-        said = (str(e).strip() or type(e).__name__).splitlines()[0][:120]
+        said = (str(e).strip() or type(e).__name__).splitlines()[0].split(". ")[0][:120]
         raise CheckpointError(f"{path} is no readable checkpoint: damaged, cut short or of another kind ({said}). Download it again.") from e
     data = data.get("state_dict", data) if isinstance(data, dict) else {}
     tensors = {k: v for k, v in data.items() if torch.is_tensor(v)}
