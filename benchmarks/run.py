@@ -21,10 +21,10 @@ def number(v): return "" if v is None else f"{v:.1f}" if v < 1000 else f"{v:.0f}
 
 def table(rows):
     "The rows as text."
-    head = ("what", "ours", "peer", "unit", "ratio", "bar", "")
-    body = [(r.what, number(r.ours), number(r.peer), r.unit, "" if r.ratio is None else f"{r.ratio:.3f}", r.bar, {True: "met", False: "MISSED", None: ""}[r.met]) for r in rows]
+    head = ("what", "ours", "peer", "unit", "ratio", "bar", "", "")
+    body = [(r.what, number(r.ours), number(r.peer), r.unit, "" if r.ratio is None else f"{r.ratio:.3f}", r.bar, {True: "met", False: "MISSED", None: ""}[r.met], r.note) for r in rows]
     wide = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-    return "\n".join("  ".join(v.ljust(w) if i in (0, 3, 5, 6) else v.rjust(w) for i, (v, w) in enumerate(zip(line, wide))).rstrip() for line in [head, *body])
+    return "\n".join("  ".join(v.ljust(w) if i in (0, 3, 5, 6, 7) else v.rjust(w) for i, (v, w) in enumerate(zip(line, wide))).rstrip() for line in [head, *body])
 
 
 def main(argv=None):
