@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,7 @@ class Run:
                 ):
         self.task, self.dataset, self.out, self.settings = task, dataset, Path(out), settings
         self.done, self.seconds, self.history = 0, 0.0, []
+        if not len(dataset): raise ValueError("the dataset is empty. Give at least one sample.")
         self.acc = Accelerator(cpu=str(device) == "cpu", log_with=list(trackers) or None, project_dir=self.out,
                                kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
         self.share = self._share()
@@ -356,7 +358,7 @@ def machine(device="cpu" # torch.device
     names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
     gpu = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None
     return {"cpu": names[0] if names else platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "gpu": gpu,
-            "python": platform.python_version(), "torch": torch.__version__}
+            "python": platform.python_version(), **{p: version(p) for p in ("torch", "diffusers", "accelerate")}}
 
 @patch
 def facts(self:Run): # dict
@@ -403,7 +405,8 @@ def finish(self:Run): # Result
 @patch
 def begin(self:Run, resume):
     "Take up the checkpoint if there is one, clear what a killed run left, open the trackers."
-    settle_folder(self.checkpoint)
+    if self.acc.is_main_process: settle_folder(self.checkpoint)
+    self.acc.wait_for_everyone()
     if self.checkpoint.exists() and not resume: raise ValueError(f"{self.checkpoint} exists already. Use resume=True to go on from it, or another folder.")
     resumed, changed = self.checkpoint.exists(), self.restore() if self.checkpoint.exists() else []
     if self.acc.is_main_process:
@@ -450,7 +453,7 @@ def fit(task, # `.modules`: {name: nn.Module}; `.loss(batch, generator)`: {"loss
         log_every=50, # steps between lines of log.jsonl
         seed=0, # of the order of the data and of all noise
         mixed_precision="no", # or "bf16"
-        channels_last=False, # memory format of the modules
+        channels_last=False, # memory format of the modules: helps convolutions on GPUs, on CPUs measure first
         resume=True, # go on from `out` if there is a checkpoint
         trackers=("tensorboard",), # by the names accelerate knows
         num_workers=0, # processes that read ahead; none for data in memory
@@ -460,7 +463,7 @@ def fit(task, # `.modules`: {name: nn.Module}; `.loss(batch, generator)`: {"loss
        ): # `Result`; the modules hold the averaged weights
     "Train until `steps`; killed at any moment, the same call goes on from the last checkpoint."
     settings = Settings(steps, batch_size, lr, weight_decay, grad_clip, ema_decay, warmup, decay, save_every, log_every, seed, mixed_precision, channels_last)
-    with torch.random.fork_rng(), _catch_signals() as caught:
+    with torch.random.fork_rng(range(torch.cuda.device_count())), _catch_signals() as caught:
         run = Run(task, dataset, out, settings, device, trackers)
         run.begin(resume)
         try:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import PartialState
 from safetensors.torch import load_file
 from torch import nn
 
