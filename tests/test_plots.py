@@ -204,3 +204,11 @@ def test_player_page_moves_by_mouse_and_keyboard(tmp_path):
             expect(other.locator(".lr-cap")).to_have_text("a   (1 of 4)")
             assert not errors
         finally: browser.close()
+
+
+@pytest.mark.parametrize("draw", [lambda: P.image_grid(pics(24, 32), titles=[str(i) for i in range(24)], title="t"), lambda: P.line_plot(None, {"a": [1, 4, 2], "b": [2, 1, 1]}, band={"a": ([0, 3, 1], [2, 5, 3])})], ids=["grid", "lines"])
+def test_fewer_colours_keep_white_paper_and_the_faces(draw):
+    fig = draw()
+    plain, few = (np.asarray(Image.open(io.BytesIO(P.figure_png(fig, colors=c, small=0))).convert("RGB"), dtype=float) for c in (None, 64))
+    paper = (plain == 255).all(-1)
+    assert paper.mean() > .05 and (few[paper] == 255).mean() > .99 and np.abs(few - plain).mean() < 20
