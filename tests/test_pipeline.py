@@ -95,6 +95,13 @@ def test_gain(pipe, x):
         full, half, none = (pipe.edit(z, Edit("Eyeglasses", "with", method, g)) - z for g in (1, 0.5, 0))
         assert none.abs().max() < 1e-5 and torch.allclose(half, full / 2, atol=1e-5) and full.norm() > 1e-3
 
+def test_a_wish_that_is_fulfilled_already_changes_nothing(x):
+    eager = tiny_pipeline(sure=0.0); z = eager.encode(x)
+    assert torch.equal(eager.edit(z, "Male=with"), z) and not torch.equal(eager.edit(z, "Male=with:gain=-1"), z)
+    p = eager.read(z)["Male"][:, 1]; some = tiny_pipeline(sure=float(p.median()))
+    moved = (some.edit(z, "Male=with") != z).any(1)
+    assert moved.tolist() == (p < p.median()).tolist()
+
 def test_method_of_the_checkpoint_is_the_default(pipe, x):
     z = pipe.encode(x); other = tiny_pipeline(method="image_specific", options={"image_specific": {"max_steps": 1, "step": 0.5}})
     other.autoencoder.load_state_dict(pipe.autoencoder.state_dict())

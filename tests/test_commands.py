@@ -1,0 +1,153 @@
+"What the commands do when all is well; tests/test_faults.py has the rest."
+import json, re, subprocess, sys
+from pathlib import Path
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from latref_nb import commands
+from latref_nb.core import CELEBA_TAGS, load_image
+from latref_nb.datasets import open_faces
+from latref_nb.faces import SynthFaces
+from latref_nb.pipeline import LatRefPipeline
+from test_pipeline import SIZE, tiny_pipeline
+
+torch.set_num_threads(1)
+BIN = Path(sys.prefix)/"bin"
+PLAIN = {"latref_edit": (commands.latref_edit, commands._edit_examples), "latref_eval": (commands.latref_eval, commands._eval_examples)}
+GROUPS = {"latref_data": commands.latref_data, "latref_train": commands.latref_train}
+SMALL = "--set image_size=32 --set patch_size=4 --set model_channels=32 --set channel_mult=[1,1] --set enc_channels=32 --set enc_channel_mult=[1,1,1] --set num_res_blocks=1 --set attention_resolutions=[] --set z_dim=16"
+
+def run(name, line):
+    "A command in this process: its exit code."
+    argv = line.split()
+    return GROUPS[name].run(argv) if name in GROUPS else commands.run_command(PLAIN[name][0], name, PLAIN[name][1], argv)
+
+def parsers():
+    "(how it is called, its parser, its examples) of every command there is."
+    for name, (f, examples) in PLAIN.items(): yield name, commands.make_parser(f, name, examples), examples
+    for name, g in GROUPS.items():
+        for sub, (f, examples) in g.commands.items(): yield f"{name} {sub}", commands.make_parser(f, f"{name} {sub}", examples), examples
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models")/"tiny"; tiny_pipeline().save_pretrained(path)
+    return path
+
+@pytest.fixture
+def photos(tmp_path):
+    "Three pictures, one of them a folder further down."
+    rng = np.random.default_rng(0); d = tmp_path/"in"; (d/"deep").mkdir(parents=True)
+    for p in ("a.png", "b.jpg", "deep/c.png"): Image.fromarray(rng.integers(0, 255, (60, 50, 3), dtype=np.uint8)).save(d/p)
+    return d
+
+
+@pytest.mark.parametrize("prog,parser,examples", list(parsers()), ids=lambda o: o if isinstance(o, str) and "\n" not in o else "")
+def test_help_pages(prog, parser, examples):
+    page = parser.format_help()
+    assert page.startswith(f"usage: {prog} [-h]") and "examples:" in page and "--pdb" not in page and "--xtra" not in page
+    assert all(f"  {line.strip()}" in page.splitlines() for line in examples.strip().splitlines())
+    assert not re.search(r"--\w*_", page)
+    for a in parser._actions: assert a.help, f"{prog}: {a.dest} has no explanation"
+
+def test_every_example_can_be_parsed():
+    import shlex
+    known = {prog: p for prog, p, _ in parsers()}
+    for prog, _, examples in parsers():
+        for line in examples.strip().splitlines():
+            words = shlex.split(line); n = len(prog.split())
+            assert " ".join(words[:n]) == prog
+            known[prog].parse_args(words[n:])
+
+@pytest.mark.parametrize("name", list(GROUPS))
+def test_pages_of_the_groups(name, capsys):
+    assert run(name, "--help") == 0
+    page = capsys.readouterr().out
+    assert all(f"  {sub}" in page and examples.strip().splitlines()[0].strip() in page for sub, (_, examples) in GROUPS[name].commands.items())
+    assert run(name, "") == 2
+
+def test_dashes_and_underscores(model, photos, tmp_path):
+    for option in ("--batch-size", "--batch_size"): assert run("latref_edit", f"{photos} --out {tmp_path/'out'} --model {model} --steps 1 {option} 1") == 0
+
+
+def test_edit_files_and_folders(model, photos, tmp_path, capsys):
+    out = tmp_path/"out"
+    assert run("latref_edit", f"{photos/'deep'/'c.png'} {photos} --edit Eyeglasses=with --edit Smiling=with:gain=0.5 --out {out} --model {model} --steps 2 --seed 1 --device cpu") == 0
+    said = capsys.readouterr().out
+    assert sorted(p.name for p in out.iterdir()) == sorted([f"{n}_{k}.png" for n in "abc" for k in ("edited", "strip")] + ["edits.json"])
+    assert len(said.splitlines()) == 4 and "Eyeglasses=with" in said and "3 edited, 0 skipped" in said
+    data = json.loads((out/"edits.json").read_text())
+    assert data["edits"] == ["Eyeglasses=with", "Smiling=with:gain=0.5"] and data["seed"] == 1 and [Path(r["file"]).name for r in data["files"]] == ["c.png", "a.png", "b.jpg"]
+    assert load_image(out/"a_edited.png").shape == (3, SIZE, SIZE)
+
+def test_edit_recursive_and_round_trip(model, photos, tmp_path):
+    assert run("latref_edit", f"{photos} --recursive --out {tmp_path/'out'} --model {model} --steps 1") == 0
+    data = json.loads((tmp_path/"out"/"edits.json").read_text())
+    assert data["edits"] == [] and len(data["files"]) == 3
+
+def test_edit_says_what_was_skipped(model, photos, tmp_path, capsys):
+    (photos/"letter.png").write_text("Dear reader,")
+    assert run("latref_edit", f"{photos} --out {tmp_path/'out'} --model {model} --steps 1") == 1
+    out, err = capsys.readouterr()
+    assert "2 edited, 1 skipped" in out and "letter.png: is not an image" in err
+
+
+@pytest.mark.parametrize("layout,kind", [("celebamask_hq", "CelebAMask-HQ"), ("celeba", "CelebA")])
+def test_faces_are_written_and_told_about(tmp_path, capsys, layout, kind):
+    assert run("latref_data", f"synthfaces --out {tmp_path/'f'} --n 6 --size 32 --seed 3 --layout {layout} --no-masks") == 0
+    assert run("latref_data", f"info {tmp_path/'f'} --json {tmp_path/'i.json'}") == 0
+    data = json.loads((tmp_path/"i.json").read_text()); said = capsys.readouterr().out
+    assert data["layout"] == kind and data["faces"] == 6 and f"{kind}, 6 faces" in said
+    assert torch.equal(open_faces(tmp_path/"f", 32).labels, SynthFaces(6, 32, 3).labels)
+    for t in CELEBA_TAGS: assert sum(r["faces"] for r in data["rows"] if r["tag"] == t.name) == 6
+
+def test_value_shares_count_the_unknown():
+    rows = commands.value_shares(torch.tensor([[0, 1, 1, -1, 1, 1], [1, 1, 1, 2, 1, 1]]), CELEBA_TAGS)
+    assert {"tag": "HairColor", "value": "unknown", "faces": 1, "share": 0.5} in rows and {"tag": "Smiling", "value": "with", "faces": 1, "share": 0.5} in rows
+    assert not any(r["value"] == "unknown" for r in rows if r["tag"] == "Smiling")
+
+
+def test_from_nothing_to_an_edited_face(tmp_path, photos, capsys):
+    ae, mine = tmp_path/"ae", tmp_path/"mine"
+    train = f"autoencoder --out {ae} --n 16 --batch-size 4 --z-labels 0.1 --warmup-z 1 --device cpu --threads 1 {SMALL}"
+    assert run("latref_train", f"{train} --steps 2") == 0 and run("latref_train", f"{train} --steps 4 --resume") == 0
+    assert json.loads((ae/"training.json").read_text())["steps"] == 4 and len((ae/"commands.txt").read_text().splitlines()) == 2
+    fit = f"classifiers --autoencoder {ae/'autoencoder'} --out {mine} --n 120 --held-out 40 --steps 3 --calibrate 1 --calibrate-steps 1 --method image_specific --set image_specific.max_steps=2 --sure 2 --device cpu"
+    assert run("latref_train", f"{fit} --json {tmp_path/'fit.json'}") == 0
+    data = json.loads((tmp_path/"fit.json").read_text()); pipe = LatRefPipeline.from_pretrained(mine)
+    assert [r["tag"] for r in data["probes"]] == CELEBA_TAGS.names and {r["method"] for r in data["calibration"]} == {"global_direction", "image_specific"}
+    assert pipe.config.method == "image_specific" and pipe.config.options == {"image_specific": {"max_steps": 2}} and pipe.config.sure == 2
+    assert len(pipe.linear.config.strengths["global_direction"]) == len(CELEBA_TAGS.pairs) == len(pipe.mlp.config.strengths["image_specific"])
+    assert run("latref_edit", f"{photos/'a.png'} --edit Male=with --out {tmp_path/'out'} --model {mine} --steps 1 --device cpu") == 0
+
+def test_networks_that_measure_are_trained(tmp_path):
+    assert run("latref_train", f"judge --out {tmp_path/'j'} --n 8 --steps 1 --batch-size 4 --device cpu --threads 1") == 0
+    assert (tmp_path/"j"/"model"/"config.json").exists()
+
+def test_evaluation(model, tmp_path, capsys):
+    line = f"--model {model} --n 6 --seed 77 --steps 1 --edit Eyeglasses=with --method source --method global_direction --json {tmp_path/'t.json'} --device cpu"
+    assert run("latref_eval", line) == 0
+    data = json.loads((tmp_path/"t.json").read_text()); said = capsys.readouterr().out
+    assert set(data["autoencoder"]) == {"probe_mean", "probe_min", "round_trip_psnr", "round_trip_ssim", "z_only_psnr"}
+    assert [(r["method"], r["tag"], r["value"]) for r in data["rows"]] == [("source", "Eyeglasses", "with"), ("global_direction", "Eyeglasses", "with")]
+    assert {"target", "others", "identity", "psnr", "ssim", "lpips", "style_error", "diversity", "frechet"} <= set(data["rows"][0])
+    assert "global_direction" in said and "round_trip_psnr" in said
+
+
+def test_called_from_python(model, photos, tmp_path):
+    assert commands.latref_edit([str(photos)], ["Male=with"], str(tmp_path/"out"), str(model), steps=1) == 0
+    assert "Edit faces" in commands.latref_edit.__doc__
+
+def test_a_closed_pipe_is_no_error():
+    def work(): raise BrokenPipeError
+    saved = commands.os.dup(1)
+    try: assert commands.guarded(work, "x") == 0
+    finally: commands.os.dup2(saved, 1)
+
+def test_debug_shows_the_traceback(monkeypatch):
+    monkeypatch.setenv("LATREF_DEBUG", "1")
+    with pytest.raises(ValueError): commands.guarded(lambda: int("x"), "x")
+
+def test_the_installed_command():
+    done = subprocess.run([BIN/"latref_edit", "--help"], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0 and "examples:" in done.stdout and done.stderr == ""
