@@ -22,7 +22,7 @@ from .core import CELEBA_TAGS, atomic_write, default_device, image_files, make_f
 from .datasets import cached, open_faces, write_celeba, write_celebamask_hq
 from .directions import METHODS, probe_accuracy
 from .faces import SynthFaces
-from .metrics import HELD_OUT_SEED, NETWORKS, RECIPES, evaluate, load_judges, load_network, print_table, train_network
+from .metrics import HELD_OUT_SEED, NETWORKS, RECIPES, evaluate, fit_size, load_judges, load_network, print_table, train_network
 from .metrics import METHODS as ROWS
 from .pipeline import LatRefPipeline, edit_files, encode_dataset, fit_pipeline, load_part
 from .sampling import INVERSIONS
@@ -269,13 +269,15 @@ def _options(pairs):
         out.setdefault(method, {})[name] = v
     return out
 
-def second_opinion(network="perceptual", # "judge" or "perceptual"
+def second_opinion(tags, # TagSet it must know
+                   network="perceptual", # "judge" or "perceptual"
                    path=None, # its folder; None: the one that ships
                    device="cpu"): # images (b,3,S,S) → labels (b,n_tags)
     "A network that reads tags off pictures: the perceptual one leaves the judge untouched for the evaluation."
     net = load_network(network, path).to(device)
+    if net.tags != tags: raise ValueError(f"the {network} network knows {net.tags}, the faces {tags}. Give one trained on these tags with --judge-path, or --calibrate 0.")
     if network == "judge": return net.predict
-    return lambda x: torch.stack([o.argmax(1) for o in net(x)[0].values()], 1)     # (b,n_values) each -> (b,n_tags)
+    return lambda x: torch.stack([o.argmax(1) for o in net(fit_size(x, net.config.size))[0].values()], 1)     # (b,n_values) each -> (b,n_tags)
 
 # %% ../nbs/17_commands.ipynb #24cf3f0f
 def train_classifiers(
@@ -292,8 +294,11 @@ def train_classifiers(
     iterations:int=1, # of a fixed-point inversion
     set:Param("method.name=value, e.g. image_specific.confidence=0.99; may be repeated", str, action="append")=None,
     calibrate:int=32, # faces for each tag and value on which strengths are tried; 0 leaves all at 1
+    calibrate_steps:int=20, # of inversion and of rendering while strengths are tried
+    mixed_precision:Param("autocast while strengths are tried", str, choices=["no", "bf16"])="no",
     judge:Param("who looks at the decoded faces", str, choices=["perceptual", "judge"])="perceptual",
     judge_path:str=None, # its folder; the shipped one
+    sure:float=0.9, # faces that have a value already, with this probability, are left alone
     seed:int=0, # of the fits
     threads:int=None, # of torch
     device:str="auto", # cpu, cuda, mps
@@ -306,19 +311,19 @@ def train_classifiers(
     z, labels = encode_dataset(network, faces, progress=True); n = len(z) - held_out
     if n < 1: raise ValueError(f"{len(z)} faces came and {held_out} are to be held out. Give more faces, or a smaller --held-out.")
     pipe = fit_pipeline(network, z[:n], labels[:n], faces.tags, make_generator(seed), linear={"steps": steps}, mlp={"steps": steps, "noise": noise},
-                        method=method, inversion=inversion, iterations=iterations, options=options)
+                        method=method, inversion=inversion, iterations=iterations, options=options, sure=sure)
     read = {k: probe_accuracy(c.predict(z[n:].to(pipe.device)).cpu(), labels[n:], faces.tags) for k, c in pipe.classifiers.items()}
     probes = [{"tag": t, **{k: r[t] for k, r in read.items()}} for t in faces.tags.names]
     print_table(probes)
-    rows = _calibrated(pipe, faces, n, held_out, calibrate, second_opinion(judge, judge_path, pipe.device)) if calibrate else []
+    how = dict(n=calibrate, num_inference_steps=calibrate_steps, dtype=torch.bfloat16 if mixed_precision == "bf16" else None)
+    rows = _calibrated(pipe, faces.batch(range(n, n + min(held_out, max(4 * calibrate, 16))))["image"], second_opinion(faces.tags, judge, judge_path, pipe.device), how) if calibrate else []
     pipe.save_pretrained(out)
     write_json({"probes": probes, "calibration": rows}, json)
     print(f"pipeline: {out}")
 
-def _calibrated(pipe, faces, n, held_out, per_edit, judge):
+def _calibrated(pipe, images, judge, how):
     "Find the strengths on held-out faces and print what was chosen."
-    rest = faces.batch(range(n, n + min(held_out, max(4 * per_edit, 16))))["image"]
-    found = pipe.calibrate(rest, judge, n=per_edit)
+    found = pipe.calibrate(images, judge, **how)
     rows = [{"method": m, **r} for m, c in found.items() for r in c.rows]
     print_table([r for r in rows if r["strength"] == found[r["method"]].strengths[r["tag"], r["value"]]])
     return rows
