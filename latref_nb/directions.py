@@ -10,6 +10,7 @@ __all__ = ['KINDS', 'METRICS', 'AIMS', 'METHODS', 'EigenFaces', 'fit_eigenfaces'
            'Calibration', 'calibrate', 'edit_code']
 
 # %% ../nbs/08_directions.ipynb #149c9a5a
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -425,7 +426,7 @@ def calibrate(edit, # (z (b,d), tag, value, strength) → z_edit (b,d)
               z, # (n,d) codes of some faces no classifier was trained on
               before, # (n,n_tags) the judge's labels of these faces
               tags, # TagSet
-              strengths=(.5, .75, 1., 1.5, 2., 3.), # to try, rising
+              strengths=(.5, .75, 1., 1.5, 2., 3.), # to try, all above 0
               n=64, # faces for each (tag, value), at most
               pairs=None, # the (tag, value) to do; None: all
              ): # Calibration
@@ -438,7 +439,7 @@ def calibrate(edit, # (z (b,d), tag, value, strength) → z_edit (b,d)
             target, others = edit_scores(before[i], judge(decode(edit(z[i], tag, value, s), i)), tags, tag, value)
             result.rows.append(dict(tag=tag, value=value, strength=s, target=float(target.float().mean()), others=float(others.mean()), n=len(i)))
         tried = result.rows[-len(strengths):]
-        result.strengths[tag, value] = max(tried, key=lambda r: (round(r["target"] + r["others"], 6), -r["strength"]))["strength"]
+        result.strengths[tag, value] = max(tried, key=lambda r: (round(r["target"] + r["others"], 6), -abs(math.log(r["strength"]))))["strength"]
     return result
 
 # %% ../nbs/08_directions.ipynb #3fe2e508

@@ -221,7 +221,7 @@ def test_keep_holds_what_the_plain_gradient_drags_along():
     assert kept[2.][0].float().mean() > .95 and kept[2.][1].mean() >= kept[0.][1].mean() and kept[2.][1].mean() > .97
 
 
-def test_calibrate_takes_the_best_sum_and_the_smaller_of_equals():
+def test_calibrate_takes_the_best_sum_and_of_equals_the_nearest_to_one():
     tags = TagSet([Tag("a", ("without", "with")), Tag("b", ("without", "with"))])
     z, before = torch.zeros(10, 1), torch.zeros(10, 2).long()
     calls = []

@@ -101,7 +101,7 @@ def test_shipped_networks_are_small_and_described(kind):
 
 
 def test_judge_reads_unseen_faces_clean_and_rough(judges):
-    b = SynthFaces(400, seed=77).batch(range(400))
+    b = SynthFaces(300, seed=77).batch(range(300))
     clean = probe_accuracy(judges.judge.predict(b["image"]), b["labels"], CELEBA_TAGS)
     rough = probe_accuracy(judges.judge.predict(roughen(b["image"], make_generator(0), mirror=False).clamp(-1, 1)), b["labels"], CELEBA_TAGS)
     assert min(clean.values()) >= .99, clean
@@ -119,7 +119,7 @@ def test_identity_finds_people_far_above_chance(judges):
     ds = SynthFaces(256, seed=78); f = ds.factors(range(256))
     e, g = judges.identity(render_faces(f)), judges.identity(render_faces(gallery_factors(f)))
     assert torch.allclose(e.norm(dim=1), torch.ones(256), atol=1e-5)
-    assert rank_one(e, g, torch.arange(256)).float().mean() > .3
+    assert rank_one(e, g, torch.arange(256)).float().mean() > .8
 
 
 def test_perceptual_distance_orders_changes_and_has_a_gradient(judges, faces):
@@ -152,13 +152,13 @@ class EigenPipe:
 
 @pytest.fixture(scope="module")
 def toy():
-    b = SynthFaces(500, seed=0).batch(range(500))
+    b = SynthFaces(360, seed=0).batch(range(360))
     model = fit_eigenfaces(b["image"], 40); z = model.encode(b["image"])
-    return EigenPipe(model, *(fit_classifiers(z, b["labels"], CELEBA_TAGS, kind, steps=200, noise=.2, generator=make_generator(0)) for kind in ("linear", "mlp")))
+    return EigenPipe(model, *(fit_classifiers(z, b["labels"], CELEBA_TAGS, kind, steps=150, noise=.2, generator=make_generator(0)) for kind in ("linear", "mlp")))
 
 
 @pytest.fixture(scope="module")
-def measured(toy, judges): return evaluate(toy, n=40, batch_size=16, judges=judges, progress=False)
+def measured(toy, judges): return evaluate(toy, n=24, batch_size=16, judges=judges, progress=False)
 
 
 def test_evaluation_has_the_agreed_form(measured):
@@ -174,7 +174,7 @@ def test_evaluation_has_the_agreed_form(measured):
 def test_source_row_is_what_doing_nothing_scores(measured):
     source = [r for r in measured.rows if r["method"] == "source"]
     assert all(r["target"] <= .05 and r["others"] == 1 for r in source)
-    ds = SynthFaces(40, seed=HELD_OUT_SEED); i = (ds.labels[:, 0] == 0).nonzero().flatten().tolist()
+    ds = SynthFaces(24, seed=HELD_OUT_SEED); i = (ds.labels[:, 0] == 0).nonzero().flatten().tolist()
     truth = ds.counterfactual(i, "Smiling", "with")
     row = next(r for r in source if (r["tag"], r["value"]) == ("Smiling", "with"))
     assert row["psnr"] == pytest.approx(float(psnr(ds.batch(i)["image"], truth).mean()), rel=1e-4)
@@ -253,7 +253,7 @@ def test_lpips_takes_the_file_it_is_given(tmp_path):
     torch.manual_seed(0); torch.save(alexnet(weights=None).state_dict(), tmp_path / "alex.pth")
     model = load_lpips(tmp_path / "alex.pth")
     weights = torch.load(tmp_path / "alex.pth", weights_only=True)
-    assert torch.equal(model.net.slice1[0].weight if hasattr(model.net.slice1, "__getitem__") else next(model.net.slice1.parameters()), weights["features.0.weight"])
+    assert torch.equal(next(model.net.slice1.parameters()), weights["features.0.weight"])
     x = torch.rand(2, 3, 64, 64) * 2 - 1
     assert model(x, x).abs().max() < 1e-6 < model(x, -x).min()
 
