@@ -6,23 +6,24 @@
 __all__ = ['OURS', 'latref_data', 'latref_train', 'UsageError', 'one_line', 'guarded', 'make_parser', 'run_command', 'command',
            'Commands', 'write_json', 'open_data', 'keep_data', 'data_synthfaces', 'value_shares', 'data_info',
            'new_network', 'begin_training', 'train_autoencoder', 'second_opinion', 'train_classifiers', 'latref_edit',
-           'latref_eval']
+           'card_text', 'write_card', 'latref_eval']
 
 # %% ../nbs/17_commands.ipynb #3b22f8e0
 import argparse, inspect, os, shlex, sys, warnings
 import json as jsonlib
 from functools import wraps
 from pathlib import Path
+from textwrap import indent
 import torch
 from fastcore.script import Param, anno_parser
 from tqdm.auto import tqdm
 from . import training
 from .autoencoder import PRESETS, DiffusionAutoencoder, from_preset
-from .core import CELEBA_TAGS, atomic_write, default_device, image_files, make_folder, make_generator, unknown_name
+from .core import atomic_write, default_device, image_files, make_folder, make_generator, shipped_names, shipped_path, unknown_name
 from .datasets import cached, open_faces, write_celeba, write_celebamask_hq
 from .directions import METHODS, probe_accuracy
 from .faces import SynthFaces
-from .metrics import HELD_OUT_SEED, NETWORKS, RECIPES, evaluate, fit_size, load_judges, load_network, print_table, train_network
+from .metrics import HELD_OUT_SEED, RECIPES, evaluate, fit_size, load_judges, load_network, print_table, train_network
 from .metrics import METHODS as ROWS
 from .pipeline import LatRefPipeline, edit_files, encode_dataset, fit_pipeline, load_part
 from .sampling import INVERSIONS
@@ -212,6 +213,10 @@ def new_network(preset, # its shape
         try: return from_preset(preset, **changes)
         except Exception as e: raise UsageError(f"no network can be built from {' '.join((preset, *pairs))}: {one_line(e)}") from e
 
+def _typed():
+    "The command line as it was typed."
+    return " ".join([Path(sys.argv[0]).name, shlex.join(sys.argv[1:])])
+
 def begin_training(out, # folder of the training
                    resume, # go on from a checkpoint there
                    threads=None # of torch
@@ -220,7 +225,7 @@ def begin_training(out, # folder of the training
     if threads: torch.set_num_threads(threads)
     if (Path(out)/"checkpoint").exists() and not resume: raise ValueError(f"{out} holds a checkpoint already. Add --resume to go on from it, or choose another --out.")
     out = make_folder(out)
-    with open(out/"commands.txt", "a", encoding="utf-8") as f: f.write(" ".join([Path(sys.argv[0]).name, shlex.join(sys.argv[1:])]) + "\n")
+    with open(out/"commands.txt", "a", encoding="utf-8") as f: f.write(_typed() + "\n")
     return out
 
 # %% ../nbs/17_commands.ipynb #265f6406
@@ -299,6 +304,7 @@ def train_classifiers(
     judge:Param("who looks at the decoded faces", str, choices=["perceptual", "judge"])="perceptual",
     judge_path:str=None, # its folder; the shipped one
     sure:float=0.9, # faces that have a value already, with this probability, are left alone
+    half:bool=False, # store the autoencoder in 16 bits: half the size, read back as 32
     seed:int=0, # of the fits
     threads:int=None, # of torch
     device:str="auto", # cpu, cuda, mps
@@ -307,6 +313,7 @@ def train_classifiers(
     "Fit and calibrate the classifiers on a trained autoencoder: the result is a whole pipeline."
     if threads: torch.set_num_threads(threads)
     options, network = _options(set), load_part(DiffusionAutoencoder, autoencoder).to(default_device(device))
+    if half: network.half().float()                                                # the weights as they will be read back
     faces = open_data(data, n + held_out, network.config.image_size, data_seed, cache="none")
     z, labels = encode_dataset(network, faces, progress=True); n = len(z) - held_out
     if n < 1: raise ValueError(f"{len(z)} faces came and {held_out} are to be held out. Give more faces, or a smaller --held-out.")
@@ -317,9 +324,19 @@ def train_classifiers(
     print_table(probes)
     how = dict(n=calibrate, num_inference_steps=calibrate_steps, dtype=torch.bfloat16 if mixed_precision == "bf16" else None)
     rows = _calibrated(pipe, faces.batch(range(n, n + min(held_out, max(4 * calibrate, 16))))["image"], second_opinion(faces.tags, judge, judge_path, pipe.device), how) if calibrate else []
+    if half: network.half()
     pipe.save_pretrained(out)
+    _keep_record(autoencoder, out)
     write_json({"probes": probes, "calibration": rows}, json)
     print(f"pipeline: {out}")
+
+def _keep_record(autoencoder, out):
+    "What was run to make a pipeline, beside it: the facts of the autoencoder's training and the commands of both."
+    run, out = Path(autoencoder).resolve().parent, Path(out)
+    before = [(run/"commands.txt").read_text(encoding="utf-8")] if (run/"commands.txt").is_file() else []
+    with atomic_write(out/"commands.txt") as tmp: tmp.write_text("".join([*before, _typed(), "\n"]), encoding="utf-8")
+    if (run/"training.json").is_file():
+        with atomic_write(out/"training.json") as tmp: tmp.write_bytes((run/"training.json").read_bytes())
 
 def _calibrated(pipe, images, judge, how):
     "Find the strengths on held-out faces and print what was chosen."
@@ -399,6 +416,39 @@ def latref_edit(
     return 1 if result.failed else 0
 
 # %% ../nbs/17_commands.ipynb #fbdd1c7a
+def _training_words(facts):
+    "One paragraph from a training.json."
+    s, t, m = facts["settings"], facts["task"], facts["machine"]
+    where = m.get("gpu") or f"{m['threads']} thread(s) of {m['cpu']}"
+    aids = f" Besides the diffusion loss (weighting {t['weighting']}), the code learned to tell the tags apart: the first {t['warmup_z']} steps by the labels alone, then with a weight of {t['z_labels']}; no label is needed to use it." if t["z_labels"] else ""
+    return f"{facts['steps']:,} steps of {s['batch_size']} ({facts['samples']:,} samples of {facts['samples in the dataset']:,} faces), {facts['seconds'] / 60:.0f} minutes on {where}, torch {m['torch']}, seed {s['seed']}.{aids}"
+
+def card_text(name, # of the model
+              facts, # training.json of the autoencoder, or None
+              commands, # lines that were typed, or ""
+              found, # `Evaluation`
+              measure # the command that measured
+             ): # str, markdown
+    "The model card of a pipeline."
+    made = f"Trained from nothing by\n\n{indent(commands.strip(), '    ')}\n\n" if commands.strip() else ""
+    return (f"---\nlicense: apache-2.0\nlibrary_name: latref_nb\n---\n# {name}\n\nA diffusion autoencoder with its classifiers: `LatRefPipeline.from_pretrained(\"{name}\")`.\n\n"
+            f"{made}{_training_words(facts) if facts else ''}\n\nMeasured by\n\n    {measure}\n\n```\n{found.table()}\n```\n\n"
+            "Chapter 14 explains the columns. The judge and the identity network share no weights and no faces with anything that was trained here. "
+            "The model knows rendered faces (chapter 01) and no photographs; it must not be used to judge or to alter pictures of people.\n")
+
+def write_card(model, # shipped name or folder
+               pipe, # LatRefPipeline
+               found # `Evaluation` of it
+              ): # path of the card
+    "README.md in the folder of a pipeline."
+    folder = shipped_path(model) if model in shipped_names() else Path(model)
+    if not folder.is_dir(): raise ValueError(f"{model} is no folder on this disk, so its card cannot be written. Leave out --card.")
+    read = lambda f: f.read_text(encoding="utf-8") if f.is_file() else ""
+    facts = jsonlib.loads(read(folder/"training.json") or "null")
+    with atomic_write(folder/"README.md") as tmp: tmp.write_text(card_text(folder.name, facts, read(folder/"commands.txt"), found, _typed()), encoding="utf-8")
+    return folder/"README.md"
+
+# %% ../nbs/17_commands.ipynb #63303497
 _eval_examples = """
 latref_eval
 latref_eval --model runs/mine --n 128 --seed 7 --method source --method global_direction --json table.json
@@ -420,6 +470,7 @@ def latref_eval(
     threads:int=None, # of torch
     device:str="auto", # cpu, cuda, mps
     json:str=None, # also write the table to this file
+    card:bool=False, # write the model card, README.md in the folder of the model
 ):
     "Measure a pipeline on held-out rendered faces, whose true edits are known."
     if threads: torch.set_num_threads(threads)
@@ -429,3 +480,4 @@ def latref_eval(
     found = evaluate(pipe, n, seed, method or ROWS, steps, batch_size, pairs=pairs, judges=load_judges(lpips, device=pipe.device), **how)
     print(found.table(rows=not brief))
     if json: found.save(json)
+    if card: write_card(model, pipe, found)
