@@ -18,6 +18,13 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .core import CELEBA_TAGS, atomic_write, batched, make_generator, nearest, randn, shipped_path
+from .datasets import cached
+from .directions import edit_scores, head_losses, probe_accuracy, tag_list, tag_set
+from .faces import Factors, SynthFaces, render_faces
+from .pipeline import Edit
+from .training import fit
+
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
@@ -27,13 +34,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 from tqdm.auto import tqdm
-
-from .core import CELEBA_TAGS, atomic_write, batched, make_generator, nearest, randn, shipped_path
-from .datasets import TensorFaces, cached
-from .directions import balanced_accuracy, edit_scores, head_losses, probe_accuracy, tag_list, tag_set
-from .faces import Factors, SynthFaces, render_faces
-from .pipeline import Edit
-from .training import fit
 
 # %% ../nbs/14_metrics.ipynb #0f163b9a
 SEEDS = {"training faces": 0, "judge": 101, "identity": 102, "perceptual": 103, "check of the judges": 104}  # who trains on what
