@@ -38,6 +38,7 @@ test: $(READY)  ## run every chapter and every test
 
 demo: $(READY)  ## edit a shipped face, write the picture and its numbers to _out/demo
 	$(BIN)/latref_edit data/faces/img_align_celeba/000029.jpg --edit "Eyeglasses=with" --edit "HairColor=blond" --out $(DEMO)
+	@echo "before and after: $(DEMO)/000029_strip.png"
 
 export: $(READY)  ## notebooks to package and README; run it after every change of a notebook
 	$(BIN)/nbdev_clean
