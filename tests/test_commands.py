@@ -112,10 +112,12 @@ def test_from_nothing_to_an_edited_face(tmp_path, photos, capsys):
     train = f"autoencoder --out {ae} --n 16 --batch-size 4 --z-labels 0.1 --warmup-z 1 --device cpu --threads 1 {SMALL}"
     assert run("latref_train", f"{train} --steps 2") == 0 and run("latref_train", f"{train} --steps 4 --resume") == 0
     assert json.loads((ae/"training.json").read_text())["steps"] == 4 and len((ae/"commands.txt").read_text().splitlines()) == 2
-    fit = f"classifiers --autoencoder {ae/'autoencoder'} --out {mine} --n 120 --held-out 40 --steps 3 --calibrate 1 --calibrate-steps 1 --method image_specific --set image_specific.max_steps=2 --sure 2 --device cpu"
+    fit = f"classifiers --autoencoder {ae/'autoencoder'} --out {mine} --n 120 --held-out 40 --steps 3 --calibrate 1 --calibrate-steps 1 --method image_specific --set image_specific.max_steps=2 --sure 2 --half --device cpu"
     assert run("latref_train", f"{fit} --json {tmp_path/'fit.json'}") == 0
     data = json.loads((tmp_path/"fit.json").read_text()); pipe = LatRefPipeline.from_pretrained(mine)
     assert [r["tag"] for r in data["probes"]] == CELEBA_TAGS.names and {r["method"] for r in data["calibration"]} == {"global_direction", "image_specific"}
+    weights = ["autoencoder/diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors"]
+    assert (mine/weights[0]).stat().st_size < 0.6 * (ae/"autoencoder"/weights[1]).stat().st_size and pipe.autoencoder.dtype == torch.float32
     assert pipe.config.method == "image_specific" and pipe.config.options == {"image_specific": {"max_steps": 2}} and pipe.config.sure == 2
     assert len(pipe.linear.config.strengths["global_direction"]) == len(CELEBA_TAGS.pairs) == len(pipe.mlp.config.strengths["image_specific"])
     assert run("latref_edit", f"{photos/'a.png'} --edit Male=with --out {tmp_path/'out'} --model {mine} --steps 1 --device cpu") == 0
