@@ -52,7 +52,7 @@ PROMPTS = "() => Array.from(document.querySelectorAll('.jp-CodeCell .jp-InputPro
 def run_all(page):
     "Run every cell, and wait until each has its number. A menu that the page, still loading, closes again is opened once more."
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=120_000)
-    begun = lambda: any(p != "[ ]:" for p in page.evaluate(PROMPTS))
+    begun = lambda: any(set(p) & set("*123456789") for p in page.evaluate(PROMPTS))
     for _ in range(5):
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
