@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['SEEDS', 'HELD_OUT_SEED', 'RECIPES', 'FACES_PER_PERSON', 'NETWORKS', 'ALEXNET', 'COLUMNS', 'METHODS', 'check_seed',
-           'FaceTrunk', 'Judge', 'fit_size', 'soften', 'roughen', 'JudgeTask', 'IdentityNet', 'pair_loss', 'Persons',
-           'IdentityTask', 'PerceptualNet', 'FactorFaces', 'PerceptualTask', 'network_task', 'train_network',
+           'Judge', 'JudgeTask', 'IdentityNet', 'pair_loss', 'Persons', 'IdentityTask', 'network_task', 'train_network',
            'load_network', 'gallery_factors', 'rank_one', 'network_report', 'network_card', 'psnr', 'ssim',
            'load_lpips', 'frechet_distance', 'Judges', 'load_judges', 'counterfactual_error', 'Sources', 'source_batch',
            'edit_batch', 'edit_row', 'Evaluation', 'mean_rows', 'text_table', 'print_table', 'gather_sources',
@@ -22,6 +21,7 @@ from .core import CELEBA_TAGS, atomic_write, batched, make_generator, nearest, r
 from .datasets import cached
 from .directions import edit_scores, head_losses, probe_accuracy, tag_list, tag_set
 from .faces import Factors, SynthFaces, render_faces
+from .perceptual import FaceTrunk, FactorFaces, PerceptualNet, PerceptualTask, face_head, fit_size, load_perceptual, roughen, soften
 from .pipeline import Edit
 from .training import fit
 
@@ -46,26 +46,7 @@ def check_seed(seed # of the faces to evaluate on
         if seed == used: raise ValueError(f"seed {seed} is that of the {who}: these faces have been trained on. Take another, such as {HELD_OUT_SEED}.")
     return seed
 
-# %% ../nbs/14_metrics.ipynb #cc933c2a
-class FaceTrunk(nn.Module):
-    "A small convolutional network that gives one feature map for each halving of the picture."
-    def __init__(self, widths=(16, 40, 80, 128) # channels at 1/2, 1/4, 1/8, 1/16 of the size
-                ):
-        super().__init__()
-        def conv(a, b, k, stride): return nn.Sequential(nn.Conv2d(a, b, k, stride, k // 2, bias=False), nn.GroupNorm(8, b), nn.SiLU())
-        w = widths
-        self.stages = nn.ModuleList([conv(3, w[0], 5, 2), conv(w[0], w[1], 3, 2),
-                                     nn.Sequential(conv(w[1], w[2], 3, 2), conv(w[2], w[2], 3, 1)), nn.Sequential(conv(w[2], w[3], 3, 2), conv(w[3], w[3], 3, 1))])
-
-    def forward(self, x): # (B,3,S,S) → list of (B,w_i,S/2^i,S/2^i)
-        out = []
-        for stage in self.stages: x = stage(x); out.append(x)
-        return out
-
 # %% ../nbs/14_metrics.ipynb #0dd728d8
-def _head(size, width, n_out): # a linear layer on the last feature map, place by place
-    return nn.Sequential(nn.Flatten(), nn.Linear(width * (size // 16) ** 2, n_out))  # (B,w,S/16,S/16) → (B,n_out)
-
 class Judge(ModelMixin, ConfigMixin):
     "Reads the value of every tag off a picture."
     config_name = "config.json"
@@ -78,7 +59,7 @@ class Judge(ModelMixin, ConfigMixin):
         self.tags = tag_set(tags)
         self.register_to_config(tags=tag_list(self.tags), widths=list(widths), _use_default_values=[])
         self.trunk = FaceTrunk(widths)
-        self.head = _head(size, widths[-1], sum(len(t) for t in self.tags))
+        self.head = face_head(size, widths[-1], sum(len(t) for t in self.tags))
 
     def forward(self, x): # (B,3,S,S) in [-1, 1] → {tag: (B,n_values) logits}
         return dict(zip(self.tags.names, self.head(self.trunk(x)[-1]).split([len(t) for t in self.tags], 1)))
@@ -92,38 +73,6 @@ class Judge(ModelMixin, ConfigMixin):
     def features(self, x): # (B,3,S,S) → (B,w), for Fréchet distances
         "The last feature map, averaged over places."
         return self.trunk(fit_size(x, self.config.size))[-1].mean((2, 3))  # (B,w,4,4) → (B,w)
-
-def fit_size(x, # (B,3,H,H)
-             size, # wanted side
-            ): # (B,3,size,size)
-    "Pictures at the size a network was trained on."
-    return x if x.shape[-1] == size else F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
-
-# %% ../nbs/14_metrics.ipynb #bba64739
-def _some(B, share, generator, device): # (B,1,1,1): uniform in [0, 1) for a share of the faces, 0 for the others
-    u = torch.rand((2, B, 1, 1, 1), generator=generator, device=device)
-    return u[0] * (u[1] < share)
-
-def soften(x, # (B,3,S,S)
-           amount, # (B,1,1,1) in [0, 1]: 0 as it is, 1 as if drawn at half the size
-          ): # (B,3,S,S)
-    "Blend pictures with a coarse copy of themselves."
-    return x + amount * (F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear", align_corners=False) - x)
-
-def roughen(x, # (B,3,S,S) in [-1, 1]
-            generator=None, # torch.Generator
-            mirror=True, # False where left and right matter
-           ): # (B,3,S,S)
-    "Faces as a decoder might have drawn them: soft, noisy, patchy, shifted."
-    B, S, g, dev = len(x), x.shape[-1], generator, x.device
-    if mirror: x = torch.where(torch.rand((B, 1, 1, 1), generator=g, device=dev) < .5, x.flip(-1), x)
-    dy, dx = torch.randint(5, (2,), generator=g, device=dev).tolist()
-    x = F.pad(x, (2, 2, 2, 2), mode="replicate")[..., dy:dy + S, dx:dx + S]
-    x = soften(x, _some(B, .5, g, dev))
-    x = x * (1 + .2 * _some(B, .5, g, dev) - .2 * _some(B, .5, g, dev)) + .1 * _some(B, .5, g, dev) - .1 * _some(B, .5, g, dev)
-    x = x + .1 * _some(B, .5, g, dev) * torch.randn(x.shape, generator=g, device=dev)
-    patches = torch.randn((B, 3, S // 4, S // 4), generator=g, device=dev).repeat_interleave(4, 2).repeat_interleave(4, 3)  # (B,3,S,S)
-    return x + .08 * _some(B, .3, g, dev) * patches
 
 # %% ../nbs/14_metrics.ipynb #c0fa7ed8
 class JudgeTask:
@@ -143,7 +92,7 @@ class IdentityNet(ModelMixin, ConfigMixin):
     def __init__(self, size: int = 64, widths: list = (16, 40, 80, 128), dim: int = 64, n_factors: int = 22):
         super().__init__()
         self.register_to_config(widths=list(widths), _use_default_values=[])
-        self.trunk, self.head, self.factors = FaceTrunk(widths), _head(size, widths[-1], dim), nn.Linear(dim, n_factors)
+        self.trunk, self.head, self.factors = FaceTrunk(widths), face_head(size, widths[-1], dim), nn.Linear(dim, n_factors)
 
     def embed(self, x): # (B,3,S,S) in [-1, 1] → (B,dim), of any length
         "The embedding before it is scaled to length 1."
@@ -186,53 +135,6 @@ class IdentityTask:
         pairs = pair_loss(F.normalize(e, dim=1))
         named = 12 * F.mse_loss(self.modules["model"].factors(e), batch["identity"].repeat(2, 1))  # 1 for knowing nothing
         return {"loss": pairs + 2 * named, "pairs": pairs, "named": named}
-
-# %% ../nbs/14_metrics.ipynb #87376f50
-class PerceptualNet(ModelMixin, ConfigMixin):
-    "Features that react to every factor of a face, and the distance of two pictures in them."
-    config_name = "config.json"
-
-    @register_to_config
-    def __init__(self, tags: list = tuple(tag_list(CELEBA_TAGS)), n_factors: int = 32, size: int = 64, widths: list = (16, 40, 80, 128)):
-        super().__init__()
-        self.tags = tag_set(tags); n = sum(len(t) for t in self.tags)
-        self.register_to_config(tags=tag_list(self.tags), widths=list(widths), _use_default_values=[])
-        self.trunk, self.head = FaceTrunk(widths), _head(size, widths[-1], n + n_factors)
-
-    def forward(self, x): # (B,3,S,S) → ({tag: logits}, factors (B,n_factors))
-        sizes = [len(t) for t in self.tags]
-        *logits, factors = self.head(self.trunk(x)[-1]).split([*sizes, self.config.n_factors], 1)
-        return dict(zip(self.tags.names, logits)), factors
-
-    @torch.no_grad()
-    def predict(self, x): # (B,3,S,S) → labels (B,n_tags)
-        "The most probable value of every tag: a second judge, to calibrate edits with."
-        return torch.stack([out.argmax(1) for out in self(fit_size(x, self.config.size))[0].values()], 1)
-
-    def distance(self, x, y): # (B,3,S,S) twice → (B,); differentiable
-        "Mean squared difference of unit-length features over places and layers."
-        layers = [F.normalize(a, dim=1) - F.normalize(b, dim=1) for a, b in zip(*(self.trunk(fit_size(o, self.config.size)) for o in (x, y)))]
-        return torch.stack([d.square().sum(1).mean((1, 2)) for d in layers]).mean(0)  # each (B,w,h,h) → (B,)
-
-# %% ../nbs/14_metrics.ipynb #ee7f2989
-class FactorFaces(Dataset):
-    "Faces with the factors they were rendered from."
-    def __init__(self, faces, # TensorFaces
-                 factors, # Factors of the same faces
-                ):
-        self.faces, self.factors = faces, torch.cat([factors.identity, factors.nuisance], 1)  # (n,32)
-    def __len__(self): return len(self.faces)
-    def batch(self, indices): return {**self.faces.batch(indices), "factors": self.factors[torch.as_tensor(indices).long()]}
-    def __getitem__(self, i): return {k: v[0] for k, v in self.batch([i]).items()}
-
-class PerceptualTask:
-    "All tags and all factors from lightly roughened faces."
-    def __init__(self, model): self.modules = {"model": model}
-    def config(self): return {"task": "perceptual"}
-    def loss(self, batch, generator):
-        logits, factors = self.modules["model"](roughen(batch["image"], generator, mirror=False))
-        tags, rest = head_losses(logits, batch["labels"]).mean(), 12 * F.mse_loss(factors, batch["factors"])  # a uniform factor has variance 1/12
-        return {"loss": tags + rest, "tags": tags, "factors": rest}
 
 # %% ../nbs/14_metrics.ipynb #28e3a63f
 RECIPES = {"judge": dict(steps=2000, batch_size=32, n=12_000), "identity": dict(steps=3000, batch_size=32, n=14_400), "perceptual": dict(steps=2000, batch_size=32, n=12_000)}
