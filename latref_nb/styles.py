@@ -227,6 +227,9 @@ class ReferenceExtractor(ModelMixin, ConfigMixin):
         if bottleneck: self.squeeze = nn.ModuleList(nn.Linear(width, bottleneck) for _ in self.tags)
         self.style_heads = StyleHeads(len(self.tags), bottleneck or width, style_dim, n_tokens, token_dim)
 
+    @property
+    def encoder(self): return self._modules["encoder"]  # the network; its arguments, of the same name, are in `config`
+
 # %% ../nbs/09_styles.ipynb #5e378be5
 @patch
 def features(self:ReferenceExtractor, x): # reference faces (B,3,S,S) in [-1, 1] → F_ref (B,C,4,4)
