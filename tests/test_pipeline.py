@@ -52,7 +52,7 @@ def refused(f, *contains, exc=ValueError):
 
 @pytest.mark.parametrize("text,edit", [
     ("Eyeglasses=with", Edit("Eyeglasses", "with")), ("HairColor=blond:gain=0.8", Edit("HairColor", "blond", gain=0.8)),
-    (" Smiling = without : method=image_specific : gain=-1", Edit("Smiling", "without", "image_specific", -1.0))])
+    (" Smiling = without : method=image_specific : gain=-1", Edit("Smiling", "without", method="image_specific", gain=-1.0))])
 def test_edits_from_words(text, edit):
     assert Edit.parse(text) == edit and Edit.parse(str(edit)) == edit and hash(edit) == hash(Edit.parse(text))
 
@@ -92,7 +92,7 @@ def test_the_verbs_compose_to_the_call(pipe, x):
 def test_gain(pipe, x):
     z = pipe.encode(x)
     for method in ("global_direction", "image_specific"):
-        full, half, none = (pipe.edit(z, Edit("Eyeglasses", "with", method, g)) - z for g in (1, 0.5, 0))
+        full, half, none = (pipe.edit(z, Edit("Eyeglasses", "with", method=method, gain=g)) - z for g in (1, 0.5, 0))
         assert none.abs().max() < 1e-5 and torch.allclose(half, full / 2, atol=1e-5) and full.norm() > 1e-3
 
 def test_a_wish_that_is_fulfilled_already_changes_nothing(x):
@@ -157,7 +157,7 @@ def test_progress_bar_is_diffusers(pipe, x, capsys):
 
 def test_nothing_keeps_gradients_or_modes(pipe, x):
     out = pipe(x, "Male=with:method=image_specific", 2, output_type="pt")
-    assert not any(o.requires_grad for o in (out.images, out.z, out.z_edit, out.x_T)) and not any(p.requires_grad for m in pipe.components.values() for p in m.parameters())
+    assert not any(o.requires_grad for o in (out.images, out.z, out.z_edit, out.x_T)) and not any(p.requires_grad for m in pipe.parts.values() for p in m.parameters())
 
 def test_half_precision(pipe, x):
     a = pipe(x, "Male=with", 3, output_type="pt").images
@@ -176,7 +176,7 @@ def test_parts_must_fit(pipe):
 
 def test_saved_and_loaded(pipe, saved, x):
     back = LatRefPipeline.from_pretrained(saved); back.set_progress_bar_config(disable=True)
-    for name, m in pipe.components.items():
+    for name, m in pipe.parts.items():
         ours, theirs = m.state_dict(), back.components[name].state_dict()
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
     assert back.tags == pipe.tags and back.config.method == pipe.config.method and back.name_or_path == str(saved)
