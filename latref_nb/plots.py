@@ -343,6 +343,7 @@ def _mark(ax, level, words="", vertical=False):
 @_styled
 def bar_plot(values, # {label: value} or {series: {label: value}}
              *, xlabel="", title=None, # words
+             errors=None, # of the same form as values: half the length of a line through the end of each bar
              limit=None, # a level to mark, or (level, words)
              fmt="{:.2f}", # how the numbers are written
              xlim=None, # (low, high)
@@ -352,10 +353,12 @@ def bar_plot(values, # {label: value} or {series: {label: value}}
     if not values: raise ValueError("no bars came. Give {label: value}.")
     series = values if isinstance(next(iter(values.values())), dict) else {"": values}
     labels = list(dict.fromkeys(k for s in series.values() for k in s)); n = len(series)
+    half = {} if not errors else errors if isinstance(next(iter(errors.values())), dict) else {"": errors}
     fig, ax = _axes(ax, *(figsize or (5.6, 0.5 + len(labels) * max(0.31, 0.23 * n + 0.1))))
     for i, (name, s) in enumerate(series.items()):
         y = [labels.index(k) + (i - (n - 1) / 2) * 0.8 / n for k in s]
-        bars = ax.barh(y, [float(v) for v in s.values()], height=0.74 / n, color=PALETTE[i % len(PALETTE)], label=name)
+        bars = ax.barh(y, [float(v) for v in s.values()], height=0.74 / n, color=PALETTE[i % len(PALETTE)], label=name,
+                       xerr=[float(half[name].get(k, 0)) for k in s] if name in half else None, error_kw=dict(ecolor="#333333", elinewidth=1, capsize=2))
         ax.bar_label(bars, [fmt.format(float(v)) for v in s.values()], padding=3, fontsize=SMALL, color="#333333")
     ax.set_yticks(range(len(labels)), labels); ax.invert_yaxis(); ax.grid(False); ax.tick_params(left=False)
     ax.spines["left"].set_visible(False); ax.set(xlabel=xlabel, xlim=xlim); ax.set_title(title or "", pad=14 if limit is not None else 6)

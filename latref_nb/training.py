@@ -207,13 +207,20 @@ class Run:
         net = _Loss(task, autocast).to(memory_format=torch.channels_last if settings.channels_last else torch.preserve_format).train()
         self.net = self.acc.prepare(net)
         self.params = dict(net.parts.named_parameters())
-        self.opt = torch.optim.AdamW([p for p in self.params.values() if p.requires_grad], lr=settings.lr, weight_decay=settings.weight_decay,
-                                     fused=self.acc.device.type in ("cpu", "cuda") or None)
+        self.opt = torch.optim.AdamW(self.groups(), lr=settings.lr, weight_decay=settings.weight_decay, fused=self.acc.device.type in ("cpu", "cuda") or None)
         self.ema = Average(self.params.values(), settings.ema_decay)
         self.parts, self.sums, self.since = net.parts, {}, 0
 
     @property
     def checkpoint(self): return self.out / "checkpoint"
+
+    def groups(self): # list of dicts for the optimiser
+        "The weights by their share of the learning rate: what `task.lr_factors` says of their names' beginnings, else 1."
+        factors, groups = getattr(self.task, "lr_factors", {}), {}
+        for name, p in self.params.items():
+            factor = next((f for start, f in factors.items() if name.startswith(start)), 1.0)
+            if p.requires_grad: groups.setdefault(factor, []).append(p)
+        return [{"params": ps, "factor": f} for f, ps in groups.items()]
 
     def _share(self):
         n, b = self.acc.num_processes, self.settings.batch_size
@@ -228,7 +235,7 @@ def step(self:Run, batch, # of this process's share
     s, acc = self.settings, self.acc
     generator = StepGenerator(s.seed, self.done, s.batch_size, self.share, acc.device)
     torch.manual_seed(step_seed(s.seed, 2, self.done, acc.process_index))                  # dropout and the like
-    for g in self.opt.param_groups: g["lr"] = s.lr * lr_factor(self.done, s.steps, s.warmup, s.decay)
+    for g in self.opt.param_groups: g["lr"] = s.lr * g["factor"] * lr_factor(self.done, s.steps, s.warmup, s.decay)
     terms = self.net(send_to_device(batch, acc.device), generator)
     acc.backward(terms["loss"])
     terms["grad_norm"] = nn.utils.clip_grad_norm_(self.params.values(), s.grad_clip or float("inf"))
