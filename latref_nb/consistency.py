@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['HOW', 'STAGE_TENSORS', 'STAGE_LISTS', 'ABLATIONS', 'Frozen', 'ForwardSettings', 'other_values', 'removed_codes',
-           'forward_pass', 'CacheWarning', 'weights_key', 'part_key', 'StyleCache', 'build_cache', 'restoration',
-           'bottleneck', 'classification', 'one_step', 'perceptual', 'pixels', 'energy_distance', 'match', 'Weights',
-           'StyleSettings', 'StyleNetworks', 'style_networks', 'Scene', 'stage', 'StyleTask', 'train_styles', 'Stages',
-           'save_stages', 'load_stages', 'snapshot_steps', 'stage_cases', 'StageRecorder', 'DirectionStyles',
-           'direction_styles', 'Ablation', 'ablated_task', 'train_ablations', 'ablation_run', 'ablation_rows',
-           'gather_stages']
+           'forward_pass', 'CacheWarning', 'weights_key', 'part_key', 'StyleCache', 'build_cache', 'code_loss',
+           'feature_loss', 'bottleneck', 'classification', 'one_step', 'perceptual', 'pixels', 'energy_distance',
+           'match', 'Weights', 'StyleSettings', 'StyleNetworks', 'style_networks', 'Scene', 'stage', 'StyleTask',
+           'train_styles', 'Stages', 'save_stages', 'load_stages', 'snapshot_steps', 'stage_cases', 'StageRecorder',
+           'DirectionStyles', 'direction_styles', 'Ablation', 'ablated_task', 'train_ablations', 'ablation_run',
+           'ablation_rows', 'gather_stages']
 
 # %% ../nbs/11_consistency.ipynb #0dd88f62
 import hashlib
@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from fastcore.basics import patch
@@ -34,7 +33,7 @@ from .core import atomic_write, from_uint8, make_folder, make_generator, to_uint
 from .directions import edit_code, global_direction, head_losses, tag_list, tag_set
 from .modulation import StyleModulation
 from .perceptual import load_perceptual
-from .sampling import invert, render, sampling_mode
+from .sampling import invert, render
 from .schedule import add_noise, predict_x0
 from .styles import LatentMapper, ReferenceExtractor, StyleCode
 from .training import StepGenerator, fit, step_seed
@@ -184,6 +183,11 @@ def flip_rate(self:StyleCache): # {tag: share of the faces in [0, 1]}
     return {t.name: float(flipped[:, c].sum() / known[:, c].sum().clamp(min=1)) for c, t in enumerate(self.tags)}
 
 @patch
+def feature_variance(self:StyleCache): # float
+    "Mean variance of the features over faces: the unit of the feature term."
+    return float(self.column("feats").var(0).mean())
+
+@patch
 def check(self:StyleCache, min_flip=.9 # least share of flipped faces, for every tag
          ): # the cache
     "Refuse to train on removals that did not remove."
@@ -222,12 +226,19 @@ def _make_part(frozen, dataset, rows, settings):
     return forward_pass(frozen, b["image"], b["labels"], settings, make_generator(step_seed(settings.seed, rows.start)))
 
 # %% ../nbs/11_consistency.ipynb #f75cac88
-def restoration(u, # (B,n_tags,d) normalised codes of the restored faces
-                u0, # (B,d) of the originals
-                valid # (B,n_tags) 0 where there was nothing to restore
-               ): # scalar
+def code_loss(u, # (B,n_tags,d) normalised codes of the restored faces
+              u0, # (B,d) of the originals
+              valid # (B,n_tags) 0 where there was nothing to restore
+             ): # scalar
     "Squared distance of the restored code from the original's."
     return ((u - u0[:, None]).square().mean(2) * valid).mean()
+
+def feature_loss(feats, # F' (B,n_tags,C,4,4) of the restored faces
+                 feats0, # F (B,C,4,4) of the originals
+                 valid # (B,n_tags)
+                ): # scalar
+    "The same for the features, so that the next edit in a chain finds what it knows."
+    return ((feats - feats0[:, None]).square().mean((2, 3, 4)) * valid).mean()
 
 def bottleneck(h, # (B,n_tags,k) what the code is made from, before noise
                valid # (B,n_tags)
@@ -286,20 +297,21 @@ def match(mapped, # (B,k) codes by the mapper
 # %% ../nbs/11_consistency.ipynb #ab786cda
 @dataclass
 class Weights:
-    "How much each term of the loss counts; a term is the mean over faces and tags."
-    restoration: float = 1.0      # code of the restored face against the original's
-    perceptual: float = 1.0       # one-step picture of the restored face against the original
-    pixels: float = 1.0           # the same in pixels
-    classification: float = 0.1   # all tags of the restored face
-    cross: float = 0.1            # all tags of another face under this face's style
-    bottleneck: float = 1e-3      # of the reference's style
-    match: float = 0.1            # the mapper's codes against the extractor's
-    latent: float = 0.1           # all tags of another face under the mapper's style
+    "How much each term counts; a term is the mean over faces and tags."
+    code: float = 6.0             # restored code against the original's
+    features: float = 1.0         # restored features against the original's, in units of their variance
+    perceptual: float = 6.0       # one-step picture of the restored face against the original
+    pixels: float = 6.0           # the same in pixels
+    classification: float = 0.015 # all tags of the restored face
+    cross: float = 0.015          # all tags of another face under this face's style
+    bottleneck: float = 1.2e-4    # what a style may cost
+    match: float = 0.5            # the mapper's codes against the extractor's
+    latent: float = 0.015         # all tags of another face under the mapper's style
 
 @dataclass
 class StyleSettings:
     "How the backward step is asked."
-    noise: float = 1.0            # standard deviation added before the style code is made
+    noise: float = 0.3            # standard deviation added before the style code is made
     swap: float = 0.5             # share of the references that have lost another tag's value
     decoded: int = 3              # pictures decoded for each tag in a step
     t_from: float = 0.4           # of T: the least noise under which they are
@@ -338,6 +350,7 @@ class Scene:
     x: Tensor        # (B,3,S,S) originals
     labels: Tensor   # (B,n_tags)
     u0: Tensor       # (B,d) normalised codes
+    feats: Tensor    # (B,C,4,4) features
     reference: Tensor # (B,3,S,S) where the style is read
     source: Tensor   # (B,n_tags,C,4,4) features without the tag's value
     valid: Tensor    # (B,n_tags) 1 where source lacks the value and the reference has it
@@ -363,7 +376,7 @@ def stage(batch, # of a StyleCache
     other = torch.where(same[:, :, None, None, None], taken[a], batch["feats"][a][:, None])
     wanted = labels[a][:, None].repeat(1, n, 1)                                    # (B,n_tags,n_tags)
     wanted[:, range(n), range(n)] = labels
-    return Scene(x, labels.clamp(min=0), frozen.mlp.normalise(batch["z"]), reference, taken, valid.float(), other, x[a], wanted)
+    return Scene(x, labels.clamp(min=0), frozen.mlp.normalise(batch["z"]), batch["feats"], reference, taken, valid.float(), other, x[a], wanted)
 
 # %% ../nbs/11_consistency.ipynb #de1f1237
 class StyleTask:
@@ -371,15 +384,17 @@ class StyleTask:
     def __init__(self, frozen, # Frozen
                  networks, # StyleNetworks
                  weights=None, # Weights
-                 settings=None # StyleSettings
+                 settings=None, # StyleSettings
+                 feat_var=1.0 # variance of the features over faces
                 ):
+        self.feat_var = feat_var
         self.frozen, self.networks, self.weights, self.settings = frozen, networks, weights or Weights(), settings or StyleSettings()
         self.modules = networks.modules()
     lr_factors = {"extractor.encoder.": 0.2}                                       # what is trained already learns more slowly
     def to(self, device): self.frozen.to(device)
     def config(self):
         nets = {k: {a: b for a, b in m.config.items() if not a.startswith("_")} for k, m in self.modules.items()}
-        return {"weights": asdict(self.weights), "settings": asdict(self.settings), "frozen": weights_key(*self.frozen.parts)[:16], **nets}
+        return {"weights": asdict(self.weights), "settings": asdict(self.settings), "feat_var": round(self.feat_var, 6), "lr_factors": self.lr_factors, "frozen": weights_key(*self.frozen.parts)[:16], **nets}
 
 @patch
 def read_styles(self:StyleTask, s, # Scene
@@ -395,13 +410,20 @@ def read_styles(self:StyleTask, s, # Scene
     return codes, torch.stack(hs, 1)
 
 @patch
-def modulated(self:StyleTask, feats, # (B,n_tags,C,4,4)
-              codes, # list of StyleCode
+def modulated(self:StyleTask, jobs, # list of (features (B,n_tags,C,4,4), list of StyleCode, one for each tag)
               labels # (B,n_tags) the values
-             ): # z' (B,n_tags,d)
-    "Every tag's features under its style, and the rest of the encoder."
-    out = torch.stack([self.networks.modulation(feats[:, c], c, labels[:, c], code) for c, code in enumerate(codes)], 1)  # (B,n_tags,C,4,4)
-    return self.frozen.autoencoder.head(out.flatten(0, 1)).float().unflatten(0, labels.shape)
+             ): # F' (k,B,n_tags,C,4,4) and z' (k,B,n_tags,d) of the k jobs
+    "Features of every tag under its style, and the rest of the encoder; all jobs and tags in one call where one will do."
+    net, k, (B, n) = self.networks.modulation, len(jobs), labels.shape
+    feats = torch.stack([f for f, _ in jobs]).flatten(0, 2)                        # (k·B·n_tags,C,4,4)
+    e, out = net.pre(feats).unflatten(0, (k * B, n)), []                           # (k·B,n_tags,width,4,4)
+    for c in range(n):
+        translate, value = net.translator(c, labels[:, c].repeat(k), k * B, feats.device)
+        out.append(translate(e[:, c], value, StyleCode.cat([codes[c] for _, codes in jobs])))
+    changed = net.post(torch.stack(out, 1).flatten(0, 1))
+    if net.config.residual: changed = changed + feats
+    fold = lambda o: o.float().unflatten(0, (k, B, n))
+    return fold(changed), fold(self.frozen.autoencoder.head(changed))
 
 # %% ../nbs/11_consistency.ipynb #bcf60287
 @patch
@@ -420,35 +442,51 @@ def decoded_terms(self:StyleTask, s, # Scene
     return {"perceptual": perceptual(self.frozen, x, x0, valid), "pixels": pixels(x, x0, valid)}
 
 @patch
-def reference_terms(self:StyleTask, s, codes, h, generator): # Scene, codes by tag, (B,n_tags,k), StepGenerator
+def draw_styles(self:StyleTask, s, # Scene
+                generator # StepGenerator
+               ): # list of StyleCode, one for each tag
+    "The mapper in the extractor's place: styles from noise, for the other face."
+    net = self.networks.mapper
+    noise, prior = generator.randn(net.config.noise_tokens, net.config.noise_dim), net.prior(s.other_x)
+    return [net.code(noise, prior, c, s.labels[:, c]) for c in range(s.labels.shape[1])]
+
+@patch
+def reference_terms(self:StyleTask, s, # Scene
+                    h, # (B,n_tags,k) what the styles were made from
+                    feats, # F' (B,n_tags,C,4,4) of face i with its own style
+                    restored, crossed, # z' (B,n_tags,d) of the same, and of the other face under this style
+                    generator # StepGenerator
+                   ): # {name: scalar}
     "Reference guidance."
-    z, w = self.modulated(s.source, codes, s.labels), self.weights
-    terms = {"restoration": restoration(self.frozen.mlp.normalise(z), s.u0, s.valid), "bottleneck": bottleneck(h, s.valid)}
-    if w.classification: terms["classification"] = classification(self.frozen, z, s.labels[:, None].expand_as(s.wanted))
-    if w.cross: terms["cross"] = classification(self.frozen, self.modulated(s.other, codes, s.labels), s.wanted)
-    if w.perceptual or w.pixels: terms |= self.decoded_terms(s, z, generator)
+    w = self.weights
+    terms = {"code": code_loss(self.frozen.mlp.normalise(restored), s.u0, s.valid), "features": feature_loss(feats, s.feats, s.valid) / self.feat_var, "bottleneck": bottleneck(h, s.valid)}
+    if w.classification: terms["classification"] = classification(self.frozen, restored, s.labels[:, None].expand_as(s.wanted))
+    if w.cross: terms["cross"] = classification(self.frozen, crossed, s.wanted)
+    if w.perceptual or w.pixels: terms |= self.decoded_terms(s, restored, generator)
     return terms
 
 @patch
-def latent_terms(self:StyleTask, s, codes, generator): # Scene, codes of the extractor by tag, StepGenerator
-    "Latent guidance: the mapper in the extractor's place, on the other face."
-    net, noise = self.networks.mapper, generator.randn(self.networks.mapper.config.noise_tokens, self.networks.mapper.config.noise_dim)
-    prior = net.prior(s.other_x)
-    drawn = [net.code(noise, prior, c, s.labels[:, c]) for c in range(len(codes))]
-    pairs = [match(a.flat().float(), b.flat().detach().float(), s.labels[:, c]) for c, (a, b) in enumerate(zip(drawn, codes))]
-    return {"match": torch.stack(pairs).mean(), "latent": classification(self.frozen, self.modulated(s.other, drawn, s.labels), s.wanted)}
+def latent_terms(self:StyleTask, s, # Scene
+                 drawn, read, # styles by the mapper and by the extractor, one for each tag
+                 dressed # (B,n_tags,d) codes of the other face under the mapper's styles
+                ): # {name: scalar}
+    "Latent guidance."
+    pairs = [match(a.flat().float(), b.flat().detach().float(), s.labels[:, c]) for c, (a, b) in enumerate(zip(drawn, read))]
+    return {"match": torch.stack(pairs).mean(), "latent": classification(self.frozen, dressed, s.wanted)}
 
 @patch
 def loss(self:StyleTask, batch, # of a StyleCache
          generator # StepGenerator
-        ): # terms, and their weighted sum over all tags
+        ): # the terms, and their weighted sum
     "The backward step."
     s = stage(batch, self.frozen, self.settings, generator)
-    codes, h = self.read_styles(s, generator)
-    terms = self.reference_terms(s, codes, h, generator)
-    if self.networks.mapper is not None: terms |= self.latent_terms(s, codes, generator)
-    total = sum(getattr(self.weights, k) * v for k, v in terms.items())
-    return {"loss": len(self.frozen.tags) * total, **terms}
+    read, h = self.read_styles(s, generator)
+    drawn = self.draw_styles(s, generator) if self.networks.mapper is not None else None
+    jobs = [(s.source, read), (s.other, read)] + ([(s.other, drawn)] if drawn else [])
+    feats, (restored, crossed, *dressed) = self.modulated(jobs, s.labels)
+    terms = self.reference_terms(s, h, feats[0], restored, crossed, generator)
+    if drawn: terms |= self.latent_terms(s, drawn, read, *dressed)
+    return {"loss": sum(getattr(self.weights, k) * v for k, v in terms.items()), **terms}
 
 # %% ../nbs/11_consistency.ipynb #b6592434
 HOW = dict(batch_size=32, lr=1e-3, warmup=50, decay=0.4)                           # what `train_styles` asks of `fit`, where nothing else is said
@@ -472,7 +510,7 @@ def train_styles(autoencoder, # DiffusionAutoencoder, stays as it is
     cache = data if isinstance(data, StyleCache) else build_cache(frozen, data, out/"cache", n, forward, progress=how.get("progress", True))
     cache.check(min_flip)
     networks = networks or style_networks(autoencoder, cache.tags, seed=how.get("seed", 0), shape=shape, modulation=modulation, extractor=extractor, mapper=mapper)
-    task = StyleTask(frozen, networks, weights, settings)
+    task = StyleTask(frozen, networks, weights, settings, cache.feature_variance())
     recorder = StageRecorder(task, cache, out/"stages.safetensors", snapshot_steps(steps, stages)) if stages else None
     if recorder and not (out/"checkpoint").exists(): recorder.take(0)
     fit(task, cache, out, steps, callback=_callbacks(recorder, how.pop("callback", None)), **{**HOW, **how})
@@ -669,7 +707,7 @@ ABLATIONS = {
 
 def ablated_task(frozen, # Frozen
                  name, # key of ABLATIONS
-                 *, seed=0, weights=None, settings=None, # of the whole method
+                 *, seed=0, weights=None, settings=None, feat_var=1.0, # of the whole method
                  shape=None, modulation=None, extractor=None, mapper=False # of its networks
                 ): # StyleTask
     "The whole method less one part."
@@ -678,7 +716,7 @@ def ablated_task(frozen, # Frozen
     nets = style_networks(frozen.autoencoder, frozen.tags, seed=seed, shape=shape, modulation={**(modulation or {}), **a.modulation}, extractor=extractor, mapper=mapper)
     if a.direction:
         with torch.random.fork_rng(devices=[]): torch.manual_seed(seed); nets.extractor = direction_styles(frozen.linear, **(shape or {}))
-    return StyleTask(frozen, nets, replace(weights or Weights(), **a.weights), replace(settings or StyleSettings(), **a.settings))
+    return StyleTask(frozen, nets, replace(weights or Weights(), **a.weights), replace(settings or StyleSettings(), **a.settings), feat_var)
 
 # %% ../nbs/11_consistency.ipynb #1cc7f1ab
 def train_ablations(autoencoder, classifiers, # as for `train_styles`
@@ -694,7 +732,7 @@ def train_ablations(autoencoder, classifiers, # as for `train_styles`
     "Train the whole method and each ablation, all equally long, and put the results side by side."
     frozen, out, runs = Frozen(autoencoder, *classifiers, judge), make_folder(out), []
     cache.check(min_flip)
-    parts = dict(weights=weights, settings=settings, shape=shape, modulation=modulation, extractor=extractor, mapper=mapper)
+    parts = dict(weights=weights, settings=settings, feat_var=cache.feature_variance(), shape=shape, modulation=modulation, extractor=extractor, mapper=mapper)
     for seed in seeds:
         for name in tqdm(names, desc=f"seed {seed}", unit="run", disable=not progress):
             task = ablated_task(frozen, name, seed=seed, **parts)

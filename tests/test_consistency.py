@@ -1,0 +1,318 @@
+"Consistency training: the cache notices what changed, a step is what the paper says, runs go on to the same bits, ablations are kept."
+import json
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import latref_nb.consistency as C
+from latref_nb.autoencoder import DiffusionAutoencoder
+from latref_nb.core import CELEBA_TAGS, from_uint8, make_generator
+from latref_nb.consistency import (ABLATIONS, CacheWarning, ForwardSettings, Frozen, StageRecorder, StyleCache, StyleSettings, StyleTask, Weights, ablated_task, build_cache,
+                                   direction_styles, energy_distance, forward_pass, gather_stages, load_stages, match, other_values, save_stages, snapshot_steps, stage,
+                                   style_networks, train_ablations, train_styles)
+from latref_nb.datasets import TensorFaces
+from latref_nb.directions import fit_classifiers, tag_list
+from latref_nb.perceptual import PerceptualNet
+from latref_nb.training import StepGenerator
+
+torch.set_num_threads(1)
+N = 14
+SHAPE = dict(style_dim=6, n_tokens=2, token_dim=8)
+NETS = dict(shape=SHAPE, modulation=dict(width=16, blocks=1, vector_dim=8, heads=2), extractor=dict(side=2, width=16, heads=2, layers=1, bottleneck=5), mapper=dict(prior_widths=(8,), width=16, heads=2, layers=1))
+QUICK = ForwardSettings(steps=2, mixed_precision="no", options=dict(max_steps=3))
+FIT = dict(batch_size=6, trackers=(), progress=False, device="cpu", log_every=1, warmup=0, save_every=2, lr=3e-3)
+
+
+class Faces(TensorFaces):
+    "Noise with labels, of which every combination that is needed occurs."
+    def __init__(self, n=N, seed=0):
+        g = torch.Generator().manual_seed(seed)
+        labels = torch.stack([torch.arange(n) * (c + 3) // (c + 2) % len(t) for c, t in enumerate(CELEBA_TAGS)], 1)
+        super().__init__(torch.randint(0, 256, (n, 3, 16, 16), generator=g, dtype=torch.uint8), labels, CELEBA_TAGS)
+
+
+@pytest.fixture(scope="module")
+def frozen():
+    torch.manual_seed(0)
+    model = DiffusionAutoencoder(image_size=16, patch_size=2, model_channels=32, channel_mult=(1, 2), enc_channel_mult=(1, 2, 2, 2), num_res_blocks=1, attention_resolutions=(), num_heads=1, z_dim=16, prediction_type="v_prediction")
+    for p in model.unet.parameters():
+        if p.ndim > 1 and not p.any(): torch.nn.init.normal_(p, std=0.05)  # a fresh U-Net says nothing; this one says something
+    faces = Faces(60)
+    with torch.no_grad(): z = model.encode(faces.batch(range(60))["image"])
+    heads = [fit_classifiers(z, faces.labels, CELEBA_TAGS, kind, hidden=8, steps=30, generator=make_generator(0)) for kind in ("linear", "mlp")]
+    return Frozen(model, *heads, PerceptualNet(tag_list(CELEBA_TAGS), size=16, widths=(8, 8, 8, 8)))
+
+
+@pytest.fixture(scope="module")
+def cache(frozen, tmp_path_factory):
+    return build_cache(frozen, Faces(), tmp_path_factory.mktemp("cache"), settings=QUICK, chunk=5, progress=False)
+
+
+def batch_of(cache, n=6): return cache.batch(range(n))
+def numbers(n=6): return StepGenerator(0, 0, n)
+def task_of(frozen, name="whole", **how): return ablated_task(frozen, name, **{**NETS, **how})
+def whole(cache): return {k: cache.column(k) for k in cache.parts[0]}
+def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+def classifiers(frozen): return frozen.linear, frozen.mlp
+
+
+# ---- forward step
+
+def test_other_values_differ_and_are_even():
+    labels = torch.tensor([[0, 1, 0, 2, 1, 0]]).repeat(3000, 1)
+    other = other_values(labels, CELEBA_TAGS, make_generator(0))
+    assert (other != labels).all() and (other >= 0).all() and all(other[:, c].max() < len(t) for c, t in enumerate(CELEBA_TAGS))
+    assert 0.45 < (other[:, 3] == 0).float().mean() < 0.55
+
+def test_what_the_cache_holds_is_what_was_computed(frozen, cache):
+    b = batch_of(cache)
+    assert b["removed"].dtype == torch.uint8 and b["removed"].shape == (6, 6, 3, 16, 16) and b["targets"].shape == b["flipped"].shape == (6, 6)
+    x, y = (o.float() / 127.5 - 1 for o in (b["images"], b["removed"].flatten(0, 1)))
+    with torch.no_grad():
+        assert torch.allclose(frozen.autoencoder.encode(x), b["z"], atol=1e-4) and torch.allclose(frozen.autoencoder.encode_features(x), b["feats"], atol=1e-4)
+        assert torch.allclose(frozen.autoencoder.encode_features(y), b["removed_feats"].flatten(0, 1), atol=1e-4)
+        read = frozen.judge.predict(y).unflatten(0, (6, 6))
+    assert torch.equal(b["flipped"], torch.stack([read[:, c, c] == b["targets"][:, c] for c in range(6)], 1))
+    assert torch.equal(b["images"], Faces().images[:6])
+
+def test_unknown_labels_are_never_flipped(frozen):
+    faces = Faces().batch(range(4))
+    faces["labels"][:, 2] = -1
+    out = forward_pass(frozen, faces["image"], faces["labels"], QUICK, make_generator(0))
+    assert not out["flipped"][:, 2].any()
+    terms = task_of(frozen).loss(out, numbers(4))
+    assert all(v.isfinite() for v in terms.values())
+
+
+# ---- cache
+
+def test_a_killed_build_goes_on_to_the_same_cache(frozen, cache, tmp_path, monkeypatch):
+    plain, calls = C._make_part, []
+    def dies(*a):
+        calls.append(1)
+        if len(calls) == 2: raise KeyboardInterrupt
+        return plain(*a)
+    monkeypatch.setattr(C, "_make_part", dies)
+    with pytest.raises(KeyboardInterrupt): build_cache(frozen, Faces(), tmp_path, settings=QUICK, chunk=5, progress=False)
+    assert len(list(tmp_path.iterdir())) == 1
+    again = build_cache(frozen, Faces(), tmp_path, settings=QUICK, chunk=5, progress=False)
+    assert len(calls) == 4 and same(whole(again), whole(cache)) and again.key == cache.key
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build_cache(frozen, Faces(), tmp_path, settings=QUICK, chunk=5, progress=False)
+    assert len(calls) == 4, "nothing is computed twice"
+
+def test_more_faces_keep_the_whole_parts(frozen, tmp_path, monkeypatch):
+    how = dict(settings=QUICK, chunk=5, progress=False)
+    build_cache(frozen, Faces(), tmp_path, 10, **how)
+    plain, made = C._make_part, []
+    monkeypatch.setattr(C, "_make_part", lambda f, d, rows, s: (made.append(rows.start), plain(f, d, rows, s))[1])
+    assert len(build_cache(frozen, Faces(), tmp_path, 14, **how)) == 14 and made == [10]
+
+def changed_model(frozen, monkeypatch):
+    model = DiffusionAutoencoder.from_config(frozen.autoencoder.config)
+    model.load_state_dict(frozen.autoencoder.state_dict())
+    with torch.no_grad(): model.encoder.conv_in.weight.view(-1)[0] += 0.3
+    return replace(frozen, autoencoder=model), Faces(), QUICK
+
+def changed_faces(frozen, monkeypatch): return frozen, Faces(seed=1), QUICK
+def changed_labels(frozen, monkeypatch):
+    faces = Faces()
+    faces.labels = faces.labels.clone()
+    faces.labels[:, 0] = 1 - faces.labels[:, 0]
+    return frozen, faces, QUICK
+def changed_settings(frozen, monkeypatch): return frozen, Faces(), replace(QUICK, steps=3)
+
+@pytest.mark.parametrize("change", [changed_model, changed_faces, changed_labels, changed_settings])
+def test_stale_cache_is_noticed(frozen, tmp_path, monkeypatch, change):
+    how = dict(n=4, chunk=4, progress=False)
+    before = whole(build_cache(frozen, Faces(), tmp_path, settings=QUICK, **how))
+    other, faces, settings = change(frozen, monkeypatch)
+    with pytest.warns(CacheWarning, match="another model, other faces or other settings; it is made anew"): after = build_cache(other, faces, tmp_path, settings=settings, **how)
+    assert not same(whole(after), before)
+
+@pytest.mark.parametrize("damage", [lambda p: p.write_bytes(p.read_bytes()[:-100]), lambda p: p.write_bytes(b"nothing"), lambda p: p.write_bytes(b"")], ids=["cut", "foreign", "empty"])
+def test_damaged_part_is_made_anew(frozen, tmp_path, damage):
+    how = dict(n=4, chunk=2, settings=QUICK, progress=False)
+    before = {k: v.clone() for k, v in whole(build_cache(frozen, Faces(), tmp_path, **how)).items()}
+    damage(tmp_path / "part-000002.safetensors")
+    with pytest.warns(CacheWarning, match="part-000002.safetensors is damaged"): after = build_cache(frozen, Faces(), tmp_path, **how)
+    assert same(whole(after), before)
+
+def test_part_of_another_length_is_made_anew(frozen, tmp_path):
+    how = dict(settings=QUICK, progress=False)
+    build_cache(frozen, Faces(), tmp_path, 4, chunk=4, **how)
+    with pytest.warns(CacheWarning): assert len(build_cache(frozen, Faces(), tmp_path, 6, chunk=6, **how)) == 6
+
+@pytest.mark.parametrize("n", [0 - 1, N + 1])
+def test_wrong_number_of_faces(frozen, tmp_path, n):
+    with pytest.raises(ValueError, match=f"Ask for 1 to {N}"): build_cache(frozen, Faces(), tmp_path, n, settings=QUICK)
+
+def test_training_refuses_removals_that_did_not_remove(frozen, cache, tmp_path):
+    poor = StyleCache([{**p, "flipped": torch.zeros_like(p["flipped"])} for p in cache.parts], cache.tags)
+    assert set(poor.flip_rate().values()) == {0.0} and "Smiling 0.000" in repr(poor)
+    with pytest.raises(ValueError, match="Smiling 0.00.*needed 0.90.*min_flip=0.00") as e: train_styles(frozen.autoencoder, classifiers(frozen), poor, tmp_path, 1, judge=frozen.judge, **NETS, **FIT)
+    assert "\n" not in str(e.value)
+    train_styles(frozen.autoencoder, classifiers(frozen), poor, tmp_path, 1, judge=frozen.judge, min_flip=0, stages=0, **NETS, **FIT)
+
+
+# ---- one step
+
+def test_energy_distance_is_the_formula():
+    a, b = torch.randn(7, 3, generator=make_generator(0)), 2 + torch.randn(5, 3, generator=make_generator(1))
+    mean = lambda pairs: torch.stack([(x - y).norm() for x, y in pairs]).mean()
+    slow = 2 * mean([(x, y) for x in a for y in b]) - sum(mean([(x, y) for i, x in enumerate(o) for j, y in enumerate(o) if i != j]) for o in (a, b))
+    assert torch.allclose(energy_distance(a, b), slow, atol=1e-5)
+    near = energy_distance(torch.randn(400, 3, generator=make_generator(2)), torch.randn(400, 3, generator=make_generator(3)))
+    assert abs(near) < 0.05 < slow and energy_distance(a[:1], b) == 0
+
+def test_match_does_not_mix_values():
+    read = torch.cat([torch.zeros(20, 2), torch.ones(20, 2)]) + 0.1 * torch.randn(40, 2, generator=make_generator(0))
+    values = torch.arange(40) // 20
+    right, crossed = match(read.clone(), read, values), match(read.flip(0), read, values)
+    assert right < 0.1 < 1 < crossed
+
+def test_scene_pairs_faces_as_it_says(cache, frozen):
+    b = batch_of(cache)
+    s = stage(b, frozen, StyleSettings(swap=1.0), numbers())
+    for i in range(6):
+        a = (i - 1) % 6
+        for c in range(6):
+            assert torch.equal(s.source[i, c], b["removed_feats"][i, c])
+            assert torch.equal(s.other[i, c], b["removed_feats"][a, c] if b["labels"][a, c] == b["labels"][i, c] else b["feats"][a])
+            assert s.wanted[i, c, c] == b["labels"][i, c] and all(s.wanted[i, c, k] == b["labels"][a, k] for k in range(6) if k != c)
+    g = numbers()
+    which = [g.rand(), g.randint(6)][1]
+    assert all(torch.equal(s.reference[i], from_uint8(b["removed"][i, c])) for i, c in enumerate(which))
+    lost = torch.nn.functional.one_hot(which, 6).bool()
+    assert torch.equal(s.valid.bool(), b["flipped"] & ~lost)
+    own = stage(b, frozen, StyleSettings(swap=0.0, source="original"), numbers())
+    assert torch.equal(own.reference, s.x) and torch.equal(own.source[:, 3], b["feats"]) and own.valid.all()
+
+def test_start_is_the_removed_face_and_every_network_learns(frozen, cache):
+    task, b = task_of(frozen, mapper=NETS["mapper"]), batch_of(cache)
+    terms = task.loss(b, numbers())
+    s = stage(b, frozen, task.settings, numbers())
+    with torch.no_grad(): z = frozen.autoencoder.head(b["removed_feats"].flatten(0, 1)).unflatten(0, (6, 6))
+    assert torch.allclose(terms["code"], C.code_loss(frozen.mlp.normalise(z), s.u0, s.valid), atol=1e-4)
+    assert torch.allclose(terms["loss"], sum(getattr(task.weights, k) * v for k, v in terms.items() if k != "loss"), rtol=1e-5)
+    torch.nn.init.normal_(task.networks.modulation.post[-1].weight, std=0.1)
+    task.loss(b, numbers())["loss"].backward()
+    for name, module in task.modules.items(): assert sum(float(p.grad.abs().sum()) for p in module.parameters() if p.grad is not None) > 0, name
+    assert not any(p.requires_grad for m in frozen.parts for p in m.parameters()) and all(p.grad is None for p in frozen.autoencoder.parameters())
+
+def test_step_depends_on_its_generator_alone(frozen, cache):
+    task, b = task_of(frozen, mapper=NETS["mapper"]), batch_of(cache)
+    torch.manual_seed(1); first = task.loss(b, numbers())
+    torch.manual_seed(2); assert same(task.loss(b, numbers()), first)
+    assert not torch.equal(task.loss(b, StepGenerator(0, 1, 6))["loss"], first["loss"])
+
+def test_references_differ_and_directions_do_not(frozen, cache):
+    x = Faces().batch(range(4))["image"]
+    read, fixed = style_networks(frozen.autoencoder, CELEBA_TAGS, **NETS).extractor, direction_styles(frozen.linear, **SHAPE)
+    assert not torch.allclose(*read(x, "Bangs", "with").vector[:2])
+    code = fixed(x, "Bangs", "with")
+    assert torch.equal(code.flat()[0], code.flat()[1]) and not torch.equal(fixed(x, "Bangs", "without").vector, code.vector)
+    assert torch.equal(fixed.code(fixed.features(x), 2, torch.ones(4).long()).vector, code.vector)
+
+
+# ---- training
+
+def test_goes_on_to_the_same_bits(frozen, cache, tmp_path):
+    how = dict(judge=frozen.judge, min_flip=0, stages=3, mixed_precision="bf16", **NETS, **FIT)
+    go = lambda out, **more: train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path / out, 5, **how, **more)
+    through, broken = go("a"), []
+    def stop(run):
+        if run.done == 3 and not broken: broken.append(1); raise RuntimeError("power cut")
+    with pytest.raises(RuntimeError): go("b", callback=stop)
+    nets = go("b")
+    for name in ("modulation", "extractor", "mapper"):
+        a, b = (load_file(tmp_path / o / name / "diffusion_pytorch_model.safetensors") for o in "ab")
+        assert same(a, b) and same(dict(getattr(through, name).state_dict()), dict(getattr(nets, name).state_dict())), name
+        assert same(dict(type(getattr(nets, name)).from_pretrained(tmp_path / "b" / name).state_dict()), b)
+    stages = [load_stages(tmp_path / o / "stages.safetensors") for o in "ab"]
+    assert stages[0].steps == stages[1].steps == [0, 1, 5] and torch.equal(stages[0].restored, stages[1].restored) and torch.equal(stages[0].losses, stages[1].losses)
+    facts = json.loads((tmp_path / "b/training.json").read_text())
+    assert facts["task"]["weights"]["code"] == 6.0 and facts["task"]["settings"]["source"] == "removed"
+
+def test_other_weights_or_autoencoder_are_refused(frozen, cache, tmp_path):
+    how = dict(judge=frozen.judge, min_flip=0, stages=0, **NETS, **FIT)
+    train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path, 1, **how)
+    with pytest.raises(ValueError, match="weights.match: .* then, 9.0 now"): train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path, 2, weights=Weights(match=9.0), **how)
+    with pytest.raises(ValueError, match="task.frozen"): train_styles(changed_model(frozen, None)[0].autoencoder, classifiers(frozen), cache, tmp_path, 2, **how)
+
+def test_makes_the_cache_of_a_dataset(frozen, tmp_path):
+    train_styles(frozen.autoencoder, classifiers(frozen), Faces(), tmp_path, 1, judge=frozen.judge, n=4, forward=QUICK, min_flip=0, stages=0, **NETS, **FIT)
+    assert list((tmp_path / "cache").glob("part-*.safetensors"))
+
+def test_training_lowers_the_loss(frozen, cache, tmp_path):
+    task = task_of(frozen)
+    before = task.loss(batch_of(cache), numbers())
+    C.fit(task, cache, tmp_path, 25, **FIT)
+    after = task.loss(batch_of(cache), numbers())
+    assert after["loss"] < before["loss"] and after["code"] < before["code"]
+
+
+# ---- stages
+
+def test_stages_come_back_with_their_ablations(frozen, cache, tmp_path):
+    flipped = StyleCache([{**p, "flipped": torch.ones_like(p["flipped"])} for p in cache.parts], cache.tags)
+    made = [StageRecorder(task_of(frozen), flipped, tmp_path / f"{k}.safetensors", [0]).take(0) for k in "ab"]
+    assert torch.equal(made[0].restored, made[1].restored) and made[0].original.dtype == torch.uint8 and made[0].losses.shape == (1, len(made[0].terms))
+    assert all(i != j for i, j in zip(made[0].faces, made[0].references)) and all(CELEBA_TAGS[t].index(v) is not None for t, v in zip(made[0].tags, made[0].values))
+    save_stages(tmp_path / "both.safetensors", replace(made[0], ablations={"no_mask": made[1]}))
+    back = load_stages(tmp_path / "both.safetensors")
+    assert back.steps == [0] and back.faces == made[0].faces and torch.equal(back.ablations["no_mask"].swapped, made[1].swapped) and back.ablations["no_mask"].terms == made[1].terms
+
+def test_bad_stages_are_one_line(tmp_path):
+    (tmp_path / "s.safetensors").write_bytes(b"0" * 30)
+    for name in ("s.safetensors", "missing.safetensors"):
+        with pytest.raises(ValueError, match="holds no stages") as e: load_stages(tmp_path / name)
+        assert "\n" not in str(e.value)
+
+def test_snapshot_steps():
+    assert snapshot_steps(600, 7)[0] == 0 and snapshot_steps(600, 7)[-1] == 600 and len(snapshot_steps(600, 7)) == 7
+    assert snapshot_steps(2, 7) == [0, 1, 2] and snapshot_steps(10, 1) == [10]
+
+
+# ---- ablations
+
+def test_each_ablation_leaves_out_what_it_says(frozen, cache):
+    tasks = {name: task_of(frozen, name) for name in ABLATIONS}
+    config = lambda name: tasks[name].networks.modulation.config
+    assert not config("no_vectors").use_vectors and not config("no_cross").use_cross and not config("no_mask").use_mask and config("flat").flat and len(tasks["flat"].networks.modulation.translators) == 1
+    assert config("whole").use_vectors and config("whole").use_cross and config("whole").use_mask and not config("whole").flat
+    terms = {name: set(t.loss(batch_of(cache), numbers())) for name, t in tasks.items()}
+    assert terms["whole"] - terms["no_perceptual"] == {"perceptual", "pixels"} and terms["whole"] - terms["no_classification"] == {"classification", "cross"}
+    assert tasks["no_forward"].settings.source == "original" and isinstance(tasks["direction"].networks.extractor, C.DirectionStyles)
+    with pytest.raises(ValueError, match="ablation 'no_masks' is not known. Did you mean 'no_mask'"): task_of(frozen, "no_masks")
+
+def test_finished_runs_are_kept(frozen, cache, tmp_path):
+    seen = []
+    def evaluate(nets): seen.append(nets); return {"psnr": 20.0 + len(seen), "what": "words"}
+    go = lambda names, steps=2: train_ablations(frozen.autoencoder, classifiers(frozen), cache, tmp_path, steps, evaluate, names=names, seeds=(0, 1), judge=frozen.judge, min_flip=0, stages=0,
+                                                shape=SHAPE, modulation=NETS["modulation"], extractor=NETS["extractor"], progress=False, **{k: v for k, v in FIT.items() if k not in ("progress", "trackers")})
+    first = go(("whole", "no_mask"))
+    assert len(seen) == 4 and [r["ablation"] for r in first["rows"]] == ["whole", "no_mask"]
+    assert first["rows"][0]["psnr"] == 22.0 and first["rows"][0]["psnr_sd"] == pytest.approx(2 ** 0.5) and first["rows"][0]["n"] == 2 and "what" not in first["rows"][0]
+    assert json.loads((tmp_path / "ablations.json").read_text())["rows"] == first["rows"]
+    assert go(("whole", "no_mask", "flat"))["rows"][:2] == first["rows"] and len(seen) == 6, "finished runs are not trained again"
+    with pytest.warns(CacheWarning, match="another training"): go(("flat",), 3)
+    assert len(seen) == 8
+
+def test_seeds_differ_and_repeat(frozen, cache, tmp_path):
+    def weights(seed, out):
+        rows = train_ablations(frozen.autoencoder, classifiers(frozen), cache, tmp_path / out, 1, lambda nets: {"sum": float(sum(p.detach().double().sum() for p in nets.modulation.parameters()))}, names=("whole",), seeds=(seed,),
+                               judge=frozen.judge, min_flip=0, stages=0, shape=SHAPE, modulation=NETS["modulation"], extractor=NETS["extractor"], progress=False, batch_size=4, device="cpu")
+        return rows["rows"][0]["sum"]
+    assert weights(0, "a") == weights(0, "b") != weights(1, "c")
+
+def test_stages_of_ablations_are_gathered(frozen, cache, tmp_path):
+    flipped = StyleCache([{**p, "flipped": torch.ones_like(p["flipped"])} for p in cache.parts], cache.tags, "flipped")
+    train_ablations(frozen.autoencoder, classifiers(frozen), flipped, tmp_path, 2, lambda nets: {"a": 1}, names=("whole", "no_mask"), seeds=(0,), judge=frozen.judge, stages=2, shape=SHAPE, modulation=NETS["modulation"],
+                    extractor=NETS["extractor"], progress=False, batch_size=4, device="cpu")
+    found = gather_stages(tmp_path / "whole-0/stages.safetensors", tmp_path, ("whole", "no_mask", "flat"))
+    assert list(found.ablations) == ["whole", "no_mask"] and found.ablations["no_mask"].steps == [0, 2]
