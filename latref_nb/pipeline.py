@@ -203,7 +203,7 @@ def _check_styles(c, modulation=None, extractor=None, mapper=None):
         if modulation is None: raise ValueError(f"without a modulation nothing uses the styles of the {name}. Give both, or neither.")
         if (o.style_dim, o.token_dim) != (modulation.style_dim, modulation.token_dim):
             raise ValueError(f"the {name} makes styles of sizes {o.style_dim} and {o.token_dim}, the modulation takes {modulation.style_dim} and {modulation.token_dim}. Give networks that were trained together.")
-    sizes = {"extractor": extractor and extractor.encoder["image_size"], "mapper": mapper and mapper.image_size}
+    sizes = {"extractor": ((extractor or {}).get("encoder") or {}).get("image_size"), "mapper": (mapper or {}).get("image_size")}
     for name, size in sizes.items():
         if size and size != c.image_size: raise ValueError(f"the {name} looks at {size} pixels, the autoencoder at {c.image_size}. Train it on this autoencoder.")
     if modulation and modulation.feat_dim != widths[-2:][0]: raise ValueError(f"the modulation works on {modulation.feat_dim} features, the autoencoder has {widths[-2:][0]}. Train it on this autoencoder.")

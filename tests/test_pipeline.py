@@ -1,5 +1,5 @@
 "The pipeline's contract on a tiny random model: edits as data, outputs, conventions, saving, and everything a checkpoint can be wrong in."
-import json, os, shutil
+import json, os, shutil, warnings
 from pathlib import Path
 import numpy as np
 import pytest
@@ -8,23 +8,39 @@ from PIL import Image
 from latref_nb.autoencoder import DiffusionAutoencoder
 from latref_nb.core import CELEBA_TAGS, ImageError, Tag, TagSet, load_image, make_generator
 from latref_nb.directions import ValueClassifier, fit_classifiers
-from latref_nb.pipeline import CheckpointError, Edit, LatRefOutput, LatRefPipeline, edit_files, encode_dataset, fit_pipeline, join_images, load_part
+from latref_nb.faces import CLASSES, SynthFaces
+from latref_nb.modulation import StyleModulation
+from latref_nb.pipeline import CheckpointError, Edit, LatRefOutput, LatRefPipeline, class_mask, edit_files, edit_regions, encode_dataset, fit_pipeline, join_images, load_mask, load_part
 from latref_nb.sampling import round_trip
+from latref_nb.styles import LatentMapper, ReferenceExtractor, StyleCode
 
 torch.set_num_threads(1)      # tiny work: threads only wait for one another
 SIZE, Z = 32, 16
 
 
-def tiny_pipeline(tags=CELEBA_TAGS, seed=0, **settings):
-    "Random weights everywhere, also where a fresh network has zeros, so that the code matters."
+def shake(model):
+    "Weights also where a fresh network has zeros."
+    for p in model.parameters():
+        if not p.abs().sum(): torch.nn.init.normal_(p, std=0.05)
+    return model
+
+def tiny_styles(ae, tags):
+    "Style networks of a few weights on an autoencoder."
+    sizes = dict(style_dim=6, token_dim=8)
+    mod = StyleModulation(tags, 32, width=16, blocks=1, vector_dim=4, heads=2, **sizes)
+    torch.nn.init.normal_(mod.post[1].weight, std=0.5)
+    return dict(modulation=shake(mod), extractor=ReferenceExtractor.beside(ae, tags, side=4, width=16, heads=2, layers=1, n_tokens=2, **sizes),
+                mapper=LatentMapper(tags, SIZE, (8,), width=16, heads=2, layers=1, n_tokens=2, **sizes))
+
+def tiny_pipeline(tags=CELEBA_TAGS, seed=0, styles=False, **settings):
+    "Random weights everywhere, so that the code and the styles matter."
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        ae = DiffusionAutoencoder(image_size=SIZE, patch_size=4, enc_patch_size=2, model_channels=32, channel_mult=(1, 1), num_res_blocks=1, attention_resolutions=(),
-                                  enc_channels=32, enc_channel_mult=(1, 1, 1), z_dim=Z, prediction_type="v_prediction")
-        for p in ae.parameters():
-            if not p.abs().sum(): torch.nn.init.normal_(p, std=0.05)
+        ae = shake(DiffusionAutoencoder(image_size=SIZE, patch_size=4, enc_patch_size=2, model_channels=32, channel_mult=(1, 1), num_res_blocks=1, attention_resolutions=(),
+                                        enc_channels=32, enc_channel_mult=(1, 1, 1), z_dim=Z, prediction_type="v_prediction"))
         z = torch.randn(200, Z); labels = torch.stack([torch.randint(0, len(t), (200,)) for t in tags], 1)
         pipe = fit_pipeline(ae, z, labels, tags, make_generator(seed), linear={"steps": 10}, mlp={"steps": 10}, **settings)
+        if styles: pipe = LatRefPipeline(ae, pipe.linear, pipe.mlp, **tiny_styles(ae, tags), **settings)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -33,6 +49,12 @@ def pipe(): return tiny_pipeline()
 
 @pytest.fixture(scope="module")
 def x(): return torch.rand(3, 3, SIZE, SIZE, generator=make_generator(1)) * 2 - 1
+
+@pytest.fixture(scope="module")
+def styled(): return tiny_pipeline(styles=True, sure=2)
+
+@pytest.fixture(scope="module")
+def refs(): return torch.rand(3, 3, SIZE, SIZE, generator=make_generator(2)) * 2 - 1
 
 @pytest.fixture(scope="module")
 def saved(pipe, tmp_path_factory):
@@ -287,6 +309,248 @@ def test_stopped_in_the_middle_the_report_is_there(pipe, folder, tmp_path):
     assert not [p for p in (tmp_path/"out").iterdir() if ".part" in p.name]
 
 def test_join_images(x): assert torch.equal(join_images(x)[:, :, SIZE + 2:2 * SIZE + 2], x[1]) and join_images(x[:1]).shape == x[0].shape
+
+
+# ---- styles
+
+glasses = lambda **how: Edit("Eyeglasses", "with", **how)
+upper = torch.zeros(SIZE, SIZE); upper[:SIZE // 2] = 1
+
+@pytest.fixture(autouse=True)
+def no_words_about_references():
+    "Random faces wear nothing: what is said of it has a test of its own."
+    with warnings.catch_warnings(): warnings.filterwarnings("ignore", "(?s).*does not look like"); yield
+
+@pytest.mark.parametrize("text,edit", [("Eyeglasses=with:ref=her.png", glasses(reference="her.png")), ("Eyeglasses=with:seed=3:gain=0.8:mask=m.png", glasses(seed=3, gain=0.8, mask="m.png")),
+    (r"Eyeglasses=with:ref=C:\faces\her own.png:gain=2", glasses(reference=r"C:\faces\her own.png", gain=2)), ("Eyeglasses=with:ref=a:b.png:mask=/x/y:z.png", glasses(reference="a:b.png", mask="/x/y:z.png")),
+    ("Eyeglasses=with:seed=1,2,-3", glasses(seed=[1, 2, -3])), ("Eyeglasses=with:method=direction", glasses(method="direction"))])
+def test_styles_in_words_and_json(text, edit):
+    assert Edit.parse(text) == edit and str(edit) == text and Edit.from_dict(json.loads(json.dumps(edit.to_dict()))) == edit
+    assert hash(edit) == hash(Edit.parse(text)) and edit != glasses() and glasses(reference=Path("her.png")) == glasses(reference="her.png")
+
+def test_what_has_no_words(styled, refs):
+    code = styled.reference_style(refs, "Eyeglasses", "with")
+    for e in (glasses(reference=refs), glasses(style=code), glasses(mask=upper)):
+        assert "<" in str(e) and e == e and e != glasses(); refused(lambda: e.to_dict(), "JSON cannot hold")
+    assert glasses(style=code) == glasses(style=code) and glasses(style=code) != glasses(style=code[:1])
+
+@pytest.mark.parametrize("how,contains", [(dict(reference="a.png", seed=3), ("reference and seed", "one source")), (dict(seed=1, method="direction"), ("seed and method",)), (dict(seed="x"), ("not a whole number",)),
+    (dict(seed=1.5), ("not a whole number",)), (dict(style=3), ("a int came as a style",)), (dict(reference="global_direction"), ("method='global_direction'",)), (dict(method="latent"), ("Known: global_direction",))])
+def test_edits_that_contradict_themselves(how, contains): refused(lambda: glasses(**how), *contains)
+
+@pytest.mark.parametrize("text,contains", [("A=b:ref=x:ref=y", "twice"), ("A=b:seed=x", "whole number"), ("A=b:rfe=x", "Did you mean 'ref'?"), ("A=b:style=x", "option"), ("A=b:ref=", "name=value")])
+def test_words_of_styles_that_are_no_edit(text, contains): refused(lambda: Edit.parse(text), contains)
+
+def test_dicts_that_are_no_edit(pipe):
+    refused(lambda: pipe.check_edits({"tag": "Male", "value": "with", "gian": 2}), "Did you mean 'gain'?"); refused(lambda: pipe.check_edits({"tag": "Male"}), "has no value")
+
+def test_edits_of_one_call_that_contradict_each_other(styled, x):
+    refused(lambda: styled(x, ["HairColor=blond", "HairColor=black"]), "both blond and black"); refused(lambda: styled.edit(styled.encode(x), ["Male=with:gain=0.5", "Young=with", "Male=without"]), "Male shall be both")
+    refused(lambda: styled(x, [Edit("HairColor", "blond", mask=upper), "HairColor=black"]), "give each its mask")
+    assert len(styled.check_edits([Edit("HairColor", "blond", mask=upper), Edit("HairColor", "black", mask=1 - upper)])) == 2 and len(styled.check_edits(["Male=with:gain=0.5"] * 2)) == 2
+
+
+def test_one_style_edit_is_the_formula(styled, x, refs):
+    z, code = styled.encode(x), styled.reference_style(refs, "Eyeglasses", "with")
+    for g in (1.0, 0.9, -0.5):
+        want = z + g * (styled.modulate(x, "Eyeglasses", "with", code) - z)
+        assert torch.allclose(styled.edit(z, glasses(style=code, gain=g), x=x), want, atol=1e-5) and torch.allclose(styled.edit(z, glasses(reference=refs, gain=g), feats=styled.features(x)), want, atol=1e-5)
+    assert (styled.modulate(x, "Eyeglasses", "with", code) - z).abs().max() > 1e-2
+
+def test_a_chain_moves_features_and_code(styled, x, refs):
+    g, h = 0.9, 0.7; F, head = styled.features(x), styled.autoencoder.head; z = styled.encode(x)
+    a, b = styled.reference_style(refs, "Eyeglasses", "with"), styled.latent_style(x, "HairColor", "blond", generator=make_generator([5] * 3))
+    with torch.no_grad():
+        F1 = F + g * (styled.modulation(F, "Eyeglasses", "with", a) - F); z1 = z + g * (head(styled.modulation(F, "Eyeglasses", "with", a)) - head(F))
+        z2 = styled.edit(z1, "Male=with"); z3 = z2 + h * (head(styled.modulation(F1, "HairColor", "blond", b)) - head(F1))
+    out = styled(x, [glasses(reference=refs, gain=g), "Male=with", Edit("HairColor", "blond", seed=5, gain=h)], 2)
+    for got, want in zip(out.zs, (z, z1, z2, z3)): assert torch.allclose(got, want, atol=1e-4)
+    assert out.styles[1] is None and torch.equal(out.styles[0].vector, a.vector) and torch.allclose(out.styles[2].tokens, b.tokens, atol=1e-6)
+
+def test_gain_0_is_the_identity_to_the_bit(styled, x, refs):
+    z = styled.encode(x)
+    for how in (dict(reference=refs), dict(seed=1), dict(method="global_direction"), dict(method="image_specific")): assert torch.equal(styled.edit(z, glasses(gain=0, **how), x=x), z)
+    assert torch.equal(styled(x, glasses(reference=refs, gain=0), 3, output_type="pt").images, styled(x, None, 3, output_type="pt").images)
+
+def test_style_networks_change_nothing_about_the_rest(pipe, styled, x):
+    for e in (None, "Male=with", "Male=with:method=image_specific"): assert torch.equal(pipe(x, e, 2, output_type="pt").images, styled(x, e, 2, output_type="pt").images)
+
+def test_a_batch_is_its_images_one_by_one(styled, x, refs):
+    for edits in (lambda i: glasses(reference=refs[i]), lambda i: glasses(seed=4), lambda i: [glasses(reference=refs[i]), Edit("HairColor", "blond", seed=7), "Male=with"], lambda i: glasses(reference=refs[i], mask=upper)):
+        both = styled(x, edits(slice(None)), 3, output_type="pt")
+        for i in range(3):
+            one = styled(x[i:i + 1], edits(slice(i, i + 1)), 3, output_type="pt")
+            assert torch.allclose(both.images[i], one.images[0], atol=2e-4) and torch.allclose(both.z_edit[i], one.z_edit[0], atol=1e-4)
+
+def test_one_reference_for_all_or_one_for_each(styled, x, refs, tmp_path):
+    from latref_nb.core import save_image
+    file = save_image(refs[0], tmp_path/"her.png"); z = styled.encode(x)
+    one, path = styled.edit(z, glasses(reference=refs[:1]), x=x), styled.edit(z, f"Eyeglasses=with:ref={file}", x=x)
+    assert torch.allclose(one, styled.edit(z, glasses(reference=refs[:1].expand(3, -1, -1, -1)), x=x), atol=1e-5) and torch.allclose(one, path, atol=2e-2)
+    assert torch.allclose(styled.edit(z, glasses(reference=[str(file), refs[1], Image.open(file)]), x=x)[1], styled.edit(z, glasses(reference=refs), x=x)[1], atol=1e-4)
+    refused(lambda: styled(x, glasses(reference=refs[:2])), "2 references came for 3 images", "one for each"); refused(lambda: styled(x, glasses(seed=[1, 2])), "2 seeds came for 3 images")
+    refused(lambda: styled(x, glasses(style=styled.reference_style(refs[:2], "Eyeglasses", "with"))), "2 styles came for 3")
+    refused(lambda: styled(x, glasses(reference=tmp_path/"gone.png")), "gone.png", exc=ImageError)
+
+def test_seeds_decide(styled, x):
+    z = styled.encode(x); a, b, c = (styled.edit(z, glasses(seed=s), x=x) for s in (1, 1, 2))
+    assert torch.equal(a, b) and (a - c).abs().max() > 1e-4
+    assert torch.allclose(styled.edit(z, glasses(seed=[1, 2, 1]), x=x), torch.stack([a[0], c[1], a[2]]), atol=1e-5)
+
+def test_noise_given_or_drawn(styled, x):
+    xi = styled.mapper.draw_noise(3, make_generator([1] * 3))
+    assert torch.equal(styled.latent_style(x, "Male", "with", xi).vector, styled.latent_style(x, "Male", "with", generator=make_generator([1] * 3)).vector)
+
+def test_what_style_edits_need(styled, x, refs):
+    z = styled.encode(x); code = styled.reference_style(refs, "Male", "with")
+    refused(lambda: styled.edit(z, Edit("Male", "with", style=code)), "give x=images"); refused(lambda: styled.edit(z, glasses(seed=1), feats=styled.features(x)), "give x=images")
+    assert styled.edit(z, "Male=with").shape == z.shape
+
+def test_who_has_the_value_is_left_alone_by_noise_and_restyled_by_references(x, refs):
+    eager = tiny_pipeline(styles=True, sure=0.0); z = eager.encode(x)
+    assert torch.equal(eager.edit(z, glasses(seed=1), x=x), z) and not torch.equal(eager.edit(z, glasses(seed=1, gain=-1), x=x), z)
+    assert (eager.edit(z, glasses(reference=refs), x=x) != z).any(1).all()
+
+def test_a_reference_without_the_value_is_told(styled, x, refs, tmp_path):
+    chances = styled.read(styled.encode(refs))["Eyeglasses"][:, 1]; value = "with" if chances.min() < 0.5 else "without"
+    p = chances if value == "with" else 1 - chances; i = int(p.argmin())
+    with warnings.catch_warnings(): warnings.simplefilter("error"); refused(lambda: styled(x, Edit("Eyeglasses", value, reference=refs[i])), f"does not look like Eyeglasses={value}", f"gives it {p[i]:.2f}", exc=UserWarning)
+
+def test_styles_of_another_model(styled, x):
+    refused(lambda: styled(x, glasses(style=StyleCode(torch.zeros(1, 7), torch.zeros(1, 2, 8)))), "d_s = 7"); refused(lambda: styled(x, glasses(style=StyleCode(torch.zeros(1, 6), torch.zeros(1, 2, 9)))), "d_w = 9")
+
+
+# ---- checkpoints with less, or more
+
+def test_saved_and_loaded_with_styles(styled, x, refs, tmp_path):
+    styled.save_pretrained(tmp_path/"m"); back = LatRefPipeline.from_pretrained(tmp_path/"m"); back.set_progress_bar_config(disable=True)
+    assert set(os.listdir(tmp_path/"m")) == {"autoencoder", "linear", "mlp", "modulation", "extractor", "mapper", "model_index.json"}
+    for name, m in styled.parts.items():
+        theirs = back.parts[name].state_dict(); assert all(torch.equal(v, theirs[k]) for k, v in m.state_dict().items())
+    edits = [glasses(reference=refs), Edit("Male", "with", seed=2)]
+    assert torch.equal(back(x, edits, 2, output_type="pt").images, styled(x, edits, 2, output_type="pt").images)
+
+def test_half_precision_storage(x, refs, tmp_path):
+    a = tiny_pipeline(styles=True, sure=2); want = a(x, glasses(reference=refs), 2, output_type="pt").images
+    for k, m in a.parts.items():
+        if k not in a.classifiers: m.half()
+    a.save_pretrained(tmp_path/"m"); back = LatRefPipeline.from_pretrained(tmp_path/"m"); back.set_progress_bar_config(disable=True)
+    assert back.modulation.dtype == back.autoencoder.dtype == torch.float32 and (back(x, glasses(reference=refs), 2, output_type="pt").images - want).abs().max() < 0.1
+    assert back.to(torch.bfloat16).modulation.dtype == torch.float32 and back(x, glasses(seed=1), 2, output_type="pt").images.dtype == torch.float32
+
+def test_without_style_networks(pipe, x, refs):
+    assert pipe.modulation is None and pipe(x, "Male=with", 1).styles == [None]
+    refused(lambda: pipe(x, glasses(reference=refs)), "Eyeglasses=with:ref=<Tensor> needs modulation and extractor", "latref_train styles"); refused(lambda: pipe(x, glasses(seed=1)), "modulation and mapper")
+    refused(lambda: pipe.reference_style(refs, "Male", "with"), "needs modulation and extractor"); refused(lambda: pipe.latent_style(x, "Male", "with"), "mapper"); refused(lambda: pipe.modulate(x, "Male", "with", None), "needs modulation")
+
+def test_without_classifiers(styled, x, refs, tmp_path):
+    bare = LatRefPipeline(styled.autoencoder, modulation=styled.modulation, extractor=styled.extractor); bare.save_pretrained(tmp_path/"m")
+    bare = LatRefPipeline.from_pretrained(tmp_path/"m"); bare.set_progress_bar_config(disable=True)
+    assert set(bare.parts) == {"autoencoder", "modulation", "extractor"} and bare.tags == CELEBA_TAGS and bare.classifiers == {}
+    out = bare(x, glasses(reference=refs), 2, output_type="pt")
+    assert torch.equal(out.images, styled(x, glasses(reference=refs), 2, output_type="pt").images) and out.probabilities is None and bare.read(out.z) is None
+    refused(lambda: bare(x, "Male=with"), "needs linear", "Edit by a reference"); refused(lambda: bare(x, "Male=with:seed=1"), "needs mapper")
+
+def test_files_without_classifiers_and_with_references(styled, folder, refs, tmp_path):
+    bare = LatRefPipeline(styled.autoencoder, modulation=styled.modulation, extractor=styled.extractor); bare.set_progress_bar_config(disable=True)
+    report = edit_files(bare, [folder/"0.png", folder/"1.jpg"], [f"Eyeglasses=with:ref={folder/'2.webp'}:mask={folder/'3.bmp'}"], tmp_path/"out", num_inference_steps=1)
+    assert [set(r) for r in report.rows] == [{"file", "edited", "strip"}] * 2 and json.loads(report.path.read_text())["edits"][0].startswith("Eyeglasses=with:ref=")
+    refused(lambda: edit_files(styled, [folder/"0.png"], f"Male=with:ref={folder/'gone.png'}", tmp_path/"new"), "gone.png", exc=ImageError)
+    refused(lambda: edit_files(styled, [folder/"0.png"], glasses(reference=refs), tmp_path/"new"), "one for all"); refused(lambda: edit_files(styled, [folder/"0.png"], glasses(seed=1, mask=torch.zeros(SIZE, SIZE)), tmp_path/"new"), "is empty")
+    assert not (tmp_path/"new").exists()
+
+def test_style_parts_must_fit(styled, pipe):
+    ae, mod, ext, m = (styled.components[k] for k in ("autoencoder", "modulation", "extractor", "mapper")); few = TagSet(list(CELEBA_TAGS)[:2])
+    make = lambda **how: LatRefPipeline(ae, **how)
+    refused(lambda: make(), "edits nothing"); refused(lambda: make(extractor=ext), "without a modulation"); refused(lambda: make(modulation=mod, mapper=LatentMapper(few, SIZE, style_dim=6, token_dim=8)), "different tags")
+    refused(lambda: make(modulation=StyleModulation(CELEBA_TAGS, 31, width=16, blocks=1)), "31 features", "has 32"); refused(lambda: make(modulation=mod, mapper=LatentMapper(CELEBA_TAGS, 64, style_dim=6, token_dim=8)), "looks at 64 pixels")
+    refused(lambda: make(modulation=mod, mapper=LatentMapper(CELEBA_TAGS, SIZE, style_dim=9, token_dim=8)), "sizes 9 and 8", "takes 6 and 8"); refused(lambda: make(linear=pipe.linear, modulation=StyleModulation(few, 32, width=16, blocks=1)), "different tags")
+
+@pytest.mark.parametrize("part", ["modulation", "extractor", "mapper"])
+def test_damaged_style_networks(styled, tmp_path, part):
+    styled.save_pretrained(tmp_path/"m"); weights = tmp_path/"m"/part/"diffusion_pytorch_model.safetensors"; weights.write_bytes(weights.read_bytes()[:900])
+    refused(lambda: LatRefPipeline.from_pretrained(tmp_path/"m"), str(tmp_path/"m"/part), exc=CheckpointError)
+    shutil.rmtree(tmp_path/"m"/part); refused(lambda: LatRefPipeline.from_pretrained(tmp_path/"m"), str(tmp_path/"m"), exc=CheckpointError)
+
+
+# ---- masks
+
+def test_masks_of_every_kind(tmp_path):
+    arr = upper.numpy(); Image.fromarray((arr * 255).astype(np.uint8)).save(tmp_path/"m.png")
+    for m in (upper, upper.bool(), upper[None], upper[None, None], arr, arr.astype(bool), (arr * 255).astype(np.uint8), arr.astype(np.uint8), Image.open(tmp_path/"m.png"), str(tmp_path/"m.png")):
+        assert torch.allclose(load_mask(m, SIZE), upper[None, None], atol=1e-6), type(m)
+    assert load_mask(upper.expand(3, -1, -1), SIZE).shape == (3, 1, SIZE, SIZE)
+
+@pytest.mark.parametrize("mask,contains", [(torch.ones(SIZE, SIZE + 8), f"is {SIZE + 8}×{SIZE}"), (torch.ones(3, 4, SIZE, SIZE), "has shape"), (torch.zeros(SIZE, SIZE), "is empty"), (torch.ones(SIZE, SIZE) * 2, "range over [2, 2]"),
+    (torch.full((SIZE, SIZE), float("nan")), "range over"), (torch.stack([upper, upper * 0, upper]), "empty for image 1"), (torch.ones(2, SIZE, SIZE), "2 masks came for 3 images")])
+def test_masks_that_cannot_be_used(styled, x, mask, contains): refused(lambda: styled(x, glasses(seed=1, mask=mask), 1), contains)
+
+def test_mask_files_that_are_none(styled, x, tmp_path):
+    (tmp_path/"letter.png").write_text("Dear")
+    refused(lambda: styled(x, glasses(mask=tmp_path/"letter.png")), "not an image", exc=ImageError); refused(lambda: styled(x, glasses(mask="hair")), "class_mask(masks, 'hair')"); refused(lambda: styled(x, glasses(mask="gone.png")), "no such file", exc=ImageError)
+
+def test_class_masks():
+    masks = SynthFaces(4, SIZE, 5).masks([0, 1]); own = class_mask(masks, "hair")
+    assert torch.equal(own, masks[:, CLASSES.index("hair")].float()) and torch.equal(class_mask(masks[0], ["hair", "skin"]), (masks[0, CLASSES.index("hair")] | masks[0, CLASSES.index("skin")]).float())
+    refused(lambda: class_mask(masks, "hairs"), "Did you mean 'hair'?"); refused(lambda: class_mask(masks[:, :5], "hair"), "one layer for each class")
+
+@pytest.mark.parametrize("inversion", ["ddim", "fixed_point", "dpmsolver++"])
+def test_outside_a_mask_the_source_stays(x, refs, inversion):
+    p = tiny_pipeline(styles=True, sure=2, inversion=inversion); out = p(x, glasses(reference=refs, mask=upper), 4, output_type="pt", return_trajectory=True)
+    assert torch.equal(out.images[:, :, SIZE // 2:], x[:, :, SIZE // 2:]) and (out.images - x)[:, :, :SIZE // 2].abs().max() > 1e-2
+    assert out.rendered.xs.shape == (5, 3, 3, SIZE, SIZE) and out.rendered.x0s.shape == (4, 3, 3, SIZE, SIZE) and torch.equal(out.rendered.xs[-1].clamp(-1, 1), out.images)
+
+def test_outside_a_mask_at_every_step(styled, x, refs):
+    out = styled(x, glasses(reference=refs, mask=upper), 4, output_type="pt", return_trajectory=True); levels = out.inverted.timesteps
+    for t, xt in zip(out.rendered.timesteps[1:], out.rendered.xs[1:]):
+        assert torch.equal(xt[..., SIZE // 2:, :], out.inverted.xs[levels.index(max(t, 0))][..., SIZE // 2:, :]), t
+
+def test_masks_with_noise_that_is_given(styled, x, refs):
+    noise = torch.randn(x.shape, generator=make_generator(3))
+    for how in (dict(x_T=noise), dict(x_T="random", generator=make_generator(3))): assert torch.equal(styled(x, glasses(reference=refs, mask=upper), 3, output_type="pt", **how).images[:, :, SIZE // 2:], x[:, :, SIZE // 2:])
+
+def test_a_mask_of_ones_is_no_mask(styled, x, refs):
+    a, b = (styled(x, [glasses(reference=refs, mask=m), "Male=with"], 3, output_type="pt") for m in (torch.ones(SIZE, SIZE), None))
+    assert torch.allclose(a.images, b.images, atol=1e-5) and torch.equal(a.z_edit, b.z_edit)
+
+def test_an_edit_shows_in_its_own_mask_only(styled, x, refs):
+    "Below, only the second edit is left: the picture must not depend on the first there, but for what the network carries across."
+    masks = [upper[None, None], None]
+    assert [sorted(c) for c, _ in edit_regions(masks)] == [[0, 1], [1]] and [sorted(c) for c, _ in edit_regions([upper[None, None], 1 - upper[None, None]])] == [[0], [1]]
+    soft = torch.rand(1, 1, 4, 4, generator=make_generator(0)); parts = edit_regions([soft, None, soft.flip(3)])
+    assert torch.allclose(sum(w for _, w in parts), torch.ones(1, 1, 4, 4)) and len(parts) == 4
+    one, alone = ([styled(x, e, n, output_type="pt").images for n in (1, 3)] for e in ([glasses(reference=refs, mask=upper), "Male=with"], "Male=with"))
+    assert torch.allclose(one[0][:, :, SIZE // 2:], alone[0][:, :, SIZE // 2:], atol=1e-5) and (one[1] - alone[1])[:, :, :SIZE // 2].abs().max() > 1e-3
+
+def test_callbacks_see_the_blend(styled, x, refs):
+    seen = []
+    def note(p, i, t, state): seen.append({k: tuple(state[k].shape) for k in ("xt", "x0", "z")})
+    edits = [glasses(reference=refs, mask=upper), "Male=with"]; a = styled(x, edits, 3, output_type="pt", callback_on_step_end=note).images
+    assert seen == [dict(xt=(3, 3, SIZE, SIZE), x0=(3, 3, SIZE, SIZE), z=(3, Z))] * 3
+    b = styled(x, edits, 3, output_type="pt", callback_on_step_end=lambda p, i, t, s: {"z": s["z"] + 1}).images; c = styled(x, edits, 3, output_type="pt", callback_on_step_end=lambda p, i, t, s: {"xt": s["xt"] * 0}).images
+    assert not torch.equal(a, b) and (c.abs() < 1e-6).all()
+
+
+# ---- between two edits
+
+def test_interpolation_ends_in_the_edits(styled, x, refs):
+    for a, b in ((glasses(reference=refs[:1]), glasses(seed=2, gain=0.5)), ("HairColor=black", Edit("HairColor", "blond", seed=1)), (None, glasses(seed=1)), (glasses(reference=refs, mask=upper), glasses(seed=2, mask=upper)), (["Male=with", glasses(seed=1)], "Young=without")):
+        out = styled.interpolate(x, a, b, 3, 3, output_type="pt"); images = out.images.unflatten(0, (3, 3))
+        for k, end in ((0, a), (2, b)): assert torch.allclose(images[:, k], styled(x, end, 3, output_type="pt").images, atol=2e-4), (a, b, k)
+        assert out.z_edit.shape == (9, Z) and (images[:, 1] - images[:, 0]).abs().max() > 1e-4 and out.source.shape == (9, 3, SIZE, SIZE)
+
+def test_styles_of_one_value_are_mixed_as_codes(styled, x, refs):
+    out = styled.interpolate(x, glasses(reference=refs[:1]), glasses(reference=refs[1:2], gain=0.5), 5, 1); a, b = (styled.reference_style(refs[i:i + 1], "Eyeglasses", "with") for i in (0, 1))
+    assert torch.allclose(out.styles[0].vector[1], a.mix(b, 0.25).vector[0], atol=1e-5) and len(out.images) == 15
+    assert torch.allclose(out.z_edit[7:8], styled.edit(out.z[7:8], glasses(style=a.mix(b, 0.5), gain=0.75), x=x[1:2]), atol=1e-4)
+    assert styled.interpolate(x, "Male=with", "Male=with:gain=2", 2, 1).styles == []
+
+def test_interpolation_refuses(styled, x):
+    refused(lambda: styled.interpolate(x, None, "Male=with", 1), "n=2"); refused(lambda: styled.interpolate(x, None, "Male=wiht"), "Did you mean 'with'?"); refused(lambda: styled.interpolate(x, None, "Male=with", output_type="x"), "pil, pt, np")
+
+def test_interpolation_fades_a_mask_in(styled, x):
+    out = styled.interpolate(x, glasses(seed=1, mask=upper), glasses(seed=1), 3, 3, output_type="pt").images.unflatten(0, (3, 3)); below = (out - x[:, None])[..., SIZE // 2:, :].abs().flatten(2).amax(2)
+    assert (below[:, 0] == 0).all() and (below[:, 1] > 0).all() and (below[:, 2] > 0).all()
 
 
 class Faces(torch.utils.data.Dataset):
