@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .autoencoder import SemanticEncoder
-from .core import Tag, atomic_write, check_images, randn, unknown_name
+from .core import Tag, atomic_write, randn, unknown_name
 from .directions import tag_list, tag_set
 
 # %% ../nbs/09_styles.ipynb #78e7a18c
@@ -166,7 +166,7 @@ def value_offsets(tags): # TagSet → list of n_tags ints
     "Where the values of each tag begin when all values of all tags are counted through."
     return [sum(len(t) for t in tags.tags[:i]) for i in range(len(tags))]
 
-# %% ../nbs/09_styles.ipynb #2375c8ee
+# %% ../nbs/09_styles.ipynb #da3b5c68
 def token_transformer(width, # of every token
                       heads, # of every attention; divides width
                       layers, # how many
@@ -176,6 +176,7 @@ def token_transformer(width, # of every token
     layer = nn.TransformerEncoderLayer(width, heads, 4 * width, dropout=0., activation="gelu", batch_first=True)
     return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
 
+# %% ../nbs/09_styles.ipynb #bd9c0b49
 class StyleHeads(nn.Module):
     "Pairs of linear maps, features → (s, W); which pair is said in the call."
     def __init__(self, n, # pairs
