@@ -427,6 +427,7 @@ def train_styles(
     min_flip:float=0.9, # least share of removals that a second opinion confirms, for every tag
     mixed_precision:Param("autocast", str, choices=["no", "bf16"])="no",
     save_every:int=500, # steps between checkpoints
+    stages:int=7, # moments at which a few faces are drawn into stages.safetensors, for the explorer; 0: none
     half:bool=False, # store all but the classifiers in 16 bits: half the size, read back as 32
     seed:int=0, # of weights, order and noise
     threads:int=None, # of torch
@@ -440,7 +441,7 @@ def train_styles(
     faces = _style_cache(pipe, data, n, data_seed, cache or out/"cache", chosen.pop("forward"))
     print(faces)
     networks = train_style_networks(pipe.autoencoder, (pipe.linear, pipe.mlp), faces, out, steps, **chosen, min_flip=min_flip, batch_size=batch_size, lr=lr, mixed_precision=mixed_precision,
-                                    save_every=save_every, seed=seed, device=None if device == "auto" else device, resume=resume)
+                                    save_every=save_every, stages=stages, seed=seed, device=None if device == "auto" else device, resume=resume)
     save_dressed(dressed(pipe, networks), model, out, half)
     print(f"pipeline: {out/'pipeline'}")
 
@@ -617,6 +618,7 @@ def eval_ablations(
     faces:int=64, # held-out faces to measure on
     seed:int=HELD_OUT_SEED, # of the held-out faces
     eval_steps:int=12, # of inversion and of rendering while measuring
+    stages:int=3, # moments of the first seed at which a few faces are drawn; 0: none
     mixed_precision:Param("autocast", str, choices=["no", "bf16"])="no",
     threads:int=None, # of torch
     device:str="auto", # cpu, cuda, mps
@@ -629,7 +631,7 @@ def eval_ablations(
     parts = _style_cache(pipe, data, n, data_seed, cache or Path(out)/"cache", chosen.pop("forward"))
     ask = _measure(pipe, faces, seed, eval_steps, 32, {"dtype": torch.bfloat16} if mixed_precision == "bf16" else {})
     chosen["mapper"] = chosen["mapper"] or False                                   # the row is reference guidance: no mapper is needed
-    found = train_ablations(pipe.autoencoder, (pipe.linear, pipe.mlp), parts, out, steps, ask, names=tuple(name or ABLATIONS), seeds=tuple(range(seeds)), min_flip=min_flip,
+    found = train_ablations(pipe.autoencoder, (pipe.linear, pipe.mlp), parts, out, steps, ask, names=tuple(name or ABLATIONS), seeds=tuple(range(seeds)), min_flip=min_flip, stages=stages,
                             batch_size=batch_size, mixed_precision=mixed_precision, device=None if device == "auto" else device, **chosen)
     print_table(deviations(found["rows"]))
     write_json(found, json)

@@ -14,7 +14,8 @@ from test_pipeline import SIZE, tiny_pipeline
 
 torch.set_num_threads(1)
 BIN = Path(sys.prefix)/"bin"
-PLAIN = {"latref_edit": (commands.latref_edit, commands._edit_examples), "latref_eval": (commands.latref_eval, commands._eval_examples)}
+PLAIN = {"latref_edit": (commands.latref_edit, commands._edit_examples), "latref_eval": (commands.latref_eval, commands._eval_examples), "latref_convert": (commands.latref_convert, commands._convert_examples),
+         "latref_eval ablations": (commands.eval_ablations, commands._ablation_examples)}
 GROUPS = {"latref_data": commands.latref_data, "latref_train": commands.latref_train}
 SMALL = "--set image_size=32 --set patch_size=4 --set model_channels=32 --set channel_mult=[1,1] --set enc_channels=32 --set enc_channel_mult=[1,1,1] --set num_res_blocks=1 --set attention_resolutions=[] --set z_dim=16"
 
@@ -32,6 +33,11 @@ def parsers():
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("models")/"tiny"; tiny_pipeline().save_pretrained(path)
+    return path
+
+@pytest.fixture(scope="module")
+def styled(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models")/"styled"; tiny_pipeline(styles=True, sure=2).save_pretrained(path)
     return path
 
 @pytest.fixture
@@ -57,6 +63,7 @@ def test_every_example_can_be_parsed():
         for line in examples.strip().splitlines():
             words = shlex.split(line); n = len(prog.split())
             assert " ".join(words[:n]) == prog
+            assert not (prog == "latref_eval" and words[n:n + 1] == ["ablations"])
             known[prog].parse_args(words[n:])
 
 @pytest.mark.parametrize("name", list(GROUPS))
@@ -92,6 +99,19 @@ def test_edit_says_what_was_skipped(model, photos, tmp_path, capsys):
     assert "2 edited, 1 skipped" in out and "letter.png: is not an image" in err
 
 
+def test_edit_by_reference_and_noise_with_a_mask(styled, photos, tmp_path, capsys):
+    mask = np.zeros((60, 50), np.uint8); mask[:30] = 255; Image.fromarray(mask).save(tmp_path/"half of it.png"); out = tmp_path/"out"
+    code = commands.run_command(commands.latref_edit, "latref_edit", "", [str(photos/"a.png"), "--edit", f"Eyeglasses=with:ref={photos/'b.jpg'}:gain=0.8:mask={tmp_path/'half of it.png'}", "--edit", "Smiling=with:seed=3", "--edit",
+                                "Male=with:method=direction", "--out", str(out), "--model", str(styled), "--steps", "2"])
+    data = json.loads((out/"edits.json").read_text())
+    assert code == 0 and data["edits"] == [f"Eyeglasses=with:ref={photos/'b.jpg'}:gain=0.8:mask={tmp_path/'half of it.png'}", "Smiling=with:seed=3", "Male=with:method=direction"]
+    assert set(data["files"][0]["probability"]) == {"Eyeglasses=with", "Smiling=with", "Male=with"} and load_image(out/"a_strip.png").shape == (3, SIZE, 2 * SIZE + 2)
+    capsys.readouterr()
+    for name, words in (("one", "Eyeglasses=with:seed=1"), ("two", "Eyeglasses=with:seed=1"), ("three", "Eyeglasses=with:seed=2")): assert run("latref_edit", f"{photos/'a.png'} --edit {words} --out {tmp_path/name} --model {styled} --steps 2") == 0
+    one, two, three = (load_image(tmp_path/n/"a_edited.png") for n in ("one", "two", "three"))
+    assert torch.equal(one, two) and not torch.equal(one, three)
+
+
 @pytest.mark.parametrize("layout,kind", [("celebamask_hq", "CelebAMask-HQ"), ("celeba", "CelebA")])
 def test_faces_are_written_and_told_about(tmp_path, capsys, layout, kind):
     assert run("latref_data", f"synthfaces --out {tmp_path/'f'} --n 6 --size 32 --seed 3 --layout {layout} --no-masks") == 0
@@ -121,6 +141,51 @@ def test_from_nothing_to_an_edited_face(tmp_path, photos, capsys):
     assert pipe.config.method == "image_specific" and pipe.config.options == {"image_specific": {"max_steps": 2}} and pipe.config.sure == 2
     assert len(pipe.linear.config.strengths["global_direction"]) == len(CELEBA_TAGS.pairs) == len(pipe.mlp.config.strengths["image_specific"])
     assert run("latref_edit", f"{photos/'a.png'} --edit Male=with --out {tmp_path/'out'} --model {mine} --steps 1 --device cpu") == 0
+
+def few(*words): return f"--data synthfaces --n 12 --batch-size 4 --min-flip 0 --stages 0 --set forward.steps=1 --set modulation.width=16 --set modulation.blocks=1 --set decoded=1 --threads 1 --device cpu {' '.join(words)}".replace("--set decoded", "--set settings.decoded")
+
+def test_styles_are_trained_resumed_and_kept(model, tmp_path, photos, capsys):
+    (tmp_path/"mine").mkdir(); pipe = LatRefPipeline.from_pretrained(model); pipe.save_pretrained(tmp_path/"mine"); (tmp_path/"mine"/"commands.txt").write_text("latref_train autoencoder …\n")
+    train = f"styles --model {tmp_path/'mine'} --out {tmp_path/'run'} --half {few()}"
+    assert run("latref_train", f"{train} --steps 1") == 0 and run("latref_train", f"{train} --steps 2") == 1 and run("latref_train", f"{train} --steps 2 --resume") == 0
+    out = tmp_path/"run"/"pipeline"; back = LatRefPipeline.from_pretrained(out)
+    assert set(back.parts) == {"autoencoder", "linear", "mlp", "modulation", "extractor", "mapper"} and back.modulation.config.width == 16 and back.config.sure == pipe.config.sure
+    assert [l.split()[0] for l in (out/"commands.txt").read_text().splitlines()][0] == "latref_train" and len((out/"commands.txt").read_text().splitlines()) == 3
+    assert json.loads((out/"training_styles.json").read_text())["steps"] == 2 and (tmp_path/"run"/"cache").is_dir()
+    weights = "diffusion_pytorch_model.safetensors"
+    assert (out/"modulation"/weights).stat().st_size < 0.6 * (tmp_path/"run"/"modulation"/weights).stat().st_size and torch.equal(back.linear.u_cov, pipe.linear.u_cov)
+    assert run("latref_edit", f"{photos/'a.png'} --edit Male=with:ref={photos/'b.jpg'} --edit Young=without:seed=1 --out {tmp_path/'out'} --model {out} --steps 1") == 0
+    capsys.readouterr()
+
+def test_ablations_are_trained_and_measured(model, tmp_path, capsys, monkeypatch):
+    line = f"ablations --model {model} --out {tmp_path/'ab'} --steps 1 --seeds 2 --name whole --name no_cross --faces 2 --eval-steps 1 --json {tmp_path/'ab.json'} {few()}"
+    monkeypatch.setattr(sys, "argv", ["latref_eval", *line.split()])
+    with pytest.raises(SystemExit) as e: commands.latref_eval()
+    said = capsys.readouterr().out; data = json.loads((tmp_path/"ab.json").read_text())
+    assert not e.value.code and [r["ablation"] for r in data["rows"]] == ["whole", "no_cross"] and {"target", "target_sd", "psnr"} <= set(data["rows"][0]) and len(data["runs"]) == 4
+    assert "whole method" in said and "no cross-attention" in said and "±" in said
+
+def test_tables_with_deviations():
+    rows = [{"words": "whole", "n": 3, "target": 0.9571, "target_sd": 0.012, "psnr": 27.1, "psnr_sd": 0.31}]
+    assert commands.deviations(rows) == [{"": "whole", "seeds": 3, "target": "0.957 ± 0.012", "psnr": "27.10 ± 0.31"}]
+
+@pytest.mark.parametrize("pairs,words", [(["percptual=1"], "Did you mean 'perceptual'?"), (["modulaton.width=3"], "Did you mean 'modulation'?"), (["modulation.wdth=3"], "Did you mean 'width'?"), (["modulation.style_dim=3"], "not known"), (["shape.style_dims=3"], "style_dim"), (["settings.nois=1"], "noise")])
+def test_settings_of_a_style_training(pairs, words):
+    with pytest.raises(commands.UsageError, match=re.escape(words)): commands.style_settings(pairs)
+    found = commands.style_settings(["perceptual=0.5", "settings.noise=0.3", "forward.steps=4", "modulation.width=8", "shape.style_dim=4"])
+    assert found["weights"].perceptual == 0.5 and found["settings"].noise == 0.3 and found["forward"].steps == 4 and found["modulation"] == {"width": 8} and found["shape"] == {"style_dim": 4} and found["mapper"] == {}
+
+def test_published_weights_are_converted(tmp_path, photos, capsys):
+    from latref_nb.official import latref_networks, released_tensors
+    from safetensors.torch import save_file
+    small = dict(image_size=32, model_channels=32, channel_mult=[1, 1], enc_channel_mult=[1, 1, 1], num_res_blocks=1, attention_resolutions=[], z_dim=16)
+    with torch.device("meta"): nets = latref_networks(**small)
+    file = tmp_path/"small.safetensors"; save_file({k: torch.randn(*shape) * 0.05 for o in released_tensors(nets).values() for k, shape in o.items()}, file); how = " ".join(f"--set {k}={json.dumps(v).replace(' ', '')}" for k, v in small.items())
+    assert run("latref_convert", f"{file} --out {tmp_path/'made'} --half {how}") == 0 and "pipeline: " in capsys.readouterr().out
+    pipe = LatRefPipeline.from_pretrained(tmp_path/"made"); assert set(pipe.parts) == {"autoencoder", "modulation", "extractor", "mapper"}
+    t, v = pipe.tags.pairs[1]
+    assert run("latref_edit", f"{photos/'a.png'} --edit {t}={v}:ref={photos/'b.jpg'} --out {tmp_path/'out'} --model {tmp_path/'made'} --steps 1") == 0
+    assert run("latref_edit", f"{photos/'a.png'} --edit {t}={v} --out {tmp_path/'out2'} --model {tmp_path/'made'} --steps 1") == 1 and "needs linear" in capsys.readouterr().err
 
 def test_networks_that_measure_are_trained(tmp_path):
     assert run("latref_train", f"judge --out {tmp_path/'j'} --n 8 --steps 1 --batch-size 4 --device cpu --threads 1") == 0
