@@ -10,9 +10,10 @@ from torch import nn
 from latref_nb.core import CELEBA_TAGS, Tag, TagSet, make_generator, shipped_path
 from latref_nb.directions import edit_code, fit_classifiers, fit_eigenfaces, probe_accuracy
 from latref_nb.faces import SynthFaces, render_faces
-from latref_nb.metrics import (COLUMNS, HELD_OUT_SEED, METHODS, NETWORKS, RECIPES, SEEDS, Evaluation, IdentityNet, Judge, Judges, PerceptualNet, Persons, check_seed, evaluate, fit_size,
-                               frechet_distance, gallery_factors, load_judges, load_lpips, load_network, mean_rows, network_task, pair_loss, psnr, rank_one, roughen, soften, ssim, text_table,
-                               train_network)
+from latref_nb.metrics import (COLUMNS, HELD_OUT_SEED, METHODS, NETWORKS, RECIPES, REFERENCES, SEEDS, Evaluation, FactorNet, Judge, Judges, check_seed, evaluate, factor_errors, fit_size,
+                               frechet_distance, gallery_factors, gather_sources, load_judges, load_lpips, load_network, make_wish, mean_rows, network_task, pair_loss, psnr, rank_one, roughen,
+                               rows_at_hand, spread, ssim, style_error, style_loss, text_table, train_network, visible_styles)
+from style_case import style_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -83,18 +84,11 @@ def test_rank_one_counts_only_the_right_person():
     assert rank_one(torch.eye(4)[[0, 1, 1]], gallery, torch.tensor([0, 1, 2])).tolist() == [True, True, False]
 
 
-def test_roughen_is_the_generators_and_keeps_the_face(faces):
-    x = faces[1]["image"][:32]
-    a, b, c = (roughen(x, make_generator(s)) for s in (0, 0, 1))
-    assert torch.equal(a, b) and not torch.equal(a, c) and a.shape == x.shape and torch.isfinite(a).all()
-    assert (a - x).abs().mean() < .5 and torch.equal(soften(x, torch.zeros(32, 1, 1, 1)), x)
-
-
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_shipped_networks_are_small_and_described(kind):
     net = load_network(kind); folder = shipped_path(NETWORKS[kind][0])
     assert sum(p.numel() for p in net.parameters()) <= 600_000
-    assert sum(p.stat().st_size for p in folder.iterdir()) <= 2 * 2**20
+    assert sum(p.stat().st_size for p in folder.iterdir()) <= 3_000_000
     card = (folder / "README.md").read_text()
     assert f"train_network('{kind}'" in card and f"seed {SEEDS[kind]}" in card
     assert not any(p.requires_grad for p in net.parameters()) and not net.training
@@ -115,26 +109,16 @@ def test_judge_agrees_with_the_true_edits(judges, faces):
         assert (read[:, CELEBA_TAGS.index(tag)] == CELEBA_TAGS[tag].index(value)).float().mean() >= .97, (tag, value)
 
 
-def test_identity_finds_people_far_above_chance(judges):
+def test_identity_finds_people(judges):
     ds = SynthFaces(256, seed=78); f = ds.factors(range(256))
     e, g = judges.identity(render_faces(f)), judges.identity(render_faces(gallery_factors(f)))
     assert torch.allclose(e.norm(dim=1), torch.ones(256), atol=1e-5)
-    assert rank_one(e, g, torch.arange(256)).float().mean() > .8
+    assert rank_one(e, g, torch.arange(256)).float().mean() >= .985
 
 
-def test_perceptual_distance_orders_changes_and_has_a_gradient(judges, faces):
-    x = faces[1]["image"][:16]; d = judges.perceptual.distance
-    noise = torch.randn(x.shape, generator=make_generator(0))
-    sizes = [float(d(x, x + s * noise).mean()) for s in (0., .02, .1)] + [float(d(x, x.roll(1, 0)).mean())]
-    assert sizes[0] == pytest.approx(0, abs=1e-6) and sizes == sorted(sizes)
-    assert torch.allclose(d(x, x.flip(-1)), d(x.flip(-1), x), atol=1e-5)
-    y = (x[:2] + .1).requires_grad_(); d(x[:2], y).sum().backward()
-    assert y.grad.abs().sum() > 0
-
-
-def test_networks_are_three_different_ones(judges):
-    a, b, c = (next(n.parameters()) for n in (judges.judge, judges.identity, judges.perceptual))
-    assert not torch.allclose(a, b) and not torch.allclose(a, c)
+def test_networks_are_four_different_ones(judges):
+    first = [next(n.parameters()) for n in (judges.judge, judges.identity, judges.perceptual, judges.factors)]
+    assert not any(torch.allclose(a, b) for i, a in enumerate(first) for b in first[:i])
     assert len(set(SEEDS.values())) == len(SEEDS) and HELD_OUT_SEED not in SEEDS.values()
 
 
@@ -145,7 +129,7 @@ class EigenPipe:
     def encode(self, x): self.calls.append(("encode", len(x))); return self.model.encode(x)
     def invert(self, x, z, steps): self.calls.append(("invert", len(x))); return self.model.invert(x, z)
     def render(self, xT, z, steps): self.calls.append(("render", len(z))); return self.model.render(xT, z)
-    def edit(self, z, e): return edit_code(z, e.tag, e.value, e.method, linear=self.linear, mlp=self.mlp, gain=e.gain)
+    def edit(self, z, e, x=None): return edit_code(z, e.tag, e.value, e.method, linear=self.linear, mlp=self.mlp, gain=e.gain)
     def read(self, z): return self.mlp.probabilities(z)
     def random_xT(self, n, seeds): return None
 
@@ -167,15 +151,16 @@ def test_evaluation_has_the_agreed_form(measured):
     assert list(out["autoencoder"]) == ["probe_mean", "probe_min", "round_trip_psnr", "round_trip_ssim", "z_only_psnr"]
     keys = {"method", "tag", "value", "target", "others", "identity", "psnr", "ssim", "lpips", "style_error", "diversity", "frechet"}
     assert all(set(r) == keys | {"perceptual"} for r in out["rows"])
-    assert [(r["method"], r["tag"], r["value"]) for r in out["rows"]] == [(m, *p) for m in METHODS for p in CELEBA_TAGS.pairs]
-    assert all(r["style_error"] is None and r["diversity"] is None for r in out["rows"])
+    assert [(r["method"], r["tag"], r["value"]) for r in out["rows"]] == [(m, *p) for m in METHODS[:4] for p in CELEBA_TAGS.pairs]
+    shown = {k for k, names in visible_styles(n=2).items() if names}
+    assert all((r["style_error"] is not None) == (f"{r['tag']}={r['value']}" in shown) and r["diversity"] is None for r in out["rows"])
 
 
 def test_source_row_is_what_doing_nothing_scores(measured):
     source = [r for r in measured.rows if r["method"] == "source"]
     assert all(r["target"] <= .05 and r["others"] == 1 for r in source)
-    ds = SynthFaces(24, seed=HELD_OUT_SEED); i = (ds.labels[:, 0] == 0).nonzero().flatten().tolist()
-    truth = ds.counterfactual(i, "Smiling", "with")
+    ds = SynthFaces(24 + REFERENCES, seed=HELD_OUT_SEED); i = (ds.labels[:24, 0] == 0).nonzero().flatten().tolist()
+    truth = ds.counterfactual(i, "Smiling", "with", make_wish(ds, 24, "Smiling", "with").references[:, 0])
     row = next(r for r in source if (r["tag"], r["value"]) == ("Smiling", "with"))
     assert row["psnr"] == pytest.approx(float(psnr(ds.batch(i)["image"], truth).mean()), rel=1e-4)
 
@@ -190,7 +175,7 @@ def test_toy_round_trip_is_perfect_and_edits_do_something(measured):
 def test_each_source_is_inverted_once(toy, judges):
     toy.calls.clear()
     evaluate(toy, n=20, batch_size=8, judges=judges, progress=False, pairs=[("Smiling", "with"), ("Male", "with")])
-    assert sum(n for verb, n in toy.calls if verb == "invert") == sum(n for verb, n in toy.calls if verb == "encode") == 20
+    assert sum(n for verb, n in toy.calls if verb == "invert") == sum(n for verb, n in toy.calls if verb == "encode") - 2 == 20   # two to check the sources
     assert max(n for _, n in toy.calls) <= 8
 
 
@@ -216,7 +201,7 @@ def test_what_is_not_a_number_becomes_null(tmp_path):
 
 def test_table_is_aligned_and_leaves_out_empty_columns(measured):
     text = measured.table()
-    assert "style_error" not in text and "frechet" in text and "mean over tags" in text
+    assert "diversity" not in text and "style_error" in text and "bar" not in text and "frechet" in text and "mean over tags" in text
     lines = text_table([dict(name="a", x=1.23456, n=3), dict(name="longer", x=None, n=10)]).splitlines()
     assert lines == ["name        x   n", "a       1.235   3", "longer      –  10"]
 
@@ -230,7 +215,7 @@ def test_faces_that_were_trained_on_are_refused(seed, toy):
 @pytest.mark.parametrize("call,words", [
     (lambda t, j: evaluate(t, n=4, methods=("image_specfic",), judges=j), "Did you mean 'image_specific'?"),
     (lambda t, j: load_network("jugde"), "Did you mean 'judge'?"),
-    (lambda t, j: network_task("style", 4), "Allowed: judge, identity, perceptual"),
+    (lambda t, j: network_task("style", 4), "Allowed: judge, identity, perceptual, factors"),
     (lambda t, j: evaluate(t, n=4, judges=Judges(Judge(TagSet([Tag("A", ("x", "y"))])), j.identity, j.perceptual)), "Train a judge on these tags"),
 ])
 def test_mistakes_are_told_in_one_line(toy, judges, call, words):
@@ -263,7 +248,7 @@ def test_each_network_trains_by_its_recipe(kind, tmp_path):
     net = train_network(kind, tmp_path, steps=2, n=24, batch_size=4, progress=False, trackers=())
     again = type(net).from_pretrained(str(tmp_path / "model"), low_cpu_mem_usage=False).eval()
     x = torch.rand(2, 3, 64, 64) * 2 - 1
-    a, b = ((n.trunk(x)[-1]) for n in (net, again))
+    a, b = (n.trunk(x)[-1] for n in (net, again))
     assert torch.equal(a, b)
     assert json.loads((tmp_path / "training.json").read_text())["steps"] == 2
 
@@ -273,3 +258,111 @@ def test_other_sizes_are_brought_to_the_networks_own(judges):
     assert torch.equal(judges.judge.predict(x["image"]), judges.judge.predict(fit_size(x["image"], 64)))
     assert (judges.judge.predict(x["image"]) == x["labels"]).float().mean() > .9
     assert judges.identity(x["image"]).shape == (4, 64) and judges.perceptual.distance(x["image"], x["image"]).shape == (4,)
+
+
+# ---- styles: references, factors, and the rows that need style networks
+
+def test_styles_show_where_the_renderer_draws_them():
+    shown = visible_styles(n=2)
+    assert set(shown) == {f"{t.name}={v}" for t in CELEBA_TAGS for v in t.values}
+    assert all(not shown[f"{t}=without"] and len(shown[f"{t}=with"]) >= 3 for t in ("Smiling", "Eyeglasses", "Bangs"))
+    assert not set(shown["Male=with"]) & set(shown["Male=without"]) and set(shown["Young=with"]).isdisjoint(shown["Young=without"])
+
+
+def test_factor_net_reads_unseen_faces_far_better_than_a_guess(judges):
+    ds = SynthFaces(256, seed=79); b, f = ds.batch(range(256)), ds.factors(range(256))
+    clean, guess = factor_errors(judges.factors, b["image"], f, b["labels"]), factor_errors(judges.factors, None, f, b["labels"])
+    assert all(g == pytest.approx(.25, abs=.03) for g in guess.values())
+    assert all(clean[t] < .55 * guess[t] for t in guess), clean
+
+
+def test_style_loss_ignores_what_does_not_show_and_has_a_gradient():
+    truth, mask = {"a": torch.rand(6, 3)}, {"a": torch.tensor([[True, False, True]]).expand(6, 3)}
+    read = {"a": truth["a"].clone()}; read["a"][:, 1] += 5; read["a"].requires_grad_()
+    assert float(style_loss(read, truth, mask)[0]) == 0
+    off = {"a": (truth["a"] + .5).requires_grad_()}; style_loss(off, truth, mask).sum().backward()
+    assert (off["a"].grad[:, 1] == 0).all() and (off["a"].grad[:, 0] != 0).all()
+
+
+def test_style_error_knows_the_right_style_from_anothers(judges):
+    ds = SynthFaces(200, seed=79)
+    for tag, value in (("Eyeglasses", "with"), ("HairColor", "blond")):
+        wish = make_wish(ds, 40, tag, value)
+        right, wrong = (style_error(judges.factors, x, wish.style, tag, value)["style_error"].mean() for x in (wish.truth, wish.truth.roll(1, 0)))
+        assert right < .6 * wrong, (tag, right, wrong)
+    assert style_error(judges.factors, wish.truth, wish.style, "Eyeglasses", "without") == {} == style_error(None, wish.truth, wish.style, tag, value)
+
+
+def test_spread_is_the_deviation_within_a_face():
+    styles = torch.randn(400, 5, 3, generator=make_generator(0)) * 2 + torch.randn(400, 1, 3, generator=make_generator(1)) * 50
+    assert spread(styles) == pytest.approx(2, rel=.05) and spread(styles[:, :1].expand(-1, 5, -1)) == pytest.approx(0, abs=1e-4)
+
+
+def test_wishes_are_seeded_and_references_are_nobodys_source():
+    a, b = (make_wish(SynthFaces(30 + REFERENCES, seed=5), 30, "HairColor", "brown") for _ in range(2))
+    labels = SynthFaces(30 + REFERENCES, seed=5).labels[:, 3]
+    assert torch.equal(a.references, b.references) and torch.equal(a.truth, b.truth)
+    assert (labels[a.rows] != 2).all() and (labels[a.references] == 2).all() and a.references.min() >= 30
+    other = make_wish(SynthFaces(30 + REFERENCES, seed=6), 30, "HairColor", "brown")
+    assert not torch.equal(a.references[:5], other.references[:5])
+    few = make_wish(SynthFaces(12 + REFERENCES, seed=5), 12, "HairColor", "brown", draws=1)
+    assert few.references.shape == (len(few.rows), 1)
+
+
+@pytest.fixture(scope="module")
+def styled(): return style_pipeline()
+
+
+@pytest.fixture(scope="module")
+def sources(styled, judges): return gather_sources(styled, 6, steps=2, judges=judges, brief=True)
+
+
+def test_rows_are_those_that_the_pipeline_has_networks_for(styled, toy):
+    assert rows_at_hand(styled) == METHODS[:-1] and rows_at_hand(toy) == METHODS[:4] and rows_at_hand(toy, ["oracle"]) == ("oracle",)
+    for row, missing in (("latent", "modulation and mapper"), ("reference", "modulation and extractor")):
+        with pytest.raises(ValueError, match=f"needs {missing}"): evaluate(toy, n=4, methods=(row,))
+
+
+def test_style_rows_are_measured_and_repeat(styled, judges, sources):
+    args = dict(methods=("global_direction", "latent", "reference", "oracle"), judges=judges, sources=sources, pairs=[("Eyeglasses", "with")], progress=False)
+    a, b = evaluate(styled, batch_size=6, **args), evaluate(styled, batch_size=2, **args)
+    rows = {r["method"]: r for r in a.rows}
+    assert all(r["style_error"] is not None for r in a.rows) and rows["latent"]["diversity"] > 0 and rows["reference"]["diversity"] is None
+    for r, s in zip(a.rows, b.rows): assert all(r[c] == pytest.approx(s[c], rel=2e-3, abs=2e-4) for c in COLUMNS if r[c] is not None)
+    assert rows["latent"]["psnr"] != rows["reference"]["psnr"]
+    assert a.autoencoder["round_trip_psnr"] is None and a.autoencoder["probe_mean"] > .9
+
+
+def test_bars_are_printed_where_there_are_styles(styled, judges, sources):
+    found = evaluate(styled, methods=("global_direction", "reference"), judges=judges, sources=sources, pairs=[("Eyeglasses", "with"), ("Smiling", "with")], brief=True, progress=False)
+    bars, means = {b["figure"]: b for b in found.bars()}, {r["method"]: r for r in found.summary()}
+    assert bars["psnr, reference minus global_direction"]["value"] == pytest.approx(means["reference"]["psnr"] - means["global_direction"]["psnr"])
+    assert bars["style_error, reference as a share of global_direction"]["value"] == pytest.approx(means["reference"]["style_error"] / means["global_direction"]["style_error"])
+    assert bars["target, reference"]["reached"] == ("aim" if means["reference"]["target"] >= .98 else "bar" if means["reference"]["target"] >= .95 else "missed")
+    assert "diversity, latent" not in bars and "reached" in found.table(rows=False)
+
+
+def test_reference_follows_the_reference_and_latent_the_seed(styled, judges, sources):
+    from latref_nb.metrics import edited_codes
+    wish = make_wish(sources.faces, 6, "Eyeglasses", "with"); part = torch.arange(len(wish.rows))
+    for m in ("reference", "latent"):
+        a, b, again = (edited_codes(styled, sources, wish, part, m, d) for d in (0, 1, 0))
+        assert torch.equal(a, again) and not torch.allclose(a, b)
+    assert torch.allclose(edited_codes(styled, sources, wish, part, "oracle"), styled.encode(wish.truth))
+
+
+def test_sources_of_another_autoencoder_are_refused(styled, toy, judges, sources):
+    with pytest.raises(ValueError, match="another autoencoder"): evaluate(toy, judges=judges, sources=sources, methods=("source",), progress=False)
+    with pytest.raises(ValueError, match="no round trip"): evaluate(styled, judges=judges, sources=sources, methods=("round_trip",), progress=False)
+
+
+def test_brief_leaves_out_what_costs_most(toy, judges):
+    toy.calls.clear(); found = evaluate(toy, n=8, judges=judges, methods=("global_direction",), pairs=[("Smiling", "with")], brief=True, progress=False)
+    wanting = int((SynthFaces(8, seed=HELD_OUT_SEED).labels[:, 0] == 0).sum())
+    assert sum(n for verb, n in toy.calls if verb == "render") == wanting and found.autoencoder["round_trip_psnr"] is None
+
+
+def test_without_a_factor_regressor_style_columns_are_empty(toy, judges):
+    bare = Judges(judges.judge, judges.identity, judges.perceptual)
+    found = evaluate(toy, n=8, judges=bare, methods=("source",), pairs=[("Eyeglasses", "with")], progress=False)
+    assert found.rows[0]["style_error"] is None and found.rows[0]["psnr"] is not None
