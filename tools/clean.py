@@ -9,7 +9,10 @@ def clean(nb):
     "The notebook (as read from JSON) without widget state and views, in place."
     nb["metadata"].pop("widgets", None)
     for cell in nb["cells"]:
-        if "outputs" in cell: cell["outputs"] = [o for o in cell["outputs"] if VIEW not in o.get("data", {})]
+        if "outputs" not in cell: continue
+        for o in cell["outputs"]:
+            if "image/png" in o.get("data", {}): o["data"].pop(VIEW, None)          # a widget that sends its still picture along
+        cell["outputs"] = [o for o in cell["outputs"] if VIEW not in o.get("data", {})]
     return nb
 
 
