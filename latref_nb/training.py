@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['step_seed', 'batch_indices', 'StepGenerator', 'batches', 'lr_factor', 'Average', 'Interrupted', 'TrainingError',
-           'Settings', 'Run', 'machine', 'Result', 'fit', 'ema_weights', 'TagHead', 'tag_loss', 'AutoencoderTask',
-           'train_autoencoder', 'linear_probe']
+           'Settings', 'Run', 'machine', 'Result', 'fit', 'ema_weights', 'TagHead', 'tag_loss', 'ImageHead',
+           'AutoencoderTask', 'train_autoencoder', 'linear_probe']
 
 # %% ../nbs/07_training.ipynb #e25f111c
 import json
@@ -509,6 +509,24 @@ def tag_loss(logits, # list of (B, values)
     known = (labels.T >= 0).sum().clamp(min=1)
     return ce.mean(), hit.sum() / known
 
+# %% ../nbs/07_training.ipynb #1ab46591
+class ImageHead(nn.Module):
+    "A light picture drawn from z alone: a linear map to 4×4, then doublings."
+    def __init__(self, z_dim, # width of z
+                 size, # of the picture, 8 times a power of 2
+                 widths=(128, 96, 64, 48) # at 4×4, 8×8, …; the last one serves all larger maps
+                ):
+        super().__init__()
+        n = (size // 8).bit_length()                                               # maps of 4×4 up to (size/2)×(size/2)
+        w = [widths[min(i, len(widths) - 1)] for i in range(n + 1)]
+        def block(a, b): return nn.Sequential(nn.GroupNorm(8, a), nn.SiLU(), nn.Conv2d(a, b, 3, padding=1), nn.GroupNorm(8, b), nn.SiLU(), nn.Conv2d(b, b, 3, padding=1))
+        self.to_map, self.blocks, self.out = nn.Linear(z_dim, w[0] * 16), nn.ModuleList(map(block, w, w[1:])), nn.Conv2d(w[-1], 12, 3, padding=1)
+    def forward(self, z # (B, z_dim)
+               ): # (B,3,size,size)
+        h = self.to_map(z).unflatten(1, (-1, 4, 4))                                # (B, w·16) -> (B,w,4,4)
+        for i, block in enumerate(self.blocks): h = block(F.interpolate(h, scale_factor=2) if i else h)
+        return F.pixel_shuffle(self.out(F.silu(h)), 2)                             # (B,12,S/2,S/2) -> (B,3,S,S)
+
 # %% ../nbs/07_training.ipynb #b4d27cbe
 class AutoencoderTask:
     "A diffusion autoencoder learns to predict its target from a noised image and the code of the clean one."
@@ -516,21 +534,25 @@ class AutoencoderTask:
                  tags=None, # `TagSet` of the labels; needed where z_labels > 0
                  weighting="plain", # "plain", "min_snr", "p2"
                  z_labels=0.0, # weight of reading the labels off z
-                 warmup_z=0, # first steps, in which only the encoder learns, by the labels
+                 warmup_z=0, # first steps, in which only the encoder learns, by labels or picture
                  high_noise=0.0, # share of the samples whose step is drawn from the noisier half only
                  gamma=5.0, # of min_snr
-                 seed=0 # of the head's first weights
+                 z_image=0.0, # weight of drawing the picture from z alone
+                 distance=None, # two batches of pictures → (B,), differentiable: a perceptual distance for that picture, with weight 0.05
+                 seed=0 # of the heads' first weights
                 ):
-        if (z_labels or warmup_z) and tags is None: raise ValueError("z_labels and warmup_z read labels off z: give tags, or set both to 0.")
-        if warmup_z and not z_labels: raise ValueError("warmup_z without z_labels has nothing to learn from: set z_labels > 0.")
+        if z_labels and tags is None: raise ValueError("z_labels reads labels off z: give tags, or set it to 0.")
+        if warmup_z and not (z_labels or z_image): raise ValueError("warmup_z without z_labels and z_image has nothing to learn from: set one of them above 0.")
         self.model, self.weighting, self.z_labels, self.warmup_z, self.high_noise, self.gamma = model, weighting, z_labels, warmup_z, high_noise, gamma
+        self.z_image, self.distance = z_image, distance
         self.modules = {"autoencoder": model}
-        if z_labels:
-            with torch.random.fork_rng(): torch.manual_seed(step_seed(seed, 3)); self.modules["tag_head"] = TagHead(model.config.z_dim, tags)
+        for used, number, name, make in ((z_labels, 3, "tag_head", lambda: TagHead(model.config.z_dim, tags)), (z_image, 4, "image_head", lambda: ImageHead(model.config.z_dim, model.config.image_size))):
+            if used:
+                with torch.random.fork_rng(): torch.manual_seed(step_seed(seed, number)); self.modules[name] = make()
         self.schedule = model.schedule
     def to(self, device): self.schedule = self.schedule.to(device)
     def config(self):
-        keys = ("weighting", "z_labels", "warmup_z", "high_noise", "gamma")
+        keys = ("weighting", "z_labels", "warmup_z", "high_noise", "gamma") + ("z_image",) * (self.z_image > 0)
         return {**{k: getattr(self, k) for k in keys}, "model": {k: v for k, v in self.model.config.items() if not k.startswith("_")}}
 
 # %% ../nbs/07_training.ipynb #b815af3d
@@ -556,6 +578,17 @@ def diffusion_loss(self:AutoencoderTask, x0, # (b,3,H,W)
 
 # %% ../nbs/07_training.ipynb #92f772c7
 @patch
+def image_terms(self:AutoencoderTask, x0, # (b,3,H,W)
+                z, # (b, z_dim)
+                every=1 # take one of so many
+               ): # {"image", "image_distance" where a distance was given}: scalars
+    "How far the picture drawn from z alone is off."
+    x0, y = x0[::every], self.modules["image_head"](z[::every]).float()            # (b/every,3,H,W)
+    terms = {"image": (y - x0).square().mean()}
+    return terms if self.distance is None else terms | {"image_distance": self.distance(y, x0).mean()}
+
+# %% ../nbs/07_training.ipynb #1b33ba5c
+@patch
 def loss(self:AutoencoderTask, batch, # {"image", "labels"}
          generator # `StepGenerator`
         ): # terms of the loss
@@ -566,6 +599,9 @@ def loss(self:AutoencoderTask, batch, # {"image", "labels"}
     if self.z_labels:
         terms["tags"], terms["tag_accuracy"] = tag_loss(self.modules["tag_head"](z), batch["labels"])
         total = total + self.z_labels * terms["tags"]
+    if self.z_image:
+        terms |= self.image_terms(x0, z, 1 if generator.step < self.warmup_z else 2)
+        total = total + self.z_image * (terms["image"] + 0.05 * terms.get("image_distance", 0.0))
     if generator.step >= self.warmup_z:
         weighted, terms["mse"] = self.diffusion_loss(x0, z, generator)
         total = total + weighted
@@ -579,12 +615,13 @@ def train_autoencoder(dataset, # faces of chapter 01, or any dataset of {"image"
                       tags=None, # `TagSet`; the dataset's where it has one
                       weighting="plain", # see `AutoencoderTask`
                       z_labels=0.0, # weight of the labels
-                      warmup_z=0, # steps by labels alone
+                      warmup_z=0, # steps by labels and picture alone
                       high_noise=0.0, # share at high noise
+                      z_image=0.0, distance=None, # weight of the picture from z alone, perceptual distance for it
                       **how # for `fit`
                      ): # the model, with averaged weights
     "Train a diffusion autoencoder; `out/autoencoder` can be loaded with from_pretrained."
-    task = AutoencoderTask(model, tags or getattr(dataset, "tags", None), weighting, z_labels, warmup_z, high_noise)
+    task = AutoencoderTask(model, tags or getattr(dataset, "tags", None), weighting, z_labels, warmup_z, high_noise, z_image=z_image, distance=distance)
     fit(task, dataset, out, steps, **how)
     return model
 

@@ -257,7 +257,7 @@ def tiny(**changes):
 AE = dict(batch_size=8, save_every=4, log_every=2, trackers=(), progress=False, device="cpu")
 
 def test_autoencoder_goes_on_to_the_same_bits(tmp_path):
-    how = dict(z_labels=0.1, warmup_z=2, high_noise=0.3, mixed_precision="bf16", channels_last=True, **AE)
+    how = dict(z_labels=0.1, z_image=1.0, warmup_z=2, high_noise=0.3, mixed_precision="bf16", channels_last=True, **AE)
     train_autoencoder(Noise(), tmp_path / "a", tiny(), 6, **how)
     broken = []
     def stop(run):
@@ -279,12 +279,12 @@ def test_other_model_is_refused(tmp_path):
 def test_only_the_encoder_learns_in_the_warm_up(tmp_path):
     model = tiny()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    train_autoencoder(Noise(), tmp_path, model, 2, z_labels=0.1, warmup_z=2, **AE)
+    train_autoencoder(Noise(), tmp_path, model, 2, z_image=1.0, warmup_z=2, **AE)
     moved = {k.split(".")[0] for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     assert moved == {"encoder"}, moved
 
 def test_loss_is_the_mean_of_the_shares():
-    task = AutoencoderTask(tiny(), CELEBA_TAGS, weighting="min_snr", z_labels=0.5, high_noise=0.5)
+    task = AutoencoderTask(tiny(), CELEBA_TAGS, weighting="min_snr", z_labels=0.5, high_noise=0.5, z_image=1.0, distance=lambda a, b: (a - b).abs().mean((1, 2, 3)))
     whole = task.loss(Noise().batch(range(8)), StepGenerator(0, 0, 8))["loss"]
     halves = [task.loss(Noise().batch(range(i, i + 4)), StepGenerator(0, 0, 8, slice(i, i + 4)))["loss"] for i in (0, 4)]
     assert torch.allclose(whole, sum(halves) / 2, atol=1e-6)
