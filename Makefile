@@ -11,6 +11,7 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := _out/demo
+FACES := data/faces/img_align_celeba
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .PHONY: help setup lab test demo export clean
@@ -36,9 +37,8 @@ lab: $(READY)  ## open JupyterLab on the tour
 test: $(READY)  ## run every chapter and every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
-demo: $(READY)  ## edit a shipped face, write the picture and its numbers to _out/demo
-	$(BIN)/latref_edit data/faces/img_align_celeba/000029.jpg --edit "Eyeglasses=with" --edit "HairColor=blond" --out $(DEMO)
-	@echo "before and after: $(DEMO)/000029_strip.png"
+demo: $(READY)  ## edit a shipped face by a reference and by latent noise, write a picture and its numbers to _out/demo
+	$(BIN)/latref_edit $(FACES)/000029.jpg --edit "Eyeglasses=with:ref=$(FACES)/000018.jpg" --edit "HairColor=blond:seed=1" --compare --out $(DEMO)
 
 export: $(READY)  ## notebooks to package and README; run it after every change of a notebook
 	$(BIN)/nbdev_clean

@@ -7,8 +7,8 @@ __all__ = ['OURS', 'latref_data', 'STYLE_SETTINGS', 'NETWORK_WORDS', 'latref_tra
            'make_parser', 'run_command', 'command', 'Commands', 'write_json', 'open_data', 'keep_data',
            'data_synthfaces', 'value_shares', 'data_info', 'new_network', 'check_place', 'begin_training',
            'train_autoencoder', 'second_opinion', 'train_classifiers', 'style_settings', 'dressed', 'train_styles',
-           'save_dressed', 'latref_edit', 'card_text', 'write_card', 'deviations', 'eval_ablations', 'latref_eval',
-           'latref_convert']
+           'save_dressed', 'compare_edits', 'latref_edit', 'card_text', 'write_card', 'deviations', 'eval_ablations',
+           'latref_eval', 'latref_convert']
 
 # %% ../nbs/17_commands.ipynb #3b22f8e0
 import argparse, inspect, os, shlex, shutil, sys, tempfile, warnings
@@ -33,6 +33,7 @@ from .metrics import METHODS as ROWS
 from .modulation import StyleModulation
 from .official import LATREF_PRESETS, load_diffae, load_latref
 from .pipeline import Edit, LatRefPipeline, edit_files, encode_dataset, fit_pipeline, load_part
+from .plots import image_strip, save_figure
 from .sampling import INVERSIONS
 from .styles import LatentMapper, ReferenceExtractor
 
@@ -507,9 +508,24 @@ def _say_row(bar):
     return say
 
 # %% ../nbs/17_commands.ipynb #d05fff00
+def compare_edits(pipe, # LatRefPipeline
+                  image, # see its `load_images`
+                  edits, # see its `check_edits`
+                  steps=20 # of inversion and of rendering
+                 ): # (list of (3,S,S), captions): the source, and each edit alone behind its reference
+    "What each edit by itself makes of a face."
+    x = pipe.load_images(image); images, words = [x[0]], ["source"]
+    for e in pipe.check_edits(edits):
+        how = "hers or his" if e.reference is not None else f"drawn, seed {e.seed}" if e.seed is not None else f"{e.method or 'direction'}".replace("_", " ")
+        if isinstance(e.reference, str): images.append(pipe.load_images(e.reference)[0]); words.append("reference")
+        images.append(pipe(x, e, steps, output_type="pt").images[0]); words.append(f"{e.tag} {e.value}\n{how}")
+    return images, words
+
+# %% ../nbs/17_commands.ipynb #6beb8e3a
 _edit_examples = """
 latref_edit me.png --edit Eyeglasses=with --out edited
 latref_edit me.jpg --edit Eyeglasses=with:ref=her.png --edit Smiling=with:seed=3:gain=0.8 --out edited
+latref_edit me.jpg --edit Eyeglasses=with:ref=her.png --edit Eyeglasses=with:seed=1 --edit Eyeglasses=with --compare --out edited
 latref_edit me.jpg her.png --edit HairColor=blond:mask=hair.png --out edited --seed 1
 latref_edit photos/ --edit Bangs=with:method=image_specific --model runs/mine --steps 50 --out edited
 """
@@ -524,6 +540,7 @@ def latref_edit(
     seed:int=None, # of noise that edits draw
     batch_size:int=8, # files at a time
     recursive:bool=False, # folders below folders too
+    compare:bool=False, # also one strip with captions for the first file, NAME_compare.png: each edit by itself beside its reference
     device:str="auto", # cpu, cuda, mps
 ):
     "Edit faces in image files: writes NAME_edited.png, a before/after strip NAME_strip.png, and edits.json."
@@ -533,6 +550,9 @@ def latref_edit(
     pipe.set_progress_bar_config(disable=True)
     with tqdm(total=len(found), unit="file", disable=not sys.stderr.isatty()) as bar:
         result = edit_files(pipe, found, edits, out, batch_size=batch_size, seed=seed, num_inference_steps=steps, report=_say_row(bar))
+    for row in result.done[:compare]:
+        to = Path(out)/row["edited"].replace("_edited.png", "_compare.png")
+        save_figure(image_strip(*compare_edits(pipe, row["file"], edits, steps)), to); print(f"side by side: {to}")
     print(f"{len(result.done)} edited, {len(result.failed)} skipped; {result.path}")
     return 1 if result.failed else 0
 
