@@ -1,12 +1,13 @@
 "Published weights: every name and shape, the same numbers, and clear words for files that are not what they should be."
-import json, pickle
+import json, pickle, shutil
 from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from latref_nb.autoencoder import PRESETS, DiffusionAutoencoder
-from latref_nb.official import bare_weights, diffae_from_state_dict, fill_by_rule, load_diffae, preset_of, published_names, read_checkpoint
-from latref_nb.pipeline import CheckpointError
+from latref_nb.official import (bare_weights, diffae_from_state_dict, fill_by_rule, latref_from_state_dict, latref_networks, load_diffae, load_latref, preset_of, published_names,
+                                read_checkpoint, released_tensors)
+from latref_nb.pipeline import CheckpointError, Edit, LatRefPipeline
 from latref_nb.sampling import invert, render
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -167,3 +168,71 @@ def test_no_code_of_a_file_is_run(weights, tmp_path):
     try: read_checkpoint(tmp_path / "evil.ckpt")
     except CheckpointError: pass
     assert not mark.exists()
+
+
+# ---- LatRef-Diff
+LATREF = json.loads((FIXTURES / "latref_small.json").read_text())
+
+@pytest.fixture(scope="module")
+def released(): return fill_by_rule(LATREF["keys"])
+
+@pytest.fixture(scope="module")
+def numbers(): return load_file(FIXTURES / "latref_small.safetensors")
+
+@pytest.fixture(scope="module")
+def nets(released): return latref_from_state_dict(released, **LATREF["config"])
+
+def test_latref_names_one_to_one():
+    with torch.device("meta"): want = released_tensors(latref_networks(**LATREF["config"]))
+    theirs = [k for o in want.values() for k in o]
+    assert len(theirs) == len(set(theirs)) and {k: list(s) for o in want.values() for k, s in o.items()} == LATREF["keys"]
+
+@torch.no_grad()
+@pytest.mark.parametrize("tag, value", LATREF["cases"])
+def test_latref_numbers(nets, numbers, tag, value):
+    case, n = f"_{tag}_{value}", numbers
+    feats, z = nets.autoencoder.encode_features(n["source"]), nets.autoencoder.encode(n["source"])
+    assert off(feats, n["source_features"]) <= 1e-4 and off(z, n["z_source"]) <= 1e-4
+    assert off(nets.extractor.features(n["reference"]), n["reference_features"]) <= 1e-4 and off(nets.mapper.prior(n["source"]), n["image_prior"][:, 0]) <= 1e-4
+    for kind, code in (("ref", nets.extractor(n["reference"], tag, value)), ("lat", nets.mapper(n["source"], tag, value, n["noise"]))):
+        assert off(code.vector, n[f"{kind}_style{case}"]) <= 1e-4 and off(code.tokens, n[f"{kind}_tokens{case}"]) <= 1e-4
+        made = nets.modulation(feats, tag, value, code); z_new = nets.autoencoder.head(made)
+        assert off(z_new, n[f"{kind}_z{case}"]) <= 1e-4
+        if kind == "ref": assert off(made, n[f"ref_modulated{case}"]) <= 1e-4 and off(z + .9 * (z_new - z), n[f"ref_z_gain0.9{case}"]) <= 1e-4
+
+def test_latref_file_to_pipeline(released, numbers, tmp_path):
+    torch.save({"state_dict": released | {"ema_model.x": torch.zeros(1)}, "epoch": 1, "hyper_parameters": {"seed": 0}}, tmp_path / "LatRef.ckpt")
+    load_latref(tmp_path / "LatRef.ckpt", **LATREF["config"]).pipeline().save_pretrained(tmp_path / "out")
+    pipe = LatRefPipeline.from_pretrained(tmp_path / "out")
+    assert pipe.tags.names == LATREF["config"]["tags"] and off(pipe.reference_style(numbers["reference"], "Male", "with").vector, numbers["ref_style_0_1"]) <= 1e-4
+    shutil.rmtree(tmp_path)                                                                        # 2 GB that pytest would keep
+
+@pytest.mark.parametrize("change, config, says", [
+    (lambda w: {k: v for k, v in w.items() if k.startswith("model.") and "encoder2" not in k}, {}, "use load_diffae"),
+    (lambda w: {k: v for k, v in w.items() if not k.startswith("mappers.1")}, {}, "47 missing: mappers.1"),
+    (lambda w: w | {"mappers.3.pos_emb": torch.zeros(1, 5, 256)}, {}, "unexpected: mappers.3.pos_emb"),
+    (lambda w: w | {"mappers.0.pos_emb": torch.zeros(1, 9, 256)}, {}, "of another shape"),
+    (lambda w: w, {"tags": ["Male", "Young"]}, "unexpected"),
+    (lambda w: {"fc.weight": torch.zeros(3)}, {}, "Give a LatRef-Diff checkpoint")])
+def test_latref_foreign_weights(released, change, config, says):
+    with pytest.raises(CheckpointError, match=says): latref_from_state_dict(change(released), **{**LATREF["config"], **config})
+
+def test_latref_cut_file(tmp_path, released):
+    torch.save({"state_dict": {k: v for k, v in released.items() if v.numel() < 9}}, tmp_path / "a.ckpt")
+    (tmp_path / "b.ckpt").write_bytes((tmp_path / "a.ckpt").read_bytes()[:500])
+    with pytest.raises(CheckpointError, match="damaged, cut short"): load_latref(tmp_path / "b.ckpt")
+
+def test_paper256_sizes():
+    with torch.device("meta"): paper = latref_networks("paper256")
+    want = {k: list(s) for o in released_tensors(paper).values() for k, s in o.items()}
+    same = [k for k in LATREF["keys"] if not k.startswith("model.")]
+    assert {k: want[k] for k in same} == {k: LATREF["keys"][k] for k in same}           # the style networks do not depend on the image size
+    assert paper.autoencoder.config.image_size == 256 and sum(m.num_parameters() for m in paper.parts().values()) == pytest.approx(465e6, rel=.01)
+    with pytest.raises(ValueError, match="paper256"): latref_networks("paper265")
+
+def test_a_small_paper_model_edits_end_to_end(nets, numbers):
+    pipe = nets.pipeline()
+    edits = [Edit("Smiling", "with", reference=numbers["reference"]), Edit("Male", "without", seed=3, gain=.9)]
+    out = pipe(numbers["source"], edits, num_inference_steps=2, output_type="pt")
+    assert out.images.shape == (2, 3, 32, 32) and not torch.allclose(out.z, out.z_edit, atol=1e-3)
+    assert torch.equal(pipe(numbers["source"], [Edit("Smiling", "with", seed=1, gain=0)], num_inference_steps=2, output_type="pt").z_edit, out.z)
