@@ -14,7 +14,7 @@ DEMO := _out/demo
 FACES := data/faces/img_align_celeba
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help setup lab test demo export clean
+.PHONY: help setup lab test demo docs export clean
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
@@ -40,6 +40,11 @@ test: $(READY)  ## run every chapter and every test
 demo: $(READY)  ## edit a shipped face by a reference and by latent noise, write a picture and its numbers to _out/demo
 	$(BIN)/latref_edit $(FACES)/000029.jpg --edit "Eyeglasses=with:ref=$(FACES)/000018.jpg" --edit "HairColor=blond:seed=1" --compare --out $(DEMO)
 
+docs: $(READY)  ## build the documentation site from the chapters as they are stored: _docs/html/index.html
+	@$(BIN)/python -c 'import sphinx, myst_nb, sphinx_book_theme' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[docs]"
+	$(BIN)/python tools/docs.py
+
 export: $(READY)  ## notebooks to package and README; run it after every change of a notebook
 	$(BIN)/nbdev_clean
 	$(BIN)/python tools/clean.py
@@ -47,4 +52,4 @@ export: $(READY)  ## notebooks to package and README; run it after every change 
 	$(BIN)/python tools/readme.py
 
 clean:  ## remove .venv and what the other targets wrote
-	rm -rf $(VENV) _out build *.egg-info .pytest_cache
+	rm -rf $(VENV) _out _docs build *.egg-info .pytest_cache

@@ -27,7 +27,7 @@ setup(
     package_dir={"latref_nb.data": "data"},
     package_data={"latref_nb.data": ["**/*"]},
     install_requires=words("requirements"),
-    extras_require={"dev": words("dev_requirements")},
+    extras_require={"dev": words("dev_requirements"), "docs": words("docs_requirements")},
     entry_points={"console_scripts": [line.strip() for line in cfg["console_scripts"].splitlines() if line.strip()],
                   "nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
     include_package_data=False,

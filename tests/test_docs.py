@@ -1,0 +1,119 @@
+"The documentation: its pages run as written, the site builds without a warning or a broken link, looks right in a browser, and every chapter has what the course promises."
+import importlib.util, os, re, shutil, subprocess, sys, time
+from pathlib import Path
+import pytest
+from repo import CHAPTERS, ROOT, cells, code_of, rank
+from test_browser import ARGS, CHROMIUM
+
+sys.path.insert(0, str(ROOT / "tools"))
+import docs
+
+SPHINX = all(importlib.util.find_spec(m) for m in ("sphinx", "myst_nb", "sphinx_book_theme"))
+needs_sphinx = pytest.mark.skipif(not SPHINX, reason="no Sphinx here: `make docs` installs it, or pip install -e '.[docs]'")
+COURSE = [p for p in CHAPTERS if rank(p) <= (8, "")]
+
+
+# ---- the course
+
+@pytest.mark.parametrize("path", COURSE, ids=lambda p: p.stem)
+def test_chapter_has_all_of_the_course(path):
+    text, code = "\n\n".join(cells(path, "markdown")), code_of(path)
+    assert re.search(r"\byou can\b", text[:1500]), "no objectives on the first screen"
+    assert len(re.findall(r"^def check_\w+\(", code, re.M)) >= 3, "fewer than three exercises"
+    assert len(re.findall(r"^\*\*Predict\.\*\* .*\?", text, re.M)) >= 2, "no predictions before figures"
+    recap, questions = (re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", text, re.M | re.S) for name in ("Recap", "Three questions"))
+    assert recap and len(re.findall(r"^- ", recap[1], re.M)) >= 3, "no recap"
+    assert questions and len(re.findall(r"<summary>Answer</summary>", questions[1])) == 3, "not three questions with folded answers"
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_folds_are_closed(path):
+    text = "\n".join(cells(path, "markdown"))
+    assert text.count("<details") == text.count("</details>") == text.count("<summary")
+
+
+# ---- pages
+
+@pytest.mark.parametrize("page", ["own_images"])
+def test_python_on_a_page_runs_as_written(page, tmp_path):
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / f"docs/{page}.md").read_text(encoding="utf-8"), re.M | re.S)
+    assert len(blocks) > 4
+    code = "\n".join(blocks) + "\nassert accuracy['LongHair'] > 0.85, accuracy\n"
+    (tmp_path / "page.py").write_text(code, encoding="utf-8")
+    done = subprocess.run([sys.executable, "page.py"], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name in ("with_glasses.png", "put_back.png", "longer.png", "longhair/model_index.json"): assert (tmp_path / name).is_file(), name
+
+def test_every_asked_question_has_a_page():
+    text = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "docs").glob("*.md"))
+    for words in ("What is x_T", "inversion not give my image back", "put the crop back", "one attribute from a reference", "define a new tag", "My class is rare", "How long does training",
+                  "attention of an existing image", "choose the layer and the step", "save a picture", "no widget show", "without a GPU", "in Colab", "reproduce the table"):
+        assert re.search(rf"^## .*{re.escape(words)}", text, re.M), words
+
+
+# ---- the site
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    "The built site: (folder, what Sphinx said). Built once, also when tests run in several processes."
+    base = tmp_path_factory.getbasetemp()
+    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "site"
+    try: home.mkdir()
+    except FileExistsError:
+        for _ in range(600):
+            if (home / "said").exists(): break
+            time.sleep(1)
+    else:
+        said = ""
+        try: _, said = docs.build(home / "out")
+        except SystemExit as e: said = str(e)
+        (home / "said.part").write_text(said, encoding="utf-8"); (home / "said.part").rename(home / "said")
+    return home / "out/html", (home / "said").read_text(encoding="utf-8")
+
+@needs_sphinx
+def test_site_builds_without_a_warning(site):
+    pages, said = site
+    assert not said.strip(), said[-3000:]
+    for path in CHAPTERS: assert (pages / f"nbs/{path.stem}.html").is_file()
+
+@needs_sphinx
+def test_links_lead_somewhere_and_nothing_is_loaded_from_elsewhere(site):
+    assert not docs.broken_links(site[0])
+
+@needs_sphinx
+def test_source_stands_on_the_pages_of_the_package(site):
+    page = (site[0] / "api/core.html").read_text(encoding="utf-8")
+    assert 'id="latref_nb.core.load_image"' in page and "Read one picture, upright, as RGB" in page
+    assert "TagSet.encode" in page, "methods stand behind their class"
+
+def test_broken_links_are_found(tmp_path):
+    (tmp_path / "a.html").write_text('<a href="gone.html">x</a><a href="#nowhere">y</a><p id="here"></p><a href="a.html#here">z</a><script src="https://cdn.example/x.js"></script>', encoding="utf-8")
+    assert docs.broken_links(tmp_path) == ["a.html: #nowhere", "a.html: gone.html", "a.html: loads https://cdn.example/x.js"]
+
+@needs_sphinx
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on this machine: install one to look at the site in a browser")
+def test_three_pages_in_a_browser(site, tmp_path):
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        wrong = []
+        page.on("pageerror", lambda e: wrong.append(str(e)))
+        page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
+        page.on("request", lambda r: wrong.append(f"asks for {r.url}") if r.url.startswith("http") else None)
+        page.goto((site[0] / "index.html").as_uri()); page.wait_for_url("**/docs/index.html")
+        page.get_by_role("heading", name="latref_nb").first.wait_for()
+        page.get_by_role("link", name="Questions", exact=True).first.click()
+        page.get_by_role("heading", name="What is x_T?").wait_for(timeout=30_000)
+        page.goto((site[0] / "nbs/03_schedule.html").as_uri())
+        assert page.evaluate("Array.from(document.images).every(i => i.complete && i.naturalWidth > 0)"), "a picture is missing"
+        fold = page.locator("details", has_text="Answer").first
+        fold.locator("summary").click()
+        fold.locator("p").first.wait_for(timeout=10_000)
+        page.goto((site[0] / "search.html").as_uri() + "?q=reference_style")
+        page.wait_for_selector("ul.search li a", timeout=30_000)
+        assert "pipeline" in page.locator("ul.search").inner_text()
+        for name in ("docs/index", "nbs/03_schedule", "api/styles"):
+            page.goto((site[0] / f"{name}.html").as_uri()); page.screenshot(path=tmp_path / f"{Path(name).name}.png")
+            assert (tmp_path / f"{Path(name).name}.png").stat().st_size > 20_000
+        browser.close()
+    assert not wrong, wrong
