@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['OURS', 'latref_data', 'STYLE_SETTINGS', 'NETWORK_WORDS', 'latref_train', 'UsageError', 'one_line', 'guarded',
            'make_parser', 'run_command', 'command', 'Commands', 'write_json', 'open_data', 'keep_data',
-           'data_synthfaces', 'value_shares', 'data_info', 'new_network', 'check_place', 'begin_training',
-           'train_autoencoder', 'second_opinion', 'train_classifiers', 'style_settings', 'dressed', 'train_styles',
-           'save_dressed', 'compare_edits', 'latref_edit', 'card_text', 'write_card', 'deviations', 'eval_ablations',
-           'latref_eval', 'latref_convert']
+           'data_synthfaces', 'value_shares', 'data_info', 'new_network', 'begun_network', 'check_place',
+           'begin_training', 'train_autoencoder', 'second_opinion', 'train_classifiers', 'style_settings', 'dressed',
+           'train_styles', 'save_dressed', 'compare_edits', 'latref_edit', 'card_text', 'write_card', 'deviations',
+           'eval_ablations', 'latref_eval', 'latref_convert']
 
 # %% ../nbs/17_commands.ipynb #3b22f8e0
 import argparse, inspect, os, shlex, shutil, sys, tempfile, warnings
@@ -24,15 +24,16 @@ from . import training
 from .autoencoder import PRESETS, DiffusionAutoencoder, from_preset
 from .consistency import ABLATIONS, ForwardSettings, Frozen, StyleSettings, Weights, build_cache
 from .consistency import train_ablations, train_styles as train_style_networks
-from .core import atomic_folder, atomic_write, default_device, image_files, make_folder, make_generator, shipped_names, shipped_path, unknown_name, write_error
+from .core import CELEBA_TAGS, TagSet, atomic_folder, atomic_write, default_device, image_files, make_folder, make_generator, shipped_names, shipped_path, unknown_name, write_error
 from .datasets import cached, open_faces, write_celeba, write_celebamask_hq
 from .directions import METHODS, probe_accuracy
 from .faces import SynthFaces
-from .metrics import HELD_OUT_SEED, RECIPES, evaluate, fit_size, load_judges, load_network, print_table, train_network
+from .metrics import HELD_OUT_SEED, RECIPES, evaluate, fit_size, gather_sources, load_judges, load_network, print_table, train_network
 from .metrics import METHODS as ROWS
 from .modulation import StyleModulation
 from .official import LATREF_PRESETS, load_diffae, load_latref
 from .pipeline import Edit, LatRefPipeline, edit_files, encode_dataset, fit_pipeline, load_part
+from .perceptual import load_perceptual
 from .plots import image_strip, save_figure
 from .sampling import INVERSIONS
 from .styles import LatentMapper, ReferenceExtractor
@@ -146,10 +147,12 @@ def open_data(data="synthfaces", # "synthfaces", or a folder that `open_faces` r
               size=64, # pixels
               seed=0, # of synthfaces
               correlated=False, # tags of synthfaces that go together as in CelebA
-              cache="memory" # "memory", "none", or a file
+              cache="memory", # "memory", "none", or a file
+              tags=None # TagSet, or a file of one (`TagSet.save`); None: CelebA's six
              ): # a dataset
     "The faces a command works on."
-    ds = SynthFaces(n or 50_000, size, seed, correlated) if data == "synthfaces" else open_faces(data, size)
+    tags = CELEBA_TAGS if tags is None else TagSet.load(tags) if isinstance(tags, (str, os.PathLike)) else tags
+    ds = SynthFaces(n or 50_000, size, seed, correlated, tags) if data == "synthfaces" else open_faces(data, size, tags)
     return keep_data(ds, n, cache)
 
 def keep_data(ds, # a dataset
@@ -225,6 +228,13 @@ def new_network(preset, # its shape
         try: return from_preset(preset, **changes)
         except Exception as e: raise UsageError(f"no network can be built from {' '.join((preset, *pairs))}: {one_line(e)}") from e
 
+def begun_network(folder, # of a trained autoencoder
+                  pairs=None # of --set, which a trained shape does not allow
+                 ): # DiffusionAutoencoder
+    "A trained autoencoder, to be trained further."
+    if pairs: raise UsageError("--set changes a fresh network, and --init brings one with its own settings. Leave one of them out.")
+    return load_part(DiffusionAutoencoder, folder).requires_grad_(True).train()
+
 def _typed():
     "The command line as it was typed."
     return " ".join([Path(sys.argv[0]).name, shlex.join(sys.argv[1:])])
@@ -259,7 +269,9 @@ def train_autoencoder(
     n:int=None, # the first n faces; all of a folder, 50000 of synthfaces
     data_seed:int=0, # of synthfaces
     cache:str="memory", # keep faces as bytes in memory, in a file of this name, or none
+    tags:str=None, # file of tags of one's own (JSON, from TagSet.save); CelebA's six
     preset:Param("shape of the network", str, choices=list(PRESETS))="synthfaces64",
+    init:str=None, # folder of a trained autoencoder to go on from, with a new optimiser; its shape goes before --preset
     set:Param("change one setting of the preset, name=value; may be repeated", str, action="append")=None,
     steps:int=20000, # updates in all
     batch_size:int=32, # faces in an update
@@ -268,7 +280,8 @@ def train_autoencoder(
     decay:float=0.2, # share of the steps, at the end, in which lr falls
     weighting:Param("of the noise levels", str, choices=["plain", "min_snr", "p2"])="plain",
     z_labels:float=0.0, # weight of reading the labels off z
-    warmup_z:int=0, # first steps, in which the encoder learns by labels alone
+    z_image:float=0.0, # weight of a light picture drawn from z alone
+    warmup_z:int=0, # first steps, in which the encoder learns by labels, and that picture, alone
     high_noise:float=0.0, # share of samples from the noisier half
     ema_decay:float=0.999, # of the averaged weights
     mixed_precision:Param("autocast", str, choices=["no", "bf16"])="no",
@@ -280,12 +293,13 @@ def train_autoencoder(
     resume:bool=False, # go on from the checkpoint in --out
 ):
     "Train a diffusion autoencoder."
-    model = new_network(preset, set or (), seed)
-    faces = open_data(data, n, model.config.image_size, data_seed, cache="none")     # bad data leaves no folder behind
+    model = new_network(preset, set or (), seed) if init is None else begun_network(init, set)
+    faces = open_data(data, n, model.config.image_size, data_seed, cache="none", tags=tags)     # bad data leaves no folder behind
+    how = {"distance": load_perceptual().to(default_device(device)).distance} if z_image else {}
     out = begin_training(out, resume, threads)
     faces = keep_data(faces, n, cache)
-    training.train_autoencoder(faces, out, model, steps, weighting=weighting, z_labels=z_labels, warmup_z=warmup_z, high_noise=high_noise, batch_size=batch_size, lr=lr, warmup=warmup,
-                               decay=decay, ema_decay=ema_decay, mixed_precision=mixed_precision, channels_last=channels_last, save_every=save_every, seed=seed, device=device, resume=resume)
+    training.train_autoencoder(faces, out, model, steps, weighting=weighting, z_labels=z_labels, z_image=z_image, warmup_z=warmup_z, high_noise=high_noise, batch_size=batch_size, lr=lr,
+                               warmup=warmup, **how, decay=decay, ema_decay=ema_decay, mixed_precision=mixed_precision, channels_last=channels_last, save_every=save_every, seed=seed, device=device, resume=resume)
     print(f"trained: {out/'autoencoder'}")
 
 # %% ../nbs/17_commands.ipynb #5281c0c0
@@ -313,6 +327,7 @@ def train_classifiers(
     autoencoder:Param("folder of a trained autoencoder, e.g. runs/ae/autoencoder", str, required=True)=None,
     out:Param("folder for the whole pipeline", str, required=True)=None,
     data:str="synthfaces", # synthfaces, or a folder with annotations
+    tags:str=None, # file of tags of one's own (JSON, from TagSet.save); CelebA's six
     n:int=8000, # faces to fit on; those after them are held out
     held_out:int=1024, # faces to report on and to calibrate with
     data_seed:int=0, # of synthfaces
@@ -339,7 +354,7 @@ def train_classifiers(
     check_place(out)
     options, network = _options(set), load_part(DiffusionAutoencoder, autoencoder).to(default_device(device))
     if half: network.half().float()                                                # the weights as they will be read back
-    faces = open_data(data, n + held_out, network.config.image_size, data_seed, cache="none")
+    faces = open_data(data, n + held_out, network.config.image_size, data_seed, cache="none", tags=tags)
     z, labels = encode_dataset(network, faces, progress=True); n = len(z) - held_out
     if n < 1: raise ValueError(f"{len(z)} faces came and {held_out} are to be held out. Give more faces, or a smaller --held-out.")
     pipe = fit_pipeline(network, z[:n], labels[:n], faces.tags, make_generator(seed), linear={"steps": steps}, mlp={"steps": steps, "noise": noise},
@@ -395,8 +410,7 @@ def style_settings(pairs # name=value of a loss weight, or group.name=value
 # %% ../nbs/17_commands.ipynb #f4fb24f2
 def _style_cache(pipe, data, n, data_seed, folder, forward):
     "The faces of a style training, with what the forward step makes of them."
-    faces = open_data(data, n, pipe.size, data_seed, cache="none")
-    pipe.check_tags(faces.tags)
+    faces = open_data(data, n, pipe.size, data_seed, cache="none", tags=pipe.tags)
     frozen = Frozen(pipe.autoencoder, pipe.linear, pipe.mlp)
     return build_cache(frozen.to(pipe.device), faces, folder, min(n or len(faces), len(faces)), forward)
 
@@ -437,7 +451,7 @@ def train_styles(
 ):
     "Train the style networks of a pipeline: forward-backward consistency, no pairs."
     chosen, pipe = style_settings(set), _with_classifiers(model, device)
-    open_data(data, n, pipe.size, data_seed, cache="none")                         # bad data leaves no folder behind
+    open_data(data, n, pipe.size, data_seed, cache="none", tags=pipe.tags)         # bad data leaves no folder behind
     out = begin_training(out, resume, threads)
     faces = _style_cache(pipe, data, n, data_seed, cache or out/"cache", chosen.pop("forward"))
     print(faces)
@@ -472,7 +486,7 @@ def _network_command(kind, what):
         n:int=RECIPES[kind]["n"], # faces, rendered
         steps:int=RECIPES[kind]["steps"], # updates
         batch_size:int=RECIPES[kind]["batch_size"], # samples in an update
-        lr:float=2e-3, # learning rate
+        lr:float=RECIPES[kind]["lr"], # learning rate
         size:int=64, # pixels
         seed:int=None, # of order and noise; its own
         threads:int=None, # of torch
@@ -616,8 +630,9 @@ def deviations(rows, # of `train_ablations`: {"words", "n", column, column_sd, â
 def _measure(pipe, faces, seed, steps, batch_size, how):
     "What the ablations ask about each set of style networks: the means of the row `reference`."
     judges = load_judges(device=pipe.device)
+    sources = gather_sources(pipe, faces, seed, steps, batch_size, judges=judges, brief=True, **how)      # every run has the same autoencoder
     def ask(networks):
-        row = evaluate(dressed(pipe, networks), faces, seed, ("reference",), steps, batch_size, judges=judges, progress=False, **how).summary()[0]
+        row = evaluate(dressed(pipe, networks), methods=("reference",), batch_size=batch_size, judges=judges, sources=sources, brief=True, progress=False, **how).summary()[0]
         return {k: v for k, v in row.items() if isinstance(v, float)}
     return ask
 

@@ -189,6 +189,16 @@ def test_published_weights_are_converted(tmp_path, photos, capsys):
     assert run("latref_edit", f"{photos/'a.png'} --edit {t}={v}:ref={photos/'b.jpg'} --out {tmp_path/'out'} --model {tmp_path/'made'} --steps 1") == 0
     assert run("latref_edit", f"{photos/'a.png'} --edit {t}={v} --out {tmp_path/'out2'} --model {tmp_path/'made'} --steps 1") == 1 and "needs linear" in capsys.readouterr().err
 
+def test_an_autoencoder_goes_on_under_tags_of_ones_own(tmp_path, capsys):
+    from latref_nb.core import TagSet
+    few_tags = TagSet([CELEBA_TAGS["Male"], CELEBA_TAGS["HairColor"]]).save(tmp_path/"tags.json"); common = f"--n 8 --batch-size 4 --steps 1 --device cpu --threads 1 --tags {few_tags}"
+    assert run("latref_train", f"autoencoder --out {tmp_path/'a'} {common} {SMALL}") == 0
+    assert run("latref_train", f"autoencoder --out {tmp_path/'b'} --init {tmp_path/'a'/'autoencoder'} --z-image 0.1 --z-labels 0.1 {common}") == 0
+    a, b = (json.loads((tmp_path/o/"autoencoder"/"config.json").read_text()) for o in "ab"); assert a["z_dim"] == b["z_dim"] == 16
+    assert run("latref_train", f"autoencoder --out {tmp_path/'c'} --init {tmp_path/'a'/'autoencoder'} --set z_dim=8 {common}") == 2 and "Leave one of them out" in capsys.readouterr().err
+    assert run("latref_train", f"classifiers --autoencoder {tmp_path/'b'/'autoencoder'} --out {tmp_path/'m'} --n 60 --held-out 20 --tags {few_tags} --steps 2 --calibrate 0 --device cpu") == 0
+    assert LatRefPipeline.from_pretrained(tmp_path/"m").tags.names == ["Male", "HairColor"]
+
 def test_networks_that_measure_are_trained(tmp_path):
     assert run("latref_train", f"judge --out {tmp_path/'j'} --n 8 --steps 1 --batch-size 4 --device cpu --threads 1") == 0
     assert (tmp_path/"j"/"model"/"config.json").exists()

@@ -52,6 +52,11 @@ def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("models")/"tiny"; tiny_pipeline().save_pretrained(path)
     return path
 
+@pytest.fixture(scope="module")
+def styled(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models")/"styled"; tiny_pipeline(styles=True, sure=2).save_pretrained(path)
+    return path
+
 @pytest.fixture
 def face(tmp_path):
     rng = np.random.default_rng(0); path = tmp_path/"in"/"face.png"; path.parent.mkdir()
@@ -99,6 +104,29 @@ def test_no_picture_at_all(call, model, tmp_path):
 def test_wrong_wishes_write_nothing(call, face, model, tmp_path, wish, words):
     refused(edit(call, face, model, tmp_path/"out", "--edit", wish), words)
     assert not (tmp_path/"out").exists()
+
+@pytest.mark.parametrize("wish,words", [("Smiling=with:ref=her.png:seed=3", "reference and seed"), ("Smiling=with:seed=three", "whole number"), ("Smiling=with:ref=gone.png", "gone.png: no such file"), ("Smiling=with:rfe=her.png", "Did you mean 'ref'?"),
+                                        ("Smiling=with:seed=1:mask=gone.png", "gone.png: no such file"), ("Smiling=with:seed=1:mask=hair", "class_mask"), ("Smiling=with:seed=1:mask=LETTER", "not an image"), ("Smiling=with:seed=1:mask=BLACK", "is empty"),
+                                        ("Smiling=with:ref=LETTER", "not an image"), ("Smiling=with:seed=1,2", "one for all"), ("Hat=with:seed=1", "'Hat' is not known")])
+def test_wrong_styles_and_masks_write_nothing(call, face, styled, tmp_path, wish, words):
+    (tmp_path/"letter.png").write_text("Dear"); Image.new("L", (60, 50)).save(tmp_path/"black.png")
+    refused(edit(call, face, styled, tmp_path/"out", "--edit", wish.replace("LETTER", str(tmp_path/"letter.png")).replace("BLACK", str(tmp_path/"black.png"))), words)
+    assert not (tmp_path/"out").exists()
+
+def test_wishes_that_contradict_each_other(call, face, styled, tmp_path):
+    refused(edit(call, face, styled, tmp_path/"out", "--edit", "HairColor=blond:seed=1", "--edit", "HairColor=black"), "both blond and black")
+    assert not (tmp_path/"out").exists()
+
+@pytest.mark.parametrize("wish", ["Smiling=with:seed=1", "Smiling=with:ref=her.png"])
+def test_a_checkpoint_without_style_networks_says_so(call, face, model, tmp_path, wish):
+    refused(edit(call, face, model, tmp_path/"out", "--edit", wish), "needs modulation", "no such network", "latref_train styles")
+    assert not (tmp_path/"out").exists() and edit(call, face, model, tmp_path/"out", "--edit", "Smiling=with")[0] == 0
+
+def test_a_reference_without_the_value_is_noted(call, face, styled, tmp_path):
+    from latref_nb.pipeline import LatRefPipeline
+    pipe = LatRefPipeline.from_pretrained(styled); value = "with" if float(pipe.read(pipe.encode(face))["Smiling"][0, 1]) < 0.5 else "without"
+    code, out, err = edit(call, face, styled, tmp_path/"out", "--edit", f"Smiling={value}:ref={face}")
+    assert code == 0 and len(err) == 1 and "note:" in err[0] and f"does not look like Smiling={value}" in err[0] and "1 edited" in out
 
 @pytest.mark.parametrize("argv,words", [(["--stepz", 3], "--stepz"), (["--steps", "many"], "many"), (["--device", "tpu9"], "tpu9")])
 def test_wrong_options(call, face, model, tmp_path, argv, words):
@@ -215,6 +243,32 @@ def test_what_cannot_be_fitted(call, model, tmp_path, argv, words):
     result = call(commands.latref_train, *base, *argv)
     refused((result[0], result[1], [l for l in result[2] if "encoding" not in l]), words)
     assert not list(tmp_path.iterdir())
+
+def test_a_place_that_cannot_be_written_is_found_before_the_work(call, model, tmp_path, monkeypatch):
+    def never(*_, **__): raise AssertionError("the work has begun")
+    monkeypatch.setattr(commands, "encode_dataset", never); monkeypatch.setattr(commands, "_style_cache", never); monkeypatch.setattr(commands, "load_latref", never)
+    (tmp_path/"file").write_text("mine")
+    for out, words in ((tmp_path/"file"/"new", "cannot write"), ("/proc/new/deep", "cannot write"), (tmp_path/"file", "that is a file")):
+        refused(call(commands.latref_train, "classifiers", "--autoencoder", model/"autoencoder", "--out", out), words); refused(call(commands.latref_convert, "x.ckpt", "--out", out), words)
+        refused(call(commands.latref_eval, "ablations", "--model", model, "--out", out), words)
+    refused(call(commands.latref_train, "styles", "--model", model, "--out", tmp_path/"file"/"new", "--n", 8), "cannot write")
+    commands.check_place(tmp_path/"a"/"b"/"c"); assert files(tmp_path) == {"file": b"mine"} and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+@pytest.mark.parametrize("argv,words", [(["--model", "synthfaces46"], "Shipped:"), (["--set", "percptual=1"], "Did you mean 'perceptual'?"), (["--set", "modulation.wdth=8"], "Did you mean 'width'?"), (["--data", "gone"], "gone"), (["--threads", "x"], "x")])
+def test_style_trainings_that_cannot_begin(call, model, tmp_path, argv, words):
+    for base in ([commands.latref_train, "styles"], [commands.latref_eval, "ablations"]): refused(call(*base, "--model", model, "--out", tmp_path/"run", "--n", 8, *argv), words)
+    assert not list(tmp_path.iterdir())
+
+def test_styles_need_removals_that_remove(call, model, tmp_path):
+    code, out, err = call(commands.latref_train, "styles", "--model", model, "--out", tmp_path/"run", "--n", 4, "--min-flip", 1, "--set", "forward.steps=1", "--device", "cpu", "--threads", 1)
+    assert code == 1 and "did not remove enough" in err[-1] and "min_flip" in err[-1]
+
+@pytest.mark.parametrize("content,words", [(b"", "no readable checkpoint"), (b"<html>404</html>", "no readable checkpoint"), (None, "not there")])
+def test_files_that_cannot_be_converted(call, tmp_path, content, words):
+    file = tmp_path/"x.ckpt"
+    if content is not None: file.write_bytes(content)
+    for kind in ("latref", "diffae"): refused(call(commands.latref_convert, file, "--out", tmp_path/"made", "--kind", kind), words, "x.ckpt")
+    assert not (tmp_path/"made").exists()
 
 def test_a_training_is_not_started_over_by_accident(call, tmp_path):
     (tmp_path/"run"/"checkpoint").mkdir(parents=True)
