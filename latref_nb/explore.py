@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['GUIDANCES', 'COMPARE', 'Worker', 'ClickPicture', 'png_bytes', 'Face', 'sheet', 'FaceChooser', 'Explorer',
-           'choose_lacking', 'titled', 'page', 'guidances', 'walk_noise', 'Wish', 'true_face', 'Bench', 'EditResult',
-           'EditExplorer', 'Recording', 'record_edit', 'bars_html', 'attention_view', 'AttentionExplorer']
+           'choose_lacking', 'titled', 'page', 'guidances', 'walk_noise', 'Wish', 'true_face', 'Bench', 'bench_of',
+           'having', 'EditResult', 'EditExplorer', 'Recording', 'record_edit', 'bars_html', 'attention_view',
+           'AttentionExplorer']
 
 # %% ../nbs/15_explore.ipynb #0ec569ce
-import html, io, threading
+import html, io, threading, warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 import anywidget
@@ -368,10 +369,27 @@ class Bench:
     def x_T(self, n):
         if n not in self.noise: self.noise[n] = self.pipe.invert(self.x, self.z, n)
         return self.noise[n]
-    def code(self, wishes): # z after the wishes (1,d)
-        return self.pipe.edit(self.z, [w.edit(self.pipe, self.x) for w in wishes], feats=self.feats, x=self.x)
+    def code(self, wishes): # z after the wishes (1,d); what the pipeline warns of stands in `warned`
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            z = self.pipe.edit(self.z, [w.edit(self.pipe, self.x) for w in wishes], feats=self.feats, x=self.x)
+        self.warned = " ".join(str(w.message) for w in found)
+        return z
     def render(self, z, n): return self.pipe.render(self.x_T(n), z, n)[0]                    # (3,S,S)
 
+def bench_of(explorer, face): # Explorer with pipe, steps, benches; Face → Bench
+    "A face's bench; the last few are kept."
+    benches = explorer.benches
+    if id(face) not in benches:
+        while len(benches) >= 8: benches.pop(next(iter(benches)))
+        benches[id(face)] = Bench(explorer.pipe, face, explorer.steps)
+    return benches[id(face)]
+
+def having(faces, tag, value, n=12): # SynthFaces, … → list of numbers
+    "The first faces with a value."
+    return (faces.labels[:, faces.tags.index(tag)] == faces.tags[tag].index(value)).nonzero().flatten()[:n].tolist()
+
+# %% ../nbs/15_explore.ipynb #36ea5b0e
 @dataclass
 class EditResult:
     "What an edit looks like."
@@ -427,7 +445,7 @@ def _controls(self:EditExplorer):
 @patch
 def _listen(self:EditExplorer, state):
     "Link state and controls, then make the first picture."
-    self._new_tag()
+    self.values.options = list(self.pipe.tags[self.tag].values); self.value = self.values.options[-1]
     for name, widget in (("tag", self.tags), ("value", self.values), ("guidance", self.ways_menu), ("gain", self.gains), ("seed", self.seeds), ("walk", self.walks)):
         if name == "guidance": self.guidance = self.ways[0]
         T.link((self, name), (widget, "value"))
@@ -435,7 +453,7 @@ def _listen(self:EditExplorer, state):
     for k, v in state.items(): setattr(self, k, v)
     self._new_value(); self._new_way()
     choose_lacking(self)
-    self.observe(self.refresh, ["value", "guidance", "gain", "seed", "walk", "wishes"])
+    self.observe(self.refresh, ["tag", "value", "guidance", "gain", "seed", "walk", "wishes"])
     self.chooser.observe(self.refresh, "face"); self.references.observe(self.refresh, "face")
     self.add.on_click(lambda _: self.keep()); self.clear.on_click(lambda _: self.start_over()); self.print.on_click(lambda _: self.show_code())
     self.refresh()
@@ -446,13 +464,12 @@ def _new_tag(self:EditExplorer, change=None):
     "Another tag: its values, the last of them wished."
     values = list(self.pipe.tags[self.tag].values)
     self.values.options = values; self.value = values[-1]
+    self._new_value()
 
 @patch
 def _new_value(self:EditExplorer, change=None):
     "Offer references that have the value."
-    column = self.faces.tags.index(self.tag); want = self.faces.tags[self.tag].index(self.value)
-    having = (self.faces.labels[:, column] == want).nonzero().flatten()[:12].tolist()
-    self.references.offer(having)
+    self.references.offer(having(self.faces, self.tag, self.value))
 
 @patch
 def _new_way(self:EditExplorer, change=None):
@@ -477,21 +494,13 @@ def start_over(self:EditExplorer):
 
 # %% ../nbs/15_explore.ipynb #400cd542
 @patch
-def bench(self:EditExplorer, face): # Bench
-    "This face's bench; the last few are kept."
-    if id(face) not in self.benches:
-        while len(self.benches) >= 8: self.benches.pop(next(iter(self.benches)))
-        self.benches[id(face)] = Bench(self.pipe, face, self.steps)
-    return self.benches[id(face)]
-
-@patch
 def request(self:EditExplorer): return self.chooser.face, [*self.wishes, self.wish()]
 
 @patch
 def work(self:EditExplorer, request):
     "A preview, then the whole."
     face, wishes = request
-    bench, last = self.bench(face), wishes[-1]
+    bench, last = bench_of(self, face), wishes[-1]
     z = bench.code(wishes)
     chance = lambda z: None if self.pipe.mlp is None else float(self.pipe.read(z)[last.tag][0, self.pipe.tags[last.tag].index(last.value)])
     truth = true_face(self.faces, face.index, wishes) if face.index is not None else None
@@ -507,7 +516,7 @@ def shown(self:EditExplorer, result):
     self.stack.value = "<b>below:</b> " + "; ".join(html.escape(str(w)) for w in wishes[:-1]) if wishes[1:] else ""
     last, chance = wishes[-1], "" if r.after is None else f" The classifier gives {wishes[-1].tag}={wishes[-1].value} a probability of {r.before:.2f} before and {r.after:.2f} after."
     same = " Nothing changed: this face has it already." if r.unchanged and last.gain and last.guidance != "reference" else ""
-    self.say(f"{face.name}: {last}. Rendered in {r.steps} steps{', preview' if r.steps == self.steps[0] != self.steps[-1] else ''}.{chance}{same}")
+    self.say(f"{face.name}: {last}. Rendered in {r.steps} steps{', preview' if r.steps == self.steps[0] != self.steps[-1] else ''}.{chance}{same} {bench_of(self, face).warned}")
 
 @patch
 def code(self:EditExplorer): # str
@@ -533,7 +542,7 @@ def to_html(self:EditExplorer, path=None, # where to write it; None: give the te
             gains=(0, .25, .5, .75, 1., 1.25, 1.5) # of the last edit, one a state
            ): # the path, or the text
     "A page with a slider over the gain of the last edit; it works offline."
-    face, wishes = self.request(); bench, pictures = self.bench(face), []
+    face, wishes = self.request(); bench, pictures = bench_of(self, face), []
     r = self.wait().result[2]
     for g in gains:
         z = bench.code([*wishes[:-1], replace(wishes[-1], gain=g)])
@@ -598,7 +607,7 @@ class AttentionExplorer(Explorer):
                  steps=8, # of inversion and rendering, for the layers of the U-Net
                  **state # tag, value, layer, row, column, token, head, step, mask, compare
                 ):
-        self.pipe, self.faces, self.steps, self.benches = pipe, faces or SynthFaces(500, pipe.size, seed=2000), steps, {}
+        self.pipe, self.faces, self.steps, self.benches = pipe, faces or SynthFaces(500, pipe.size, seed=2000), (steps,), {}
         self.styles = "reference" in guidances(pipe)
         self.chooser = FaceChooser(self.faces, numbers, "Face", size=pipe.size)
         self.reference, self.other = (FaceChooser(self.faces, list(numbers)[:6], t, size=pipe.size) for t in ("Reference: whose style", "Compare with"))
@@ -635,7 +644,7 @@ def _listen(self:AttentionExplorer, state):
     for name, w in (("token", self.tokens), ("head", self.heads), ("step", self.walked)): T.link((self, name), (w, "value"))
     for k, v in state.items(): setattr(self, k, v)
     choose_lacking(self)
-    self.observe(self.refresh, ["value", "layer", "compare"])
+    self.observe(self.refresh, ["tag", "value", "layer", "compare"])
     for c in (self.chooser, self.reference, self.other): c.observe(self.refresh, "face")
     self.observe(self.draw, ["row", "column", "token", "head", "step", "mask"])
     self.refresh()
@@ -651,12 +660,12 @@ def _new_tag(self:AttentionExplorer, change=None):
     names = [n for n in own if n in every] + [n for n in every if "unet." in n]
     self.layers.options = names
     self.layer = before if before in names else names[0]
+    if change: self._new_value()
 
 @patch
 def _new_value(self:AttentionExplorer, change=None):
     "References that have the value."
-    column, want = self.faces.tags.index(self.tag), self.faces.tags[self.tag].index(self.value)
-    self.having = (self.faces.labels[:, column] == want).nonzero().flatten()[:12].tolist()
+    self.having = having(self.faces, self.tag, self.value)
     self.reference.offer(self.having); self._new_compare()
 
 @patch
@@ -694,14 +703,7 @@ def work(self:AttentionExplorer, request):
     layer, sides = request
     start, layers = layer.rpartition(".")[0], [layer]
     if layer.startswith("modulation."): layers = [n for n in recordable_layers(self.pipe, f"{start}.*")]
-    yield [record_edit(self._bench(face), wish, layers, self.steps) for face, wish in sides]
-
-@patch
-def _bench(self:AttentionExplorer, face):
-    if id(face) not in self.benches:
-        while len(self.benches) >= 8: self.benches.pop(next(iter(self.benches)))
-        self.benches[id(face)] = Bench(self.pipe, face, (self.steps,))
-    return self.benches[id(face)]
+    yield [record_edit(bench_of(self, face), wish, layers, self.steps[0]) for face, wish in sides]
 
 @patch
 def shown(self:AttentionExplorer, recordings):
