@@ -8,8 +8,8 @@ __all__ = ['HOW', 'STAGE_TENSORS', 'STAGE_LISTS', 'ABLATIONS', 'Frozen', 'Forwar
            'feature_loss', 'bottleneck', 'classification', 'one_step', 'perceptual', 'pixels', 'energy_distance',
            'match', 'Weights', 'StyleSettings', 'StyleNetworks', 'style_networks', 'Scene', 'stage', 'StyleTask',
            'train_styles', 'Stages', 'save_stages', 'load_stages', 'snapshot_steps', 'stage_cases', 'StageRecorder',
-           'DirectionStyles', 'direction_styles', 'Ablation', 'ablated_task', 'train_ablations', 'ablation_run',
-           'ablation_rows', 'gather_stages']
+           'stage_rows', 'shipped_stages', 'DirectionStyles', 'direction_styles', 'Ablation', 'ablated_task',
+           'train_ablations', 'ablation_run', 'ablation_rows', 'gather_stages']
 
 # %% ../nbs/11_consistency.ipynb #0dd88f62
 import hashlib
@@ -290,7 +290,7 @@ def match(mapped, # (B,k) codes by the mapper
           values # (B,) what both are codes of
          ): # scalar
     "Energy distance of the two clouds, value by value."
-    scale = read.std(0).mean().clamp(min=1e-3)
+    scale = read.std(0).mean().clamp(min=1e-3) * read.shape[1] ** .5               # two styles are then about √2 apart
     terms = [energy_distance(mapped[values == k] / scale, read[values == k] / scale) * (values == k).float().mean() for k in values.unique()]
     return torch.stack(terms).sum()
 
@@ -649,6 +649,18 @@ def before(self:StageRecorder, terms): # → Stages of earlier sittings, or None
     try: old = load_stages(self.path)
     except ValueError: return None
     return old if old.terms == terms and all(getattr(old, k) == v for k, v in self.about().items()) else None
+
+# %% ../nbs/11_consistency.ipynb #eb52a2f9
+def stage_rows(stages # Stages
+              ): # (rows of images, titles)
+    "Original, removed, restored at every snapshot, and last the swapped style."
+    rows = [[from_uint8(o) for o in (stages.original[i], stages.removed[i], *stages.restored[:, i], stages.swapped[-1, i])] for i in range(len(stages.faces))]
+    return rows, ["original", "removed", *(f"step {s}" for s in stages.steps), "other style"]
+
+def shipped_stages(): # Stages of the training that ships, or None
+    "What `train_styles` recorded for the shipped model."
+    try: return load_stages(shipped_path("synthfaces64/stages.safetensors"))
+    except FileNotFoundError: return None
 
 # %% ../nbs/11_consistency.ipynb #05d0375c
 class DirectionStyles(ModelMixin, ConfigMixin):
