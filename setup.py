@@ -1,4 +1,4 @@
-"Package metadata comes from settings.ini; this file maps it to setuptools and puts data/ into the wheel."
+"Package metadata comes from settings.ini; this file maps it to setuptools and puts data/ and the chapters into the wheel."
 from configparser import ConfigParser
 from pathlib import Path
 from setuptools import setup
@@ -23,9 +23,9 @@ setup(
     classifiers=["Development Status :: 3 - Alpha", "Intended Audience :: Science/Research", "Intended Audience :: Education",
                  "Programming Language :: Python :: 3", "Natural Language :: English"],
     python_requires=">=" + cfg["min_python"],
-    packages=["latref_nb", "latref_nb.data"],
-    package_dir={"latref_nb.data": "data"},
-    package_data={"latref_nb.data": ["**/*"]},
+    packages=["latref_nb", "latref_nb.data", "latref_nb.chapters"],
+    package_dir={"latref_nb.data": "data", "latref_nb.chapters": "nbs"},
+    package_data={"latref_nb.data": ["**/*"], "latref_nb.chapters": ["*.ipynb"]},
     install_requires=words("requirements"),
     extras_require={"dev": words("dev_requirements"), "docs": words("docs_requirements")},
     entry_points={"console_scripts": [line.strip() for line in cfg["console_scripts"].splitlines() if line.strip()],

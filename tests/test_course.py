@@ -1,0 +1,105 @@
+"The course: copies that never overwrite work, notes of what was passed, and all of it from an installed wheel."
+import json, os, subprocess, sys, zipfile
+import nbformat, pytest
+from nbclient import NotebookClient
+from repo import CHAPTERS
+from test_install import wheel  # noqa: F401  a fixture
+
+from latref_nb import course
+
+
+def notebook(*sources):
+    nb = nbformat.v4.new_notebook()
+    nb.cells = [nbformat.v4.new_markdown_cell("# Title\n> about it")] + [nbformat.v4.new_code_cell(s) for s in sources]
+    return json.loads(nbformat.writes(nb))
+
+def write(folder, name, nb):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.ipynb").write_text(json.dumps(nb), encoding="utf-8")
+
+def text(path): return path.read_text(encoding="utf-8")
+
+STUB = "def solution(x): return 2 * x\ndef mine(x): return 0\ndef check_double(f=solution): assert f(3) == 6\ncheck_double()"
+
+@pytest.fixture
+def source(tmp_path):
+    write(tmp_path / "chapters", "00_one", notebook("x = 1", STUB))
+    write(tmp_path / "chapters", "01_two", notebook("y = 2"))
+    return tmp_path / "chapters"
+
+
+def test_copies_are_notebooks_that_jupyter_reads(source, tmp_path):
+    handed = course.copy_course(tmp_path / "mine", source)
+    assert [(h.chapter, h.state) for h in handed] == [("00_one", "new"), ("01_two", "new")]
+    for h in handed: nbformat.validate(nbformat.read(h.path, 4))
+
+def test_every_real_chapter_copies_and_validates(tmp_path):
+    handed = course.copy_course(tmp_path / "mine")
+    assert {h.chapter for h in handed} == {p.stem for p in CHAPTERS} - set(course.STAYS) | {"index"}
+    for h in handed:
+        nb = nbformat.read(h.path, 4); nbformat.validate(nb)
+        assert "](../" not in "".join(c.source for c in nb.cells if c.cell_type == "markdown"), h.chapter
+    done = course.standing(tmp_path / "mine")
+    assert done["04_unet"] == (0, 3), "check_grid is no exercise"
+    assert sum(n for _, n in done.values()) >= 30
+
+def test_work_survives_every_update(source, tmp_path):
+    mine = tmp_path / "mine"; course.copy_course(mine, source)
+    for version in range(3):
+        path = mine / "00_one.ipynb"; nb = json.loads(text(path)); nb["cells"].append(nbformat.v4.new_markdown_cell(f"note {version}")); write(mine, "00_one", nb)
+        before = text(path)
+        write(source, "00_one", notebook("x = 1", STUB, f"new = {version}"))
+        one, two = course.copy_course(mine, source)
+        assert (one.state, two.state, one.added) == ("beside", "same", 1) and text(path) == before and f"new = {version}" in text(one.path)
+    assert len(list(mine.glob("00_one.new-*.ipynb"))) == 3
+
+def test_a_copy_laid_beside_and_then_edited_is_not_overwritten(source, tmp_path):
+    mine = tmp_path / "mine"; course.copy_course(mine, source)
+    write(mine, "00_one", notebook("mine")); write(source, "00_one", notebook("newer"))
+    beside = course.copy_course(mine, source)[0].path
+    beside.write_text("my own", encoding="utf-8"); (mine / course.PROGRESS).unlink()
+    course.copy_course(mine, source)
+    assert text(beside) == "my own" and "mine" in text(mine / "00_one.ipynb")
+
+def test_without_notes_nothing_is_taken_for_untouched(source, tmp_path):
+    mine = tmp_path / "mine"; write(mine, "00_one", notebook("somebody's own work of the same name"))
+    assert course.copy_course(mine, source)[0].state == "beside"
+    assert "somebody's own work" in text(mine / "00_one.ipynb")
+
+def test_a_chapter_that_is_no_notebook_any_more_stays(source, tmp_path):
+    mine = tmp_path / "mine"; course.copy_course(mine, source)
+    (mine / "00_one.ipynb").write_text("{ half", encoding="utf-8"); write(source, "00_one", notebook("newer"))
+    assert course.copy_course(mine, source)[0].state == "beside" and text(mine / "00_one.ipynb") == "{ half"
+
+def test_passed_exercises_are_noted_from_a_running_notebook(source, tmp_path):
+    mine = tmp_path / "mine"; course.copy_course(mine, source)
+    path = mine / "00_one.ipynb"; nb = nbformat.read(path, 4)
+    nb.cells.append(nbformat.v4.new_code_cell("check_double(mine)", metadata={"tags": ["raises-exception"]}))
+    NotebookClient(nb, timeout=120, resources={"metadata": {"path": str(mine)}}).execute()
+    assert course.read_progress(mine)["passed"] == {}, "the stub and the solution pass nothing"
+    nb.cells += [nbformat.v4.new_code_cell("def mine(x): return x + x"), nbformat.v4.new_code_cell("check_double(mine)")]
+    NotebookClient(nb, timeout=120, resources={"metadata": {"path": str(mine)}}).execute()
+    assert list(course.read_progress(mine)["passed"]["00_one"]) == ["check_double"]
+    assert "passed: check_double" in str(nb.cells[-1].outputs)
+    course.copy_course(mine, source)
+    assert list(course.read_progress(mine)["passed"]["00_one"]) == ["check_double"], "an update keeps the notes"
+    assert course.standing(mine)["00_one"] == (1, 1)
+
+def test_a_folder_that_cannot_be_noted_in_does_not_disturb(tmp_path, capsys):
+    class Shell: user_ns = {"check_x": lambda f=print: None, "mine": lambda: 0}
+    class Info: raw_cell = "check_x(mine)"
+    class Result: success, info = True, Info
+    notes = course.Notes(Shell, "00_one", tmp_path / "file")
+    (tmp_path / "file").write_text("no folder")
+    notes(Result); notes(Result)
+    assert capsys.readouterr().out.count("progress is not noted") == 1
+
+def test_course_from_the_wheel_in_an_empty_folder(wheel, tmp_path):  # noqa: F811
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    zipfile.ZipFile(wheel).extractall(site); empty.mkdir()
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "latref_nb/chapters/00_core.ipynb" in names and not [n for n in names if n.startswith("latref_nb/chapters/") and not n.endswith(".ipynb")]
+    code = "import sys, latref_nb; assert latref_nb.__file__.startswith(sys.argv[1]); from latref_nb.course import latref_course; latref_course(['--out', 'mine'])"
+    done = subprocess.run([sys.executable, "-c", code, str(site)], cwd=empty, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "chapters copied to mine" in done.stdout and (empty / "mine/00_core.ipynb").is_file() and (empty / "mine" / course.PROGRESS).is_file()
