@@ -651,11 +651,13 @@ def before(self:StageRecorder, terms): # → Stages of earlier sittings, or None
     return old if old.terms == terms and all(getattr(old, k) == v for k, v in self.about().items()) else None
 
 # %% ../nbs/11_consistency.ipynb #eb52a2f9
-def stage_rows(stages # Stages
+def stage_rows(stages, # Stages
+               n=4 # snapshots, spread over those there are, first and last among them
               ): # (rows of images, titles)
-    "Original, removed, restored at every snapshot, and last the swapped style."
-    rows = [[from_uint8(o) for o in (stages.original[i], stages.removed[i], *stages.restored[:, i], stages.swapped[-1, i])] for i in range(len(stages.faces))]
-    return rows, ["original", "removed", *(f"step {s}" for s in stages.steps), "other style"]
+    "Original, removed, restored at some snapshots, and last the swapped style."
+    P = len(stages.steps); at = sorted({round(k * (P - 1) / max(1, n - 1)) for k in range(n)})
+    rows = [[from_uint8(o) for o in (stages.original[i], stages.removed[i], *stages.restored[at, i], stages.swapped[-1, i])] for i in range(len(stages.faces))]
+    return rows, ["original", "removed", *(f"step {stages.steps[k]}" for k in at), "other style"]
 
 def shipped_stages(): # Stages of the training that ships, or None
     "What `train_styles` recorded for the shipped model."
