@@ -8,10 +8,11 @@ settings = configparser.ConfigParser(delimiters=["="])
 settings.read(os.environ["LATREF_SETTINGS"], encoding="utf-8")
 about = settings["DEFAULT"]
 
-project, release, copyright, language = about["title"], about["version"], about["copyright"], "en"
+project, author, release, copyright, language = about["title"], about["author"], about["version"], about["copyright"], "en"
 extensions = ["myst_nb"]
 root_doc = "docs/index"
 html_theme = "sphinx_book_theme"
+html_static_path, html_css_files = ["_static"], ["site.css"]
 html_title, html_copy_source, html_show_sourcelink = about["title"], False, False
 html_theme_options = {"show_toc_level": 2, "use_download_button": False, "use_fullscreen_button": False, "home_page_in_toc": True, "show_navbar_depth": 1}
 html_context = {"default_mode": "auto"}

@@ -114,7 +114,9 @@ def write_pages(out):
     out.mkdir(parents=True)
     for path in (ROOT / "docs").glob("*.md"): (out / path.name).write_text(outward(path.read_text(encoding="utf-8"), "docs"), encoding="utf-8")
     shutil.copytree(ROOT / "docs/images", out / "images")
-    shutil.copy(ROOT / "docs/conf.py", out.parent / "conf.py")
+    shutil.copy(ROOT / "docs/conf.py", out.parent)
+    (out.parent / "_static").mkdir()
+    shutil.copy(ROOT / "docs/site.css", out.parent / "_static")
 
 def build(out):
     "Source tree, then Sphinx; the folder of the pages."
