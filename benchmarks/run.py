@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-PARTS = ("faces", "sampling", "training", "styles", "precision", "memory")
+PARTS = ("faces", "sampling", "training", "styles", "explore", "precision", "memory")
 
 
 def machine():

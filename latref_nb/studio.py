@@ -99,7 +99,7 @@ class DirectionVsStyle(Explorer):
     def __init__(self, pipe, # LatRefPipeline
                  faces=None, judges=None, # SynthFaces; Judges; None: those that ship
                  numbers=range(12), # faces that are offered
-                 steps=(4, 16), # of the preview and of the full result
+                 steps=(3, 16), # of the preview and of the full result
                  **state # tag, value, gain, seed, equal
                 ):
         self.pipe, self.faces, self.judges, self.steps, self.benches = pipe, faces or SynthFaces(500, pipe.size, seed=2000), judges or load_judges(), steps, {}
@@ -207,7 +207,7 @@ class StyleExplorer(Explorer):
                  faces=None, # SynthFaces; None: 500 that no shipped network was trained on
                  numbers=range(12), # faces that are offered
                  n=24, # styles of faces, and as many drawn ones
-                 steps=(4, 16), # of the preview and of the full result
+                 steps=(3, 16), # of the preview and of the full result
                  **state # tag, value
                 ):
         for means in ("reference", "seed"): pipe.need(means, "the style explorer")

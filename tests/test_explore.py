@@ -57,6 +57,18 @@ def test_a_request_that_is_overtaken_after_its_preview_is_not_finished():
     worker = Worker(work, show, seen.append); worker.ask(0)
     assert worker.wait(5) and seen == [("preview", 0), ("preview", 1), ("full", 1)]
 
+def test_long_work_gives_way_to_a_newer_request():
+    seen, failed, steps = [], [], []
+    def work(n):
+        yield ("preview", n)
+        for _ in range(5):
+            steps.append(n)
+            if n == 0 and len(steps) == 2: worker.ask(1)
+            worker.give_way()
+        yield ("full", n)
+    worker = Worker(work, seen.append, failed.append); worker.ask(0)
+    assert worker.wait(5) and seen == [("preview", 0), ("preview", 1), ("full", 1)] and steps == [0, 0, 1, 1, 1, 1, 1] and not failed
+
 def test_errors_are_told_and_the_worker_goes_on():
     seen, failed = [], []
     def work(n):
@@ -189,7 +201,7 @@ def test_an_upload_is_edited_without_truth(explorer, faces):
 
 def test_an_error_leaves_the_widget_usable(explorer, faces, monkeypatch):
     explorer.wait(); render = Bench.render
-    def broken(self, z, n): raise ValueError("the network is gone")
+    def broken(self, z, n, **how): raise ValueError("the network is gone")
     monkeypatch.setattr(Bench, "render", broken); explorer.gain = .3; explorer.wait()
     assert explorer.bad and "the network is gone" in explorer.status.value
     monkeypatch.setattr(Bench, "render", render); explorer.gain = .35; explorer.wait()
