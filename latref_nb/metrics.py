@@ -624,6 +624,7 @@ def bars(self:Evaluation): # → list of dicts: figure, value, bar, aim, reached
 def gather_sources(pipe, # see `evaluate`
                    n=512, seed=HELD_OUT_SEED, steps=20, batch_size=32, *, judges=None, brief=False, bar=None, **how): # Sources
     "The first pass, in batches; several evaluations of one autoencoder may share it."
+    if n < 1: raise ValueError(f"n={n} held-out faces came. Give at least 1.")
     faces, judges, parts = SynthFaces(n + REFERENCES, pipe.size, check_seed(seed), tags=pipe.tags), judges or load_judges(device=getattr(pipe, "device", "cpu")), []
     if faces.tags != judges.judge.tags: raise ValueError(f"the pipeline knows {faces.tags}, the judge {judges.judge.tags}. Train a judge on these tags.")
     for rows in batched(range(n), batch_size):
