@@ -26,7 +26,7 @@ $(READY): settings.ini setup.py constraints.txt
 	@$(PYTHON) -m venv $(VENV) || \
 	  { echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu install it with: sudo apt-get install python3-venv" >&2; exit 1; }
 	@echo "Setting up $(VENV) (about 1.6 GB with the CPU build of torch, a minute or a few) ..."
-	@$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	@$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[dev,docs]"
 	@touch $@
 
 setup: $(READY)  ## make .venv with everything in it (the others do this by themselves)
@@ -41,8 +41,6 @@ demo: $(READY)  ## edit a shipped face by a reference and by latent noise, write
 	$(BIN)/latref_edit $(FACES)/000029.jpg --edit "Eyeglasses=with:ref=$(FACES)/000018.jpg" --edit "HairColor=blond:seed=1" --compare --out $(DEMO)
 
 docs: $(READY)  ## build the documentation site from the chapters as they are stored: _docs/html/index.html
-	@$(BIN)/python -c 'import sphinx, myst_nb, sphinx_book_theme' 2>/dev/null || \
-	  $(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[docs]"
 	$(BIN)/python tools/docs.py
 
 export: $(READY)  ## notebooks to package and README; run it after every change of a notebook
