@@ -34,15 +34,16 @@ class SemanticEncoder(nn.Module):
         attention_resolutions=(16,),  # sides of feature maps that get attention
         num_heads=1,  # heads of every attention
         z_dim=512,  # width of the code
+        whole=False,  # read z off the whole last map, not off its mean
     ):
         super().__init__()
         widths, size = level_widths(model_channels, channel_mult), check_grid(image_size, patch_size, len(channel_mult))
-        self.patch_size, self.gradient_checkpointing = patch_size, False
+        self.patch_size, self.whole, self.gradient_checkpointing = patch_size, whole, False
         self.conv_in = nn.Conv2d(in_channels * patch_size**2, widths[0], 3, padding=1)
         self.down, _ = down_path(size, widths, num_res_blocks, attention_resolutions, num_heads)
         self.first_lowest = len(self.down) - num_res_blocks  # layers before this one give F
         self.middle = Middle(widths[-1], num_heads)
-        self.norm_out, self.to_z = group_norm(widths[-1]), nn.Conv2d(widths[-1], z_dim, 1)
+        self.norm_out, self.to_z = group_norm(widths[-1]), nn.Conv2d(widths[-1], z_dim, size >> len(channel_mult) - 1 if whole else 1)
 
 # %% ../nbs/05_autoencoder.ipynb #4761c91b
 @patch
@@ -73,8 +74,10 @@ def pool(
     self: SemanticEncoder,
     h,  # (B, w', 4, 4) from `middle_features`
 ):  # z (B, d)
-    "Norm, SiLU, mean over space, 1×1 convolution."
-    h = F.silu(self.norm_out(h)).mean(dim=(2, 3), keepdim=True)  # (B, w', 1, 1)
+    "Norm, SiLU, mean over space, 1×1 convolution; with `whole` one convolution over the map in place of the last two."
+    h = F.silu(self.norm_out(h))
+    if not self.whole:
+        h = h.mean(dim=(2, 3), keepdim=True)  # (B, w', 1, 1)
     return self.to_z(h).flatten(1)  # (B, d)
 
 
@@ -118,6 +121,7 @@ class DiffusionAutoencoder(ModelMixin, ConfigMixin):
         enc_attention_resolutions: tuple = None,  # None: as in the U-Net
         num_heads: int = 1,  # heads of every attention
         z_dim: int = 512,  # width of the semantic code
+        enc_whole: bool = False,  # read z off the encoder's whole last map; False: off its mean, the published form
         time_embed_dim: int = None,  # width of the time embedding; None: that of the code
         dropout: float = 0.0,  # in the U-Net's residual blocks
         prediction_type: str = "epsilon",  # what `denoise` returns: epsilon, sample or v_prediction
@@ -134,7 +138,7 @@ class DiffusionAutoencoder(ModelMixin, ConfigMixin):
         self.encoder = SemanticEncoder(
             patch_size=enc_patch_size, model_channels=enc_channels or model_channels, channel_mult=enc_channel_mult,
             num_res_blocks=enc_num_res_blocks or num_res_blocks,
-            attention_resolutions=attention_resolutions if enc_attention_resolutions is None else enc_attention_resolutions, **shared)
+            attention_resolutions=attention_resolutions if enc_attention_resolutions is None else enc_attention_resolutions, whole=enc_whole, **shared)
 
 # %% ../nbs/05_autoencoder.ipynb #61496a04
 @patch

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['AnnotationError', 'FacesWarning', 'read_attributes', 'labels_of', 'ImageSet', 'CelebA', 'CelebAMaskHQ', 'FaceFolder',
-           'open_faces', 'fingerprint', 'write_celebamask_hq', 'write_celeba', 'TensorFaces', 'cached']
+           'open_faces', 'fingerprint', 'write_celebamask_hq', 'write_celeba', 'TensorFaces', 'cached',
+           'region_weights']
 
 # %% ../nbs/01a_datasets.ipynb #457591ae
 import csv, hashlib, json, os, warnings
@@ -174,10 +175,11 @@ class CelebAMaskHQ(_Annotated):
 
 # %% ../nbs/01a_datasets.ipynb #561d5041
 @patch
-def masks(self:CelebAMaskHQ, i, # which item
+def masks(self:CelebAMaskHQ, i, # which item, or several
           size=None # pixels; None takes the dataset's
-         ): # (19,S,S) bool in the order of `CLASSES`, exactly one true at each pixel
-    "The classes of one face."
+         ): # (19,S,S) bool in the order of `CLASSES`, exactly one true at each pixel; (B,19,S,S) for several
+    "The classes of a face."
+    if not isinstance(i, int): return torch.stack([self.masks(int(k), size) for k in i])
     size = size or self.size; number = int(self.paths[i].stem)
     folder = self.root/"CelebAMask-HQ-mask-anno"/str(number // 2000)
     if not folder.is_dir(): raise FileNotFoundError(f"{folder}: no such folder. The masks of face {number} belong there; unpack CelebAMask-HQ-mask-anno.")
@@ -354,13 +356,17 @@ class TensorFaces(Dataset):
                 ):
         if images.dtype != torch.uint8 or images.ndim != 4 or len(images) != len(labels): raise ValueError(f"images {tuple(images.shape)} of {images.dtype} and labels {tuple(labels.shape)} came. Needed: uint8 (n,3,S,S) and (n,{len(tags)}).")
         self.images, self.labels, self.tags, self.size = images, labels, tags, images.shape[-1]
+        self.weights = None                                                            # (n,1,S,S) of every pixel, see `weigh`
     def __len__(self): return len(self.images)
     def __getitem__(self, i):
         i = range(len(self))[int(i)]
-        return {"image": from_uint8(self.images[i]), "labels": self.labels[i], "index": i}
+        return self._item(i) | {"index": i}
     def batch(self, indices):
         indices = torch.as_tensor(indices).long()
-        return {"image": from_uint8(self.images[indices]), "labels": self.labels[indices], "index": indices}
+        return self._item(indices) | {"index": indices}
+    def _item(self, i):
+        item = {"image": from_uint8(self.images[i]), "labels": self.labels[i]}
+        return item if self.weights is None else item | {"weight": self.weights[i].float()}
     def __repr__(self): return f"TensorFaces: {len(self)} faces at {self.size}×{self.size}, {self.images.numel() / 2**20:.0f} MB"
 
 # %% ../nbs/01a_datasets.ipynb #367ce9fd
@@ -424,3 +430,22 @@ def _cached_file(ds, n, path, labels, tags, chunk, progress):
         for _, x in _chunks(ds, n, chunk, progress): f.write(x.numpy().tobytes())
     _, start, shape = _read_cache(path)
     return _map_cache(path, start, shape, tags)
+
+# %% ../nbs/01a_datasets.ipynb #b11ca6a9
+def region_weights(masks, # (B,C,S,S) bool, one class true at each pixel
+                   power=0.5 # 0: every pixel counts alike; 1: every region does
+                  ): # (B,1,S,S), mean 1 over each picture
+    "Weights of pixels that let small regions count beside large ones."
+    area = masks.float().mean((2, 3), keepdim=True).clamp(min=1e-4)                    # (B,C,1,1)
+    w = (masks * area**-power).amax(1, keepdim=True)                                   # (B,1,S,S)
+    return w / w.mean((2, 3), keepdim=True)
+
+@patch
+def weigh(self:TensorFaces, source, # the dataset these faces are of, with `masks`
+          power=0.5, # see `region_weights`
+          chunk=256 # faces at once
+         ): # the same TensorFaces
+    "Keep a weight of every pixel beside the pictures, by the region it belongs to."
+    if not hasattr(source, "masks"): raise ValueError(f"{getattr(source, 'layout', type(source).__name__)} has no masks to weigh regions by. Allowed: synthfaces, CelebAMask-HQ. Or leave the regions out.")
+    self.weights = torch.cat([region_weights(source.masks(range(i, min(i + chunk, len(self)))), power).half() for i in range(0, len(self), chunk)])
+    return self

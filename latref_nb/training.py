@@ -568,42 +568,44 @@ def timesteps(self:AutoencoderTask, generator # `StepGenerator`
 @patch
 def diffusion_loss(self:AutoencoderTask, x0, # (b,3,H,W)
                    z, # (b, z_dim)
-                   generator # `StepGenerator`
+                   generator, # `StepGenerator`
+                   weight # of the pixels (b,1,H,W), mean 1
                   ): # (weighted, plain) losses, scalars
     "Squared error of the prediction, weighted by the step's noise."
     t, noise, kind = self.timesteps(generator), generator.randn(*x0.shape[1:]), self.model.config.prediction_type
     output = self.model.denoise(add_noise(x0, noise, t, self.schedule), t, z)
-    error = (output.float() - training_target(x0, noise, t, self.schedule, kind)).square().flatten(1).mean(1)  # (b,3,H,W) -> (b,)
+    error = (weight * (output.float() - training_target(x0, noise, t, self.schedule, kind)).square()).flatten(1).mean(1)  # (b,3,H,W) -> (b,)
     return (error * loss_weight(self.schedule, t, self.weighting, kind, gamma=self.gamma)).mean(), error.mean()
 
 # %% ../nbs/07_training.ipynb #92f772c7
 @patch
 def image_terms(self:AutoencoderTask, x0, # (b,3,H,W)
                 z, # (b, z_dim)
+                weight, # of the pixels (b,1,H,W), mean 1
                 every=1 # take one of so many
                ): # {"image", "image_distance" where a distance was given}: scalars
     "How far the picture drawn from z alone is off."
     x0, y = x0[::every], self.modules["image_head"](z[::every]).float()            # (b/every,3,H,W)
-    terms = {"image": (y - x0).square().mean()}
+    terms = {"image": (weight[::every] * (y - x0).square()).mean()}
     return terms if self.distance is None else terms | {"image_distance": self.distance(y, x0).mean()}
 
 # %% ../nbs/07_training.ipynb #1b33ba5c
 @patch
-def loss(self:AutoencoderTask, batch, # {"image", "labels"}
+def loss(self:AutoencoderTask, batch, # {"image", "labels"}, "weight" where pixels have one
          generator # `StepGenerator`
         ): # terms of the loss
     "Diffusion loss, and the labels read off z where asked for."
-    x0 = batch["image"]
+    x0 = batch["image"]; weight = batch.get("weight", x0.new_ones(1).expand(len(x0), 1, 1, 1))
     z, terms = self.model.encode(x0), {}
     total = 0.0
     if self.z_labels:
         terms["tags"], terms["tag_accuracy"] = tag_loss(self.modules["tag_head"](z), batch["labels"])
         total = total + self.z_labels * terms["tags"]
     if self.z_image:
-        terms |= self.image_terms(x0, z, 1 if generator.step < self.warmup_z else 2)
+        terms |= self.image_terms(x0, z, weight, 1 if generator.step < self.warmup_z else 2)
         total = total + self.z_image * (terms["image"] + 0.05 * terms.get("image_distance", 0.0))
     if generator.step >= self.warmup_z:
-        weighted, terms["mse"] = self.diffusion_loss(x0, z, generator)
+        weighted, terms["mse"] = self.diffusion_loss(x0, z, generator, weight)
         total = total + weighted
     return {"loss": total, **terms}
 
