@@ -1,5 +1,5 @@
 "What the commands do when all is well; tests/test_faults.py has the rest."
-import json, re, subprocess, sys
+import json, re, shutil, subprocess, sys
 from pathlib import Path
 import numpy as np
 import pytest
@@ -152,6 +152,7 @@ def test_styles_are_trained_resumed_and_kept(model, tmp_path, photos, capsys):
     assert set(back.parts) == {"autoencoder", "linear", "mlp", "modulation", "extractor", "mapper"} and back.modulation.config.width == 16 and back.config.sure == pipe.config.sure
     assert [l.split()[0] for l in (out/"commands.txt").read_text().splitlines()][0] == "latref_train" and len((out/"commands.txt").read_text().splitlines()) == 3
     assert json.loads((out/"training_styles.json").read_text())["steps"] == 2 and (tmp_path/"run"/"cache").is_dir()
+    assert re.search(r"Style networks \(modulation .* M parameters\): 2 steps of 4 \(8 samples of 12 faces.*autoencoder and classifiers stayed", commands.training_words(out)[-1])
     weights = "diffusion_pytorch_model.safetensors"
     assert (out/"modulation"/weights).stat().st_size < 0.6 * (tmp_path/"run"/"modulation"/weights).stat().st_size and torch.equal(back.linear.u_cov, pipe.linear.u_cov)
     assert run("latref_edit", f"{photos/'a.png'} --edit Male=with:ref={photos/'b.jpg'} --edit Young=without:seed=1 --out {tmp_path/'out'} --model {out} --steps 1") == 0
@@ -199,6 +200,22 @@ def test_an_autoencoder_goes_on_under_tags_of_ones_own(tmp_path, capsys):
     assert run("latref_train", f"classifiers --autoencoder {tmp_path/'b'/'autoencoder'} --out {tmp_path/'m'} --n 60 --held-out 20 --tags {few_tags} --steps 2 --calibrate 0 --device cpu") == 0
     assert LatRefPipeline.from_pretrained(tmp_path/"m").tags.names == ["Male", "HairColor"]
 
+def test_all_stages_of_a_training_are_told(tmp_path, capsys):
+    common = "--n 8 --batch-size 4 --device cpu --threads 1"
+    assert run("latref_train", f"autoencoder --out {tmp_path/'a'} {common} --steps 1 {SMALL}") == 0
+    for new, old, how in (("b", "a", "--z-image 0.5 --warmup-z 1 --steps 2"), ("c", "b", "--high-noise 0.6 --steps 1")): assert run("latref_train", f"autoencoder --out {tmp_path/new} --init {tmp_path/old/'autoencoder'} {how} {common}") == 0
+    assert run("latref_train", f"autoencoder --out {tmp_path/'c'} --init {tmp_path/'b'/'autoencoder'} --high-noise 0.6 --steps 2 --resume {common}") == 0
+    assert run("latref_train", f"classifiers --autoencoder {tmp_path/'c'/'autoencoder'} --out {tmp_path/'m'} --n 60 --held-out 20 --steps 2 --calibrate 0 --device cpu") == 0
+    first, second, third, fits = commands.training_words(tmp_path/"m")
+    assert "stage 1 of 3, from nothing: 1 steps of 4 (4 samples of 8 faces)" in first and "Beside it" not in first
+    assert "stage 2 of 3, from the weights of stage 1: 2 steps" in second and "draw a light picture alone (weight 0.5); in the first 1 steps nothing but this" in second
+    assert "stage 3 of 3" in third and "2 steps of 4" in third and "60% of the samples from the noisier half" in third and "on the codes of 60 faces" in fits and "decoded" not in fits
+    assert len((tmp_path/"m"/"commands.txt").read_text().splitlines()) == 5 and len(json.loads((tmp_path/"m"/"training_before.json").read_text())) == 2
+    commands.note_before(tmp_path/"m"/"autoencoder", tmp_path/"a")                                       # going on from a whole pipeline: what made its other parts is left out
+    assert len(commands.stages_of(tmp_path/"m")) == 3 == len(json.loads((tmp_path/"a"/"training_before.json").read_text()))
+    (tmp_path/"m"/"training.json").write_text("{"); capsys.readouterr()
+    with pytest.raises(ValueError, match="training.json is damaged"): commands.training_words(tmp_path/"m")
+
 def test_networks_that_measure_are_trained(tmp_path):
     assert run("latref_train", f"judge --out {tmp_path/'j'} --n 8 --steps 1 --batch-size 4 --device cpu --threads 1") == 0
     assert (tmp_path/"j"/"model"/"config.json").exists()
@@ -211,6 +228,14 @@ def test_evaluation(model, tmp_path, capsys):
     assert [(r["method"], r["tag"], r["value"]) for r in data["rows"]] == [("source", "Eyeglasses", "with"), ("global_direction", "Eyeglasses", "with")]
     assert {"target", "others", "identity", "psnr", "ssim", "lpips", "style_error", "diversity", "frechet"} <= set(data["rows"][0])
     assert "global_direction" in said and "round_trip_psnr" in said
+
+def test_model_card(styled, tmp_path, capsys, monkeypatch):
+    folder = tmp_path/"mine"; shutil.copytree(styled, folder); (folder/"commands.txt").write_text("latref_train autoencoder --out a\nlatref_train styles --out s\n")
+    argv = f"--model {folder} --n 2 --seed 77 --steps 1 --edit Eyeglasses=with --method source --card --brief --device cpu".split(); monkeypatch.setattr(sys, "argv", ["latref_eval", *argv])
+    assert commands.run_command(commands.latref_eval, "latref_eval", "", argv) == 0
+    card, said = (folder/"README.md").read_text(encoding="utf-8"), capsys.readouterr().out
+    assert "# mine" in card and "classifiers and style networks" in card and "    latref_train styles --out s\n" in card and f"latref_eval {' '.join(argv)}" in card and said.strip() in card
+    assert commands.run_command(commands.latref_eval, "latref_eval", "", [*argv[2:], "--model", "synthfaces46"]) == 1
 
 
 def test_called_from_python(model, photos, tmp_path):
