@@ -48,6 +48,7 @@ def write_chapters(out):
         nb["cells"] = [c for c in map(shown, nb["cells"]) if c]
         number, _, _ = path.stem.partition("_")
         if number != path.stem: nb["cells"][0]["source"] = nb["cells"][0]["source"].replace("# ", f"# {number} ", 1)
+        elif path.stem == "index": nb["cells"][0]["source"] = nb["cells"][0]["source"].replace("# latref_nb", "# A tour of latref_nb", 1)   # the site has a front page of its own
         (out / path.name).write_text(json.dumps(nb, ensure_ascii=False), encoding="utf-8")
 
 
