@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['GUIDANCES', 'COMPARE', 'Overtaken', 'Worker', 'ClickPicture', 'png_bytes', 'Face', 'sheet', 'FaceChooser', 'Explorer',
-           'choose_lacking', 'titled', 'page', 'guidances', 'walk_noise', 'Wish', 'true_face', 'Bench', 'bench_of',
-           'having', 'EditResult', 'EditExplorer', 'Recording', 'record_edit', 'bars_html', 'attention_view',
-           'AttentionExplorer']
+           'choose_lacking', 'titled', 'labelled', 'wrapped', 'page', 'guidances', 'without_styles', 'walk_noise',
+           'Wish', 'true_face', 'Bench', 'bench_of', 'known_features', 'having', 'strangeness', 'EditResult',
+           'EditExplorer', 'Recording', 'record_edit', 'bars_html', 'attention_view', 'AttentionExplorer']
 
 # %% ../nbs/15_explore.ipynb #0ec569ce
 import html, io, threading, warnings
@@ -129,6 +129,7 @@ _CSS = """
 .latref-picture { position: relative; display: inline-block; line-height: 0; touch-action: none; outline-offset: 2px; }
 .latref-picture img { width: 100%; display: block; image-rendering: pixelated; user-select: none; }
 .latref-picture:focus-visible { outline: 3px solid #0072B2; }
+.latref-explorer.jupyter-widgets-disconnected::before { content: "The kernel behind this widget is gone or was restarted: run its cell again."; font: bold 14px sans-serif; color: #8a3a00; padding: 4px 0; }
 .latref-mark { position: absolute; box-sizing: border-box; border: 2px solid white; outline: 2px solid black; outline-offset: -4px; pointer-events: none; }
 """
 
@@ -230,7 +231,7 @@ def _opened(source):
     "Bytes of a file as PIL, a path as it is."
     if not isinstance(source, bytes): return source
     try: return Image.open(io.BytesIO(source))
-    except (OSError, Image.DecompressionBombError): raise ImageError("is no picture that can be read. Give a PNG, JPEG or WebP file.") from None
+    except (OSError, Image.DecompressionBombError): raise ImageError("no picture that can be read. Give a PNG, JPEG or WebP file.") from None
 
 @patch
 def read(self:FaceChooser, source, # path, or bytes of a file
@@ -266,9 +267,12 @@ class Explorer(W.VBox):
                 ):
         self.status, self.result = W.HTML(), None
         self.worker = Worker(self.work, self.shown, lambda e: self.say(str(e) or type(e).__name__, bad=True))
-        super().__init__([*children, self.status, *([W.HTML(f'<div style="color:#555;line-height:1.3">{legend}</div>')] if legend else [])])
+        super().__init__([*children, self.status, *([W.HTML(f'<div style="color:#555;line-height:1.3">{legend}</div>')] if legend else [])], layout=W.Layout(overflow="visible"))
+        self.add_class("latref-explorer")
     def say(self, words, bad=False):
-        "One line under the pictures."
+        "One line under the pictures; a face that the model does not know is warned of."
+        bench = getattr(self, "benches", {}).get(id(self.chooser.face)) if hasattr(self, "chooser") else None
+        if bench is not None and bench.strange and not bad: words = f"{words.strip()} {bench.strange}"
         self.words, self.bad = words, bad
         mark = "<b>This did not work:</b> " if bad else ""
         self.status.value = f'<div role="status" style="line-height:1.4;color:{"#8a3a00" if bad else "#222"}">{mark}{html.escape(words)}</div>'
@@ -300,7 +304,15 @@ def choose_lacking(explorer # with `faces`, `chooser`, `tag` and `value`
 def titled(title, widget # words; any widget
           ): # VBox
     "A widget with its name over it."
-    return W.VBox([W.HTML(f"<b>{html.escape(title)}</b>"), widget], layout=W.Layout(margin="0 8px 0 0"))
+    return W.VBox([W.HTML(f'<b style="white-space:nowrap;line-height:1.4">{html.escape(title)}</b>'), widget], layout=W.Layout(margin="0 8px 0 0", overflow="visible"))
+
+def labelled(words, widget, width=60): # words; a widget without a description of its own; pixels → HBox
+    "A label on the left, as that of a menu."
+    return W.HBox([W.HTML(f'<div style="width:{width}px;text-align:right">{html.escape(words)}</div>'), widget])
+
+def wrapped(*widgets): # HBox
+    "Side by side, on the next line where the page is too narrow."
+    return W.HBox(widgets, layout=W.Layout(flex_flow="row wrap"))
 
 def page(pictures, # list of images, one a state
          titles, # words for each
@@ -318,6 +330,12 @@ def guidances(pipe # LatRefPipeline
     has = set(pipe.parts)
     need = {"reference": {"modulation", "extractor"}, "noise": {"modulation", "mapper"}, "global direction": {"linear"}, "image-specific direction": {"mlp"}}
     return [g for g in GUIDANCES if need[g] <= has]
+
+def without_styles(pipe # LatRefPipeline
+                  ): # str, empty where nothing is missing
+    "What to say of a checkpoint that can only follow directions."
+    if {"reference", "noise"} & set(guidances(pipe)): return ""
+    return " <b>This checkpoint has no style networks</b>, so editing by reference or by noise is not offered; <code>latref_train styles</code> trains them."
 
 def walk_noise(pipe, # LatRefPipeline with a mapper
                seed, # from this seed's noise
@@ -341,7 +359,7 @@ class Wish:
     reference: Face = None
     def __str__(self):
         how = {"reference": f" like {self.reference and self.reference.name}", "noise": f" by noise {self.seed + self.walk:g}"}.get(self.guidance, f" by {self.guidance}")
-        return f"{self.tag} {self.value}{how}, gain {self.gain:g}"
+        return f"{self.tag} {self.value}, {how.strip()}, gain {self.gain:g}"
     def edit(self, pipe, x): # LatRefPipeline, (1,3,S,S) → Edit
         "As the pipeline takes it."
         if self.guidance == "reference": return Edit(self.tag, self.value, reference=self.reference.image, gain=self.gain)
@@ -373,7 +391,7 @@ def true_face(faces, # SynthFaces
 class Bench:
     "A face on the bench: all of it that does not depend on the edit, made once."
     def __init__(self, pipe, face, steps): # LatRefPipeline, Face, (few, many)
-        self.pipe, self.face, self.steps = pipe, face, steps
+        self.pipe, self.face, self.steps, self.strange = pipe, face, steps, ""
         self.x = pipe.load_images(face.image)                                                # (1,3,S,S)
         self.z, self.feats, self.noise = pipe.encode(self.x), pipe.features(self.x), {}
     def x_T(self, n):
@@ -392,12 +410,29 @@ def bench_of(explorer, face): # Explorer with pipe, steps, benches; Face → Ben
     benches = explorer.benches
     if id(face) not in benches:
         while len(benches) >= 8: benches.pop(next(iter(benches)))
-        benches[id(face)] = Bench(explorer.pipe, face, explorer.steps)
+        benches[id(face)] = bench = Bench(explorer.pipe, face, explorer.steps)
+        if face.index is None: bench.strange = strangeness(bench.feats, known_features(explorer), face.name)
     return benches[id(face)]
+
+def known_features(explorer, n=72): # Explorer → F (n,C,4,4)
+    "Features of faces that are surely faces, made once."
+    if not hasattr(explorer, "known"): explorer.known = explorer.pipe.features(explorer.faces.batch(range(min(n, len(explorer.faces))))["image"])
+    return explorer.known
 
 def having(faces, tag, value, n=12): # SynthFaces, … → list of numbers
     "The first faces with a value."
     return (faces.labels[:, faces.tags.index(tag)] == faces.tags[tag].index(value)).nonzero().flatten()[:n].tolist()
+
+# %% ../nbs/15_explore.ipynb #21a1574d
+def strangeness(feats, # F (1,C,4,4) of a picture
+                known, # F (n,C,4,4) of faces
+                name="this picture", limit=1.2 # in multiples of the strangest known face
+               ): # str, empty for what looks like the others
+    "Words for a picture that the model takes for no face."
+    half = len(known) * 2 // 3; mean, spread = known[:half].mean(0), known[:half].std(0).clamp_min(1e-4)
+    far = lambda f: ((f - mean) / spread).pow(2).mean((1, 2, 3)).sqrt()                      # (B,C,4,4) -> (B,)
+    ratio = float(far(feats)[0] / far(known[half:]).max())
+    return f"{name} does not look like the faces this model knows ({ratio:.1f} times as far out as the strangest of them): the edit may mean nothing." if ratio > limit else ""
 
 # %% ../nbs/15_explore.ipynb #36ea5b0e
 @dataclass
@@ -430,9 +465,9 @@ class EditExplorer(Explorer):
         self.references = FaceChooser(self.faces, list(numbers)[:6], "Reference: a face that has it", size=pipe.size)
         self.source, self.edited, self.truth = (ClickPicture(label=f"{n} face") for n in ("source", "edited", "true"))
         self._controls()
-        pictures = W.HBox([titled("source", self.source), titled("edited", self.edited), titled("truth", self.truth)])
-        super().__init__([W.HBox([self.chooser, self.references]), self.panel, pictures, self.below],
-                         "<b>truth</b>: the face drawn with the tag as wished, where it can be known; a white picture where not. A reference lends its style; for noise and directions the face keeps its own, one of many that would be right.")
+        pictures = wrapped(titled("source", self.source), titled("edited", self.edited), titled("truth", self.truth))
+        super().__init__([wrapped(self.chooser, self.references), self.panel, pictures, self.below],
+                         "<b>truth</b>: the face drawn with the tag as wished, where it can be known; a white picture where not. A reference lends its style; for noise and directions the face keeps its own, one of many that would be right." + without_styles(pipe))
         tag = state.pop("tag", "Eyeglasses" if "Eyeglasses" in pipe.tags.names else pipe.tags.names[0])
         self.set_trait("tag", tag); self._listen(state)
 
@@ -450,7 +485,7 @@ def _controls(self:EditExplorer):
     self.add, self.clear, self.print = (W.Button(description=d, tooltip=t) for d, t in (("Keep, edit on", "lay the next edit on top of this one"), ("Start over", "drop the edits below"), ("Show as code", "the same edit as Python")))
     self.stack, self.listing = W.HTML(), W.HTML()
     self.noise = W.HBox([self.seeds, self.walks])
-    self.panel = W.VBox([W.HBox([self.tags, self.values]), W.HBox([self.ways_menu, self.gains]), self.noise])
+    self.panel = W.VBox([wrapped(self.tags, self.values), wrapped(self.ways_menu, self.gains), self.noise])
     self.below = W.VBox([self.stack, W.HBox([self.add, self.clear, self.print]), self.listing])
 
 @patch
@@ -626,11 +661,11 @@ class AttentionExplorer(Explorer):
         self.chooser = FaceChooser(self.faces, numbers, "Face", size=pipe.size)
         self.reference, self.other = (FaceChooser(self.faces, list(numbers)[:6], t, size=pipe.size) for t in ("Reference: whose style", "Compare with"))
         self.sides = [ClickPicture(width=256, follow=True, label=f"attention over {n}: choose a place") for n in ("the face", "the face compared with")]
-        self.bars = [W.HTML(), W.HTML()]
+        self.bars, self.face = [W.HTML(), W.HTML()], ClickPicture(width=256, label="the face without attention")
         self._controls()
-        self.right = titled("compared with", W.VBox([self.sides[1], self.bars[1]]))
-        super().__init__([W.HBox([self.chooser, self.reference, self.other]), self.panel, W.HBox([titled("attention", W.VBox([self.sides[0], self.bars[0]])), self.right])],
-                         "Colours: dark violet is little attention, red more, bright yellow the most in this picture. The white and black frame is the chosen place; click, hover or use the arrow keys.")
+        self.left, self.right = (titled(t, W.VBox([p, b])) for t, p, b in zip(("attention", "compared with"), self.sides, self.bars))
+        super().__init__([wrapped(self.chooser, self.reference, self.other), self.panel, wrapped(titled("the face", self.face), self.left, self.right)],
+                         "Colours: dark violet is little attention, red more, bright yellow the most in this picture. The white and black frame is the chosen place; click, hover or use the arrow keys." + without_styles(pipe))
         self._listen(state)
 
 # %% ../nbs/15_explore.ipynb #f1b260c0
@@ -640,10 +675,10 @@ def _controls(self:AttentionExplorer):
     wide = lambda w: dict(style={"description_width": "60px"}, layout=W.Layout(width=w))
     self.tags, self.values = W.Dropdown(options=self.pipe.tags.names, description="tag", **wide("200px")), W.Dropdown(options=["with"], description="value", **wide("180px"))
     self.layers = W.Dropdown(options=[""], description="layer", **wide("320px"))
-    self.tokens = W.ToggleButtons(options=[("0", 0)], description="token", style={"button_width": "44px", "description_width": "60px"})
+    self.tokens = W.ToggleButtons(options=[("0", 0)], style={"button_width": "44px"}); self.token_row = labelled("token", self.tokens)
     self.heads, self.walked = W.SelectionSlider(options=[("mean", -1)], description="head", **wide("300px")), W.SelectionSlider(options=[("mean", -1)], description="step", **wide("300px"))
     self.masks, self.compares = W.Checkbox(description="show the mask", indent=False, layout=W.Layout(width="130px")), W.Dropdown(options=COMPARE, description="compare with", style={"description_width": "100px"}, layout=W.Layout(width="260px"))
-    self.panel = W.VBox([W.HBox([self.tags, self.values, self.layers]), W.HBox([self.tokens, self.masks, self.compares]), W.HBox([self.heads, self.walked])])
+    self.panel = W.VBox([wrapped(self.tags, self.values, self.layers), self.token_row, wrapped(self.compares, self.masks), wrapped(self.heads, self.walked)])
 
 @patch
 def _listen(self:AttentionExplorer, state):
@@ -699,7 +734,8 @@ def _new_map(self:AttentionExplorer, m):
         old = menu.value
         menu.options = options
         menu.value = old if old in [v for _, v in options] else options[0][1]
-    self.walked.layout.display = "" if len(m.steps) > 1 else "none"; self.tokens.layout.display = "" if m.kind == "cross" else "none"
+    self.walked.layout.display = "" if len(m.steps) > 1 else "none"; self.token_row.layout.display = "" if m.kind == "cross" else "none"
+    self.tokens.tooltips = [f"token {label}" for label, _ in self.tokens.options]
     for p in self.sides: p.rows = p.columns = m.side
 
 # %% ../nbs/15_explore.ipynb #1b63baa5
@@ -744,7 +780,8 @@ def views(self:AttentionExplorer): # list of (picture (H,W,3), shares of the pla
 def draw(self:AttentionExplorer, change=None):
     "Show the present state; only arrays are read."
     if self.result is None: return
-    m, views = self.result[1][0].maps[self.result[0]], self.views()
+    m, views = self.result[1][0].maps[self.result[0]], self.views(); shown = views[0][2]
+    self.face.show(shown.face.image if shown.image is None else shown.image)
     for (picture, at, r), side, bars in zip(views, self.sides, self.bars):
         side.png = png_bytes(Image.fromarray(picture).resize((256, 256), Image.Resampling.BILINEAR))
         bars.value = bars_html(at, [f"token {k}" for k in range(len(at))], self.token) if m.kind == "cross" else ""

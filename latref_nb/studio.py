@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from .consistency import Stages, load_stages
 from .core import make_generator
 from .directions import edit_scores
-from .explore import ClickPicture, Explorer, FaceChooser, Wish, bench_of, choose_lacking, guidances, having, page, sheet, titled
+from .explore import ClickPicture, Explorer, FaceChooser, Wish, bench_of, choose_lacking, guidances, having, labelled, page, sheet, titled, without_styles, wrapped
 from .faces import SynthFaces
 from .metrics import load_judges
 from .pipeline import Edit
@@ -49,7 +49,8 @@ class TrajectoryPlayer(FramePlayer):
         self.output = pipe(image, edits, num_inference_steps, return_trajectory=True, output_type="pt", **kwargs)
         frames, titles = trajectory_frames(self.output.inverted, self.output.rendered)
         super().__init__(frames, titles, interval=250, size=448)
-        self.index = len(frames) - 1
+        for button, words in ((self.back, "‹"), (self.on, "›")): button.icon, button.description = "", words      # readable where no icons can be had
+        self.index = len(frames) - 1; self.add_class("latref-explorer")
 
 # %% ../nbs/15a_studio.ipynb #c2ee6c16
 @dataclass
@@ -89,7 +90,7 @@ def rows_html(rows # list of dicts with the same keys
              ): # str
     "A small table for a page."
     words = lambda v: f"{v:.2f}" if isinstance(v, float) else html.escape(str(v))
-    line = lambda cells, kind: "<tr>" + "".join(f'<{kind} style="text-align:left;padding:1px 14px 1px 0">{c}</{kind}>' for c in cells) + "</tr>"
+    line = lambda cells, kind: "<tr style='line-height:1.5'>" + "".join(f'<{kind} style="text-align:left;padding:1px 14px 1px 0">{c}</{kind}>' for c in cells) + "</tr>"
     return "<table>" + line(map(html.escape, rows[0]), "th") + "".join(line([words(v) for v in r.values()], "td") for r in rows) + "</table>"
 
 class DirectionVsStyle(Explorer):
@@ -108,10 +109,10 @@ class DirectionVsStyle(Explorer):
         wide = dict(style={"description_width": "60px"}, layout=W.Layout(width="200px"))
         self.tags, self.values = W.Dropdown(options=pipe.tags.names, description="tag", **wide), W.Dropdown(options=["with"], description="value", **wide)
         self.gains, self.seeds = W.FloatSlider(min=0, max=2, step=.05, description="gain"), W.IntSlider(min=0, max=50, description="seed")
-        self.equals = W.ToggleButtons(options=["gain", "length"], description="equal", style={"button_width": "70px"})
-        self.pictures, self.table = {w: ClickPicture(width=160, label=f"edited by {w}") for w in ["source", *self.ways]}, W.HTML()
-        super().__init__([W.HBox([self.chooser, self.references]), W.HBox([self.tags, self.values]), W.HBox([self.gains, self.seeds, self.equals]), W.HBox([titled(w, p) for w, p in self.pictures.items()]), self.table],
-                         "<b>same person</b>: 1 is the same picture. <b>other tags moved</b>: the share that the judge reads differently than in the source.")
+        self.equals = W.ToggleButtons(options=["gain", "length"], tooltips=["the same gain", "the same length of the step in the code"], style={"button_width": "70px"})
+        self.pictures, self.table = {w: ClickPicture(width=156, label=f"edited by {w}") for w in ["source", *self.ways]}, W.HTML()
+        super().__init__([wrapped(self.chooser, self.references), wrapped(self.tags, self.values, labelled("equal", self.equals)), wrapped(self.gains, self.seeds), wrapped(*[titled(w, p) for w, p in self.pictures.items()]), self.table],
+                         "<b>same person</b>: 1 is the same picture. <b>other tags moved</b>: the share that the judge reads differently than in the source." + without_styles(pipe))
         link_tags(self, state, ("gain", self.gains), ("seed", self.seeds), ("equal", self.equals))
 
 # %% ../nbs/15a_studio.ipynb #6cd53c19
@@ -178,14 +179,17 @@ def plane(codes, # (n,d)
 
 def plane_picture(points, # (n,2) in [0, 1], from the lower left
                   colours, # (m,) in [0, 1] for the first m; the others are drawn in grey
-                  size=256 # pixels
+                  chosen=None, # number of the point to ring
+                  size=288 # pixels
                  ): # (size,size,3) bytes
     "The points as a picture."
     fig, ax = new_figure(width=size / 72, height=size / 72); fig.set_layout_engine("none")
-    ax.set_position([0, 0, 1, 1]); ax.set(xlim=(0, 1), ylim=(0, 1)); ax.set_axis_off()
+    ax.set_position([.004, .004, .992, .992]); ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[]); ax.grid(False)
+    for side in ax.spines.values(): side.set(visible=True, color="#999999")
     m = len(colours)
     ax.scatter(*points[m:].T, s=26, c="#888888", marker="D", lw=.4, edgecolors="white")
     ax.scatter(*points[:m].T, s=38, c=colours, cmap="viridis", vmin=0, vmax=1, lw=.5, edgecolors="black")
+    if chosen is not None: ax.scatter(*points[chosen:chosen + 1].T, s=170, facecolors="none", edgecolors="#D55E00", lw=2.5)
     buf = io.BytesIO(); fig.savefig(buf, format="png", dpi=72)
     return np.asarray(Image.open(buf).convert("RGB"))
 
@@ -201,6 +205,7 @@ class StyleExplorer(Explorer):
     tag = T.Unicode(); value = T.Unicode()
     factor = T.Unicode(help="the style factor that colours the points")
     chosen = T.Int(0, help="number of the point whose style is worn")
+    drawn = T.Int(0, help="seed of the first of the drawn styles")
     mix = T.Float(0.0, help="from the first kept style to the second")
     first = T.Unicode("", help="name of a kept style"); second = T.Unicode("", help="another; with both, their mixture is worn")
     def __init__(self, pipe, # LatRefPipeline with style networks
@@ -213,12 +218,12 @@ class StyleExplorer(Explorer):
         for means in ("reference", "seed"): pipe.need(means, "the style explorer")
         self.pipe, self.faces, self.n, self.steps, self.benches, self.kept, self.points = pipe, faces or SynthFaces(500, pipe.size, seed=2000), n, steps, {}, {}, []
         self.chooser, self.references = FaceChooser(self.faces, numbers, "Face", size=pipe.size), FaceChooser(self.faces, list(numbers)[:6], "Swap styles with", size=pipe.size)
-        self.map = ClickPicture(width=256, rows=32, columns=32, label="plane of styles: choose a point")
+        self.map = ClickPicture(width=288, rows=32, columns=32, label="plane of styles: choose a point")
         self.edited, self.swapped = ClickPicture(label="the face in the chosen style"), [ClickPicture(width=128, label=f"{t} after the swap") for t in ("the face", "the other face")]
         self._controls()
-        boxes = [titled("styles", self.map), titled("worn", self.edited), W.VBox([titled("swapped", self.swapped[0]), self.swapped[1]])]
-        super().__init__([W.HBox([self.chooser, self.references]), W.HBox([self.tags, self.values, self.factors]), W.HBox(boxes), self.bars, self.keeper],
-                         "Round points are faces that have the value: dark violet where the factor is small, yellow where it is large. Grey diamonds were drawn by noise. <b>swapped</b>: each of the two faces in the other's style.")
+        boxes = [titled("styles", self.map), titled("worn", self.edited), titled("swapped", W.VBox(self.swapped))]
+        super().__init__([wrapped(self.chooser, self.references), wrapped(self.tags, self.values, self.factors), wrapped(*boxes), self.bars, self.keeper],
+                         "Round points are faces that have the value: dark violet where the factor is small, yellow where it is large. Grey diamonds were drawn by noise. The orange ring is the style that is worn. <b>swapped</b>: each of the two faces in the other's style.")
         self._listen(state)
 
 # %% ../nbs/15a_studio.ipynb #f4bf7648
@@ -226,14 +231,16 @@ class StyleExplorer(Explorer):
 def _controls(self:StyleExplorer):
     "Menus, names, buttons."
     wide = dict(style={"description_width": "60px"}, layout=W.Layout(width="210px"))
-    self.tags, self.values, self.factors = (W.Dropdown(options=o, description=d, **wide) for o, d in ((self.pipe.tags.names, "tag"), (["with"], "value"), ([""], "coloured by")))
+    self.tags, self.values, self.factors = (W.Dropdown(options=o, description=d, **wide) for o, d in ((self.pipe.tags.names, "tag"), (["with"], "value"), ([""], "colour")))
+    self.factors.tooltip = "the style factor that colours the points"
     self.bars, self.name, self.file = W.HTML(), W.Text(placeholder="a name", layout=W.Layout(width="120px")), W.Text(placeholder="styles.safetensors", layout=W.Layout(width="200px"))
     button = lambda d, tip, f: self._button(d, tip, f)
     buttons = [button("Keep", "keep the worn style under the name", lambda: self.keep(self.name.value)), button("Save", "write the kept styles to the file", lambda: self.save_to(self.file.value)),
-               button("Load", "read kept styles from the file", lambda: self.load_from(self.file.value))]
+               button("Load", "read kept styles from the file", lambda: self.load_from(self.file.value)), button("Draw others", "draw other styles by noise", self.draw_others)]
+    buttons[3].layout.width = "110px"
     self.firsts, self.seconds = (W.Dropdown(options=[""], description=d, **wide) for d in ("mix", "with"))
     self.mixes = W.FloatSlider(min=0, max=1, step=.02, description="share")
-    self.keeper = W.VBox([W.HBox([self.name, buttons[0], self.file, *buttons[1:]]), W.HBox([self.firsts, self.seconds, self.mixes])])
+    self.keeper = W.VBox([wrapped(buttons[3], self.name, buttons[0], self.file, *buttons[1:3]), wrapped(self.firsts, self.seconds, self.mixes)])
 
 @patch
 def _button(self:StyleExplorer, words, tip, do):
@@ -248,7 +255,7 @@ def _button(self:StyleExplorer, words, tip, do):
 @patch
 def _listen(self:StyleExplorer, state):
     T.link((self, "factor"), (self.factors, "value"))
-    self.observe(lambda c: self._draw_map(), "factor"); self.chooser.observe(lambda c: self.points and self._draw_styles(), "face")
+    self.observe(lambda c: self._draw_map(), ["factor", "chosen", "first", "second"]); self.observe(self._draw_styles, "drawn"); self.chooser.observe(lambda c: self.points and self._draw_styles(), "face")
     self.map.observe(self._clicked, ["row", "column"])
     link_tags(self, state, ("chosen", W.IntText()), ("mix", self.mixes), ("first", self.firsts), ("second", self.seconds), then=self._draw_styles)
 
@@ -259,8 +266,8 @@ def _draw_styles(self:StyleExplorer, change=None):
     numbers = having(self.faces, self.tag, self.value, self.n); x = self.pipe.load_images(self.chooser.face.image)
     with torch.no_grad():
         refs = self.pipe.reference_style(self.faces.batch(numbers)["image"], self.tag, self.value)
-        drawn = self.pipe.latent_style(x.expand(self.n, -1, -1, -1), self.tag, self.value, generator=make_generator(list(range(self.n))))
-    self.numbers, self.points = numbers, [StylePoint(f"face {i}", c) for i, c in zip(numbers, refs)] + [StylePoint(f"seed {i}", c) for i, c in enumerate(drawn)]
+        drawn = self.pipe.latent_style(x.expand(self.n, -1, -1, -1), self.tag, self.value, generator=make_generator(list(range(self.drawn, self.drawn + self.n))))
+    self.numbers, self.points = numbers, [StylePoint(f"face {i}", c) for i, c in zip(numbers, refs)] + [StylePoint(f"seed {i}", c) for i, c in enumerate(drawn, self.drawn)]
     at, self.share = plane(torch.cat([p.code.flat() for p in self.points]).cpu())
     low, high = at.min(0).values, at.max(0).values
     self.at = .06 + .88 * (at - low) / (high - low).clamp_min(1e-9)                              # (n,2) in [0, 1]
@@ -276,7 +283,12 @@ def _draw_map(self:StyleExplorer):
     if not self.points: return
     names = list(self.faces.style_names[self.tag])
     values = self.faces.style(self.numbers, self.tag)[:, names.index(self.factor)].numpy() if self.factor in names else np.full(len(self.numbers), .5)
-    self.map.show(plane_picture(self.at.numpy(), values))
+    self.map.show(plane_picture(self.at.numpy(), values, None if self.first and self.second else self.chosen))
+
+@patch
+def draw_others(self:StyleExplorer):
+    "Other seeds for the drawn styles."
+    self.drawn += self.n; self.refresh()
 
 @patch
 def _clicked(self:StyleExplorer, change):
@@ -385,9 +397,10 @@ class ConsistencyExplorer(Explorer):
         self.runs = W.Dropdown(options=[("nothing", ""), *((n, n) for n in s.ablations)], description="compare with", style={"description_width": "100px"})
         self.names = ("original", "removed", "restored", "another style")
         self.rows = [[ClickPicture(width=144, label=f"{run}: {n}") for n in self.names] for run in ("full training", "ablation")]
-        self.chart, self.below = W.Image(format="png"), W.HBox([titled(n, p) for n, p in zip(self.names, self.rows[1])])
-        super().__init__([W.HBox([self.faces_menu, self.runs]), self.moments, W.HBox([titled(n, p) for n, p in zip(self.names, self.rows[0])]), self.below, self.chart],
-                         "Each curve is one term of the loss, with its own line style and its name in the legend; the dashed line is the moment shown.")
+        self.charts, self.without_words = [W.Image(format="png", width=400, layout=W.Layout(margin="0 8px 0 0")) for _ in range(2)], W.HTML()
+        self.below = W.VBox([self.without_words, wrapped(*[titled(n, p) for n, p in zip(self.names, self.rows[1])])])
+        super().__init__([wrapped(self.faces_menu, self.runs), self.moments, wrapped(*[titled(n, p) for n, p in zip(self.names, self.rows[0])]), self.below, wrapped(*self.charts)],
+                         "Each curve is one term of the loss, with its own colour and marker and its name in the legend; the dashed line is the moment shown.")
         for name, widget in (("moment", self.moments), ("face", self.faces_menu), ("without", self.runs)): T.link((self, name), (widget, "value"))
         for k, v in state.items(): setattr(self, k, v)
         self.observe(self.refresh, ["moment", "face", "without"]); self.refresh()
@@ -415,25 +428,30 @@ def work(self:ConsistencyExplorer, request):
     runs = [self.stages, *([self.stages.ablations[without]] if without else [])]; step = self.stages.steps[moment]
     pictures = [stage_pictures(r, moment if r is self.stages else nearest_moment(r, step), face) for r in runs]
     yield request, pictures, None
-    yield request, pictures, figure_png(self.curves(runs[-1], step))
+    yield request, pictures, [figure_png(self.curves(r, step, n)) for r, n in zip(runs, ("full training", without))]
 
 @patch
-def curves(self:ConsistencyExplorer, run, step): # Stages, training step → Picture
+def curves(self:ConsistencyExplorer, run, step, title=""): # Stages, training step, words → Picture
     "The terms of the loss over training time."
-    fig = line_plot(run.steps, {t: run.losses[:, i] for i, t in enumerate(run.terms)}, xlabel="training step", ylabel="term of the loss", figsize=(7, 2.6))
-    fig.axes[0].axvline(step, color="#444444", ls=(0, (4, 3)), lw=1)
+    fig = line_plot(run.steps, {t: run.losses[:, i] for i, t in enumerate(run.terms)}, xlabel="training step", ylabel="term of the loss", title=title, figsize=(6, 3))
+    for line, mark in zip(fig.axes[0].lines, "os^Dv<>Pp*hX" * 4): line.set(marker=mark, markersize=4)
+    fig.axes[0].axvline(step, color="#444444", ls=(0, (4, 3)), lw=1); fig.axes[0].set_ylim(bottom=0)
+    fig.axes[0].legend(loc="center left", bbox_to_anchor=(1, .5), frameon=False)
     return fig
 
 @patch
 def shown(self:ConsistencyExplorer, result):
     (moment, face, without), pictures, curves = self.result = result
-    self.below.layout.display = "" if without else "none"
+    self.below.layout.display = self.charts[1].layout.display = "" if without else "none"
     for row, made in zip(self.rows, pictures):
         for p, picture in zip(row, made): p.show(picture)
-    if curves: self.chart.value = curves
-    s = self.stages; m = nearest_moment(s.ablations[without], s.steps[moment]) if without else moment
-    run = s.ablations[without] if without else s
-    self.say(f"Step {run.steps[m]}{f', above the full training, below {without}' if without else ''}: " + ", ".join(f"{t} {float(v):.3f}" for t, v in zip(run.terms, run.losses[m])))
+    for chart, png in zip(self.charts, curves or []): chart.value = png
+    s = self.stages; run = s.ablations.get(without); terms = lambda r, m: ", ".join(f"{t} {float(v):.3f}" for t, v in zip(r.terms, r.losses[m]))
+    words = f"Step {s.steps[moment]} of the full training: {terms(s, moment)}."
+    if run:
+        m = nearest_moment(run, s.steps[moment]); words += f" Step {run.steps[m]} of {without}: {terms(run, m)}."
+        self.without_words.value = f'<b style="color:#8a3a00">{html.escape(without)}</b>, the same at its step {run.steps[m]}:'
+    self.say(words)
 
 @patch
 def still(self:ConsistencyExplorer, **kwargs): # more for `image_grid` → Picture

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from latref_nb.attention import overlay, record_attention
 from latref_nb.consistency import Stages, save_stages
-from latref_nb.explore import (COMPARE, AttentionExplorer, Bench, ClickPicture, EditExplorer, Face, FaceChooser, Wish, Worker, attention_view, bars_html, guidances, having, png_bytes, sheet, true_face, walk_noise)
+from latref_nb.explore import (COMPARE, AttentionExplorer, Bench, ClickPicture, EditExplorer, Face, FaceChooser, Wish, Worker, attention_view, bars_html, guidances, having, png_bytes, sheet, strangeness, true_face, walk_noise, without_styles)
 from latref_nb.faces import SynthFaces
 from latref_nb.metrics import load_judges
 from latref_nb.pipeline import Edit, LatRefPipeline
@@ -199,6 +199,18 @@ def test_an_upload_is_edited_without_truth(explorer, faces):
     assert explorer.result[2].truth is None and pixels(explorer.truth.png).min() == 255 and "me.png" in explorer.words and len(explorer.still().axes) == 2
     explorer.chooser.choose(0); assert explorer.wait().result[2].truth is not None
 
+@pytest.mark.parametrize("kind, strange", [("a new face", False), ("its mirror image", False), ("noise", True), ("empty", True)])
+def test_a_picture_that_is_no_face_is_said(pipe, faces, kind, strange):
+    known, new = pipe.features(faces.batch(range(40))["image"]), faces[50]["image"]
+    x = {"a new face": new, "its mirror image": new.flip(-1), "noise": torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(1)).clamp(-1, 1), "empty": torch.ones(3, 64, 64)}[kind]
+    words = strangeness(pipe.features(x[None]), known, "me.png"); assert bool(words) == strange and (not strange or "me.png does not look like the faces" in words)
+
+def test_an_upload_without_a_face_is_edited_with_a_warning(explorer, faces, tmp_path):
+    Image.fromarray(np.full((90, 90, 3), 200, np.uint8)).save(tmp_path / "wall.png"); explorer.wait()
+    explorer.chooser.path.value = str(tmp_path / "wall.png"); explorer.wait()
+    assert "wall.png does not look like the faces" in explorer.words and not explorer.bad and explorer.result[2].image.shape == (3, 64, 64)
+    explorer.chooser.path.value = ""; explorer.chooser.choose(lacking(faces)); explorer.wait(); assert "faces this model knows" not in explorer.words
+
 def test_an_error_leaves_the_widget_usable(explorer, faces, monkeypatch):
     explorer.wait(); render = Bench.render
     def broken(self, z, n, **how): raise ValueError("the network is gone")
@@ -207,9 +219,10 @@ def test_an_error_leaves_the_widget_usable(explorer, faces, monkeypatch):
     monkeypatch.setattr(Bench, "render", render); explorer.gain = .35; explorer.wait()
     assert not explorer.bad
 
-def test_without_style_networks_directions_remain(plain, faces):
+def test_without_style_networks_directions_remain(plain, pipe, faces):
     e = EditExplorer(plain, faces, range(4), STEPS).wait()
     assert e.ways_menu.options == ("global direction", "image-specific direction") and e.result[2].image.shape == (3, 64, 64)
+    assert "no style networks" in e.children[-1].value and without_styles(pipe) == ""
 
 
 # ---- AttentionExplorer
@@ -305,6 +318,12 @@ def test_click_chooses_the_nearest_style_and_colour_follows_the_factor(styler):
     near = (styler.at - styler.at[target]).norm(dim=1); assert near[styler.chosen] < .05
     styler.factor = styler.factors.options[-1]; assert styler.map.png != before
 
+def test_other_styles_are_drawn(styler, pipe):
+    styler.tag, styler.drawn = "Eyeglasses", 0; before, n = styler.points[-1].code.flat(), len(styler.points); styler.draw_others(); styler.wait()
+    assert styler.drawn == styler.n and len(styler.points) == n and styler.points[-1].name == f"seed {2 * styler.n - 1}" and not torch.equal(styler.points[-1].code.flat(), before)
+    styler.chosen = 0; ringed = styler.map.png; styler.chosen = n - 1; assert styler.map.png != ringed
+    styler.drawn = 0; styler.wait()
+
 def test_keep_mix_save_and_load(styler, tmp_path):
     styler.tag = "Eyeglasses"; styler.kept.clear(); styler.chosen = 0; styler.keep("a"); styler.chosen = 6; styler.keep("b")
     styler.first, styler.second, styler.mix = "a", "b", .25; styler.wait()
@@ -340,7 +359,7 @@ def test_stages_of_training(tmp_path):
     save_stages(tmp_path / "stages.safetensors", stages()); c = ConsistencyExplorer(tmp_path / "stages.safetensors").wait()
     c.moment, c.face = 2, 1; c.wait()
     for p, x in zip(c.rows[0], (c.stages.original, c.stages.removed, c.stages.restored[2], c.stages.swapped[2])): assert np.array_equal(pixels(p.png), x[1].movedim(0, -1).numpy())
-    assert c.below.layout.display == "none" and "Step 50" in c.words and c.chart.value[:4] == b"\x89PNG"
+    assert c.below.layout.display == "none" and "Step 50" in c.words and c.charts[0].value[:4] == b"\x89PNG"
     c.without = "no mask"; c.wait(); assert c.below.layout.display == "" and np.array_equal(pixels(c.rows[1][2].png), c.stages.ablations["no mask"].restored[1][1].movedim(0, -1).numpy()) and "no mask" in c.words
     assert len(c.still().axes) == 8 and nearest_moment(c.stages, 29) == 1
 
