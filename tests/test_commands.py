@@ -181,12 +181,12 @@ def test_settings_of_a_style_training(pairs, words):
 def test_published_weights_are_converted(tmp_path, photos, capsys):
     from latref_nb.official import latref_networks, released_tensors
     from safetensors.torch import save_file
-    small = dict(image_size=32, model_channels=32, channel_mult=[1, 1], enc_channel_mult=[1, 1, 1, 1], num_res_blocks=1, attention_resolutions=[], z_dim=16)
+    small = dict(image_size=32, model_channels=32, channel_mult=[1, 1], enc_channel_mult=[1, 1, 1, 1], num_res_blocks=1, attention_resolutions=[], z_dim=16, tags=["Male"])
     with torch.device("meta"): nets = latref_networks(**small)
     file = tmp_path/"small.safetensors"; save_file({k: torch.randn(*shape) * 0.05 for o in released_tensors(nets).values() for k, shape in o.items()}, file); how = " ".join(f"--set {k}={json.dumps(v).replace(' ', '')}" for k, v in small.items())
     assert run("latref_convert", f"{file} --out {tmp_path/'made'} --half {how}") == 0 and "pipeline: " in capsys.readouterr().out
     pipe = LatRefPipeline.from_pretrained(tmp_path/"made"); assert set(pipe.parts) == {"autoencoder", "modulation", "extractor", "mapper"}
-    t, v = pipe.tags.pairs[1]
+    t, v = pipe.tags.pairs[1]; (tmp_path/"small.safetensors").unlink()
     assert run("latref_edit", f"{photos/'a.png'} --edit {t}={v}:ref={photos/'b.jpg'} --out {tmp_path/'out'} --model {tmp_path/'made'} --steps 1") == 0
     assert run("latref_edit", f"{photos/'a.png'} --edit {t}={v} --out {tmp_path/'out2'} --model {tmp_path/'made'} --steps 1") == 1 and "needs linear" in capsys.readouterr().err
 
