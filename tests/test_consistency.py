@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 import latref_nb.consistency as C
 from latref_nb.autoencoder import DiffusionAutoencoder
 from latref_nb.core import CELEBA_TAGS, from_uint8, make_generator
-from latref_nb.consistency import (ABLATIONS, CacheWarning, ForwardSettings, Frozen, StageRecorder, StyleCache, StyleSettings, StyleTask, Weights, ablated_task, build_cache,
+from latref_nb.consistency import (ABLATIONS, CacheWarning, ForwardSettings, Frozen, Settling, StageRecorder, StyleCache, StyleSettings, StyleTask, Weights, ablated_task, build_cache, fit_settling, transport_map,
                                    direction_styles, energy_distance, forward_pass, gather_stages, load_stages, match, other_values, save_stages, snapshot_steps, stage,
                                    style_networks, train_ablations, train_styles)
 from latref_nb.datasets import TensorFaces
@@ -87,6 +87,33 @@ def test_unknown_labels_are_never_flipped(frozen):
     assert all(v.isfinite() for v in terms.values())
 
 
+# ---- settling
+
+def clouds(n=4000, d=6):
+    g = torch.Generator().manual_seed(0)
+    return torch.randn(n, d, generator=g) @ torch.randn(d, d, generator=g), torch.randn(n, d, generator=g) * torch.tensor([1., 2, .01, 1, .5, 3]) + 1
+
+def test_settled_codes_lie_as_the_real_ones_do():
+    a, b = clouds(); m_a, T, m_b = transport_map(a, b, 0)
+    moved = m_b + (a - m_a) @ T
+    torch.testing.assert_close(moved.mean(0), b.mean(0), atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.cov(moved.T), torch.cov(b.T), atol=2e-2, rtol=2e-2)
+    torch.testing.assert_close(T, T.T, atol=1e-4, rtol=1e-3)                       # the gradient of a convex function: the least movement
+
+def test_shrunk_to_the_mean_only_the_mean_moves():
+    a, b = clouds(); m_a, T, m_b = transport_map(a, b, 1)
+    torch.testing.assert_close(T, torch.eye(6), atol=1e-3, rtol=0)
+    torch.testing.assert_close(m_b - m_a, b.mean(0) - a.mean(0))
+
+def test_settling_changes_a_cache_and_rare_values_stay(frozen, tmp_path):
+    z = torch.randn(40, frozen.autoencoder.config.z_dim, generator=torch.Generator().manual_seed(0)); labels = torch.randint(2, (40, len(frozen.tags)), generator=torch.Generator().manual_seed(1))
+    assert not fit_settling(frozen, z[:6], labels[:6]).maps                        # fewer codes than directions
+    u = torch.randn(3, 8)
+    assert Settling({})(u, 0, 0, 1) is u
+    on, off = (build_cache(frozen, Faces(), tmp_path / str(s), settings=replace(QUICK, settle=s), progress=False) for s in (.2, None))
+    assert on.key != off.key and (tmp_path / "0.2/settling.safetensors").exists() and not (tmp_path / "None/settling.safetensors").exists()
+
+
 # ---- cache
 
 def test_a_killed_build_goes_on_to_the_same_cache(frozen, cache, tmp_path, monkeypatch):
@@ -97,7 +124,7 @@ def test_a_killed_build_goes_on_to_the_same_cache(frozen, cache, tmp_path, monke
         return plain(*a)
     monkeypatch.setattr(C, "_make_part", dies)
     with pytest.raises(KeyboardInterrupt): build_cache(frozen, Faces(), tmp_path, settings=QUICK, chunk=5, progress=False)
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.glob("part-*"))) == 1
     again = build_cache(frozen, Faces(), tmp_path, settings=QUICK, chunk=5, progress=False)
     assert len(calls) == 4 and same(whole(again), whole(cache)) and again.key == cache.key
     with warnings.catch_warnings():
@@ -109,7 +136,7 @@ def test_more_faces_keep_the_whole_parts(frozen, tmp_path, monkeypatch):
     how = dict(settings=QUICK, chunk=5, progress=False)
     build_cache(frozen, Faces(), tmp_path, 10, **how)
     plain, made = C._make_part, []
-    monkeypatch.setattr(C, "_make_part", lambda f, d, rows, s: (made.append(rows.start), plain(f, d, rows, s))[1])
+    monkeypatch.setattr(C, "_make_part", lambda f, d, rows, *how: (made.append(rows.start), plain(f, d, rows, *how))[1])
     assert len(build_cache(frozen, Faces(), tmp_path, 14, **how)) == 14 and made == [10]
 
 def changed_model(frozen, monkeypatch):
