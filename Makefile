@@ -12,6 +12,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := _out/demo
 FACES := data/faces/img_align_celeba
+# With the style networks: in the style of a reference, and of noise. Without them: by directions.
+DEMO_EDITS := $(if $(wildcard data/synthfaces64/modulation/config.json),--edit "Eyeglasses=with:ref=$(FACES)/000018.jpg" --edit "HairColor=blond:seed=1",--edit Eyeglasses=with --edit HairColor=blond)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .PHONY: help setup lab test demo docs export clean
@@ -38,7 +40,7 @@ test: $(READY)  ## run every chapter and every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 demo: $(READY)  ## edit a shipped face by a reference and by latent noise, write a picture and its numbers to _out/demo
-	$(BIN)/latref_edit $(FACES)/000029.jpg --edit "Eyeglasses=with:ref=$(FACES)/000018.jpg" --edit "HairColor=blond:seed=1" --compare --out $(DEMO)
+	$(BIN)/latref_edit $(FACES)/000029.jpg $(DEMO_EDITS) --compare --out $(DEMO)
 
 docs: $(READY)  ## build the documentation site from the chapters as they are stored: _docs/html/index.html
 	$(BIN)/python tools/docs.py

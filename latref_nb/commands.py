@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['OURS', 'latref_data', 'BEFORE', 'STYLE_SETTINGS', 'NETWORK_WORDS', 'latref_train', 'UsageError', 'one_line',
            'guarded', 'make_parser', 'run_command', 'command', 'Commands', 'write_json', 'open_data', 'keep_data',
-           'data_synthfaces', 'value_shares', 'data_info', 'new_network', 'begun_network', 'record', 'stages_of',
-           'note_before', 'check_place', 'begin_training', 'train_autoencoder', 'second_opinion', 'train_classifiers',
-           'style_settings', 'dressed', 'train_styles', 'save_dressed', 'compare_edits', 'latref_edit',
-           'training_words', 'card_text', 'write_card', 'deviations', 'eval_ablations', 'latref_eval', 'latref_convert']
+           'weighed_data', 'data_synthfaces', 'value_shares', 'data_info', 'new_network', 'begun_network', 'record',
+           'stages_of', 'note_before', 'check_place', 'begin_training', 'train_autoencoder', 'second_opinion',
+           'train_classifiers', 'style_settings', 'dressed', 'train_styles', 'save_dressed', 'compare_edits',
+           'latref_edit', 'training_words', 'card_text', 'write_card', 'deviations', 'eval_ablations', 'latref_eval',
+           'latref_convert']
 
 # %% ../nbs/17_commands.ipynb #3b22f8e0
 import argparse, inspect, os, shlex, shutil, sys, tempfile, time, warnings
@@ -163,6 +164,16 @@ def keep_data(ds, # a dataset
     if cache == "none": return ds
     return cached(ds, None if n is None else min(n, len(ds)), None if cache == "memory" else cache)
 
+
+def weighed_data(ds, # a dataset
+                 n, cache, # see `keep_data`
+                 regions=0.0 # power of a region's area by which its pixels count less
+                ): # a dataset
+    "The faces as bytes, with a weight of every pixel where regions are to count."
+    if not regions: return keep_data(ds, n, cache)
+    if cache == "none": raise UsageError("--regions keeps weights beside the faces: give --cache memory or a file.")
+    return keep_data(ds, n, cache).weigh(ds, regions)
+
 # %% ../nbs/17_commands.ipynb #368c340e
 def data_synthfaces(
     out:Param("a new folder", str, required=True)=None,
@@ -229,11 +240,16 @@ def new_network(preset, # its shape
         except Exception as e: raise UsageError(f"no network can be built from {' '.join((preset, *pairs))}: {one_line(e)}") from e
 
 def begun_network(folder, # of a trained autoencoder
-                  pairs=None # of --set, which a trained shape does not allow
+                  pairs=() # of --set: enc_whole alone may change
                  ): # DiffusionAutoencoder
     "A trained autoencoder, to be trained further."
-    if pairs: raise UsageError("--set changes a fresh network, and --init brings one with its own settings. Leave one of them out.")
-    return load_part(DiffusionAutoencoder, folder).requires_grad_(True).train()
+    old, changes = load_part(DiffusionAutoencoder, folder), _settings(pairs)
+    if changes.keys() - {"enc_whole"}: raise UsageError("--set changes a fresh network, and --init brings one with its own settings. Leave one of them out; only --set enc_whole=true can be added to a trained one.")
+    new, state, key = DiffusionAutoencoder.from_config({**old.config, **changes}), old.state_dict(), "encoder.to_z.weight"
+    if new.config.enc_whole and not old.config.enc_whole:                                      # the mean over a map is a convolution over it
+        whole = new.state_dict()[key]; state[key] = state[key].expand_as(whole) / whole[0, 0].numel()
+    new.load_state_dict(state)
+    return new.requires_grad_(True).train()
 
 def _typed():
     "The command line as it was typed."
@@ -311,6 +327,7 @@ def train_autoencoder(
     weighting:Param("of the noise levels", str, choices=["plain", "min_snr", "p2"])="plain",
     z_labels:float=0.0, # weight of reading the labels off z
     z_image:float=0.0, # weight of a light picture drawn from z alone
+    regions:float=0.0, # pixels count by the area of their region to minus this power, 0 to 1; needs masks (synthfaces, CelebAMask-HQ)
     warmup_z:int=0, # first steps, in which the encoder learns by labels, and that picture, alone
     high_noise:float=0.0, # share of samples from the noisier half
     ema_decay:float=0.999, # of the averaged weights
@@ -327,7 +344,7 @@ def train_autoencoder(
     faces = open_data(data, n, model.config.image_size, data_seed, cache="none", tags=tags)     # bad data leaves no folder behind
     how = {"distance": load_perceptual().to(default_device(device)).distance} if z_image else {}
     out = begin_training(out, resume, threads, init)
-    faces = keep_data(faces, n, cache)
+    faces = weighed_data(faces, n, cache, regions)
     training.train_autoencoder(faces, out, model, steps, weighting=weighting, z_labels=z_labels, z_image=z_image, warmup_z=warmup_z, high_noise=high_noise, batch_size=batch_size, lr=lr,
                                warmup=warmup, **how, decay=decay, ema_decay=ema_decay, mixed_precision=mixed_precision, channels_last=channels_last, save_every=save_every, seed=seed, device=device, resume=resume)
     print(f"trained: {out/'autoencoder'}")
