@@ -50,6 +50,7 @@ class TrajectoryPlayer(FramePlayer):
         frames, titles = trajectory_frames(self.output.inverted, self.output.rendered)
         super().__init__(frames, titles, interval=250, size=448)
         for button, words in ((self.back, "‹"), (self.on, "›")): button.icon, button.description = "", words      # readable where no icons can be had
+        self.picture.tooltip = "x_t on the left, the predicted x_0 on the right"
         self.index = len(frames) - 1; self.add_class("latref-explorer")
 
 # %% ../nbs/15a_studio.ipynb #c2ee6c16
@@ -397,7 +398,7 @@ class ConsistencyExplorer(Explorer):
         self.runs = W.Dropdown(options=[("nothing", ""), *((n, n) for n in s.ablations)], description="compare with", style={"description_width": "100px"})
         self.names = ("original", "removed", "restored", "another style")
         self.rows = [[ClickPicture(width=144, label=f"{run}: {n}") for n in self.names] for run in ("full training", "ablation")]
-        self.charts, self.without_words = [W.Image(format="png", width=400, layout=W.Layout(margin="0 8px 0 0")) for _ in range(2)], W.HTML()
+        self.charts, self.without_words = [W.Image(format="png", width=400, tooltip="terms of the loss over training time", layout=W.Layout(margin="0 8px 0 0")) for _ in range(2)], W.HTML()
         self.below = W.VBox([self.without_words, wrapped(*[titled(n, p) for n, p in zip(self.names, self.rows[1])])])
         super().__init__([wrapped(self.faces_menu, self.runs), self.moments, wrapped(*[titled(n, p) for n, p in zip(self.names, self.rows[0])]), self.below, wrapped(*self.charts)],
                          "Each curve is one term of the loss, with its own colour and marker and its name in the legend; the dashed line is the moment shown.")
@@ -428,14 +429,15 @@ def work(self:ConsistencyExplorer, request):
     runs = [self.stages, *([self.stages.ablations[without]] if without else [])]; step = self.stages.steps[moment]
     pictures = [stage_pictures(r, moment if r is self.stages else nearest_moment(r, step), face) for r in runs]
     yield request, pictures, None
-    yield request, pictures, [figure_png(self.curves(r, step, n)) for r, n in zip(runs, ("full training", without))]
+    top = 1.05 * max(float(r.losses.max()) for r in runs)
+    yield request, pictures, [figure_png(self.curves(r, step, n, top)) for r, n in zip(runs, ("full training", without))]
 
 @patch
-def curves(self:ConsistencyExplorer, run, step, title=""): # Stages, training step, words → Picture
+def curves(self:ConsistencyExplorer, run, step, title="", top=None): # Stages, training step, words, end of the axis → Picture
     "The terms of the loss over training time."
     fig = line_plot(run.steps, {t: run.losses[:, i] for i, t in enumerate(run.terms)}, xlabel="training step", ylabel="term of the loss", title=title, figsize=(6, 3))
     for line, mark in zip(fig.axes[0].lines, "os^Dv<>Pp*hX" * 4): line.set(marker=mark, markersize=4)
-    fig.axes[0].axvline(step, color="#444444", ls=(0, (4, 3)), lw=1); fig.axes[0].set_ylim(bottom=0)
+    fig.axes[0].axvline(step, color="#444444", ls=(0, (4, 3)), lw=1); fig.axes[0].set_ylim(0, top)
     fig.axes[0].legend(loc="center left", bbox_to_anchor=(1, .5), frameon=False)
     return fig
 
