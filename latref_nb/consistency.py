@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from .core import atomic_write, from_uint8, make_folder, make_generator, to_uint8, unknown_name
+from .core import atomic_write, from_uint8, make_folder, make_generator, shipped_path, to_uint8, unknown_name
 from .directions import edit_code, global_direction, head_losses, tag_list, tag_set
 from .modulation import StyleModulation
 from .perceptual import load_perceptual

@@ -23,7 +23,7 @@ from .core import CELEBA_TAGS, atomic_write, batched, make_generator, nearest, r
 from .datasets import cached
 from .directions import edit_scores, head_losses, probe_accuracy, tag_list, tag_set
 from .faces import STYLES, Factors, SynthFaces, draw_factors, render_faces
-from .perceptual import FaceTrunk, FactorFaces, PerceptualNet, PerceptualTask, face_head, fit_size, load_perceptual, roughen, soften
+from .perceptual import FaceTrunk, FactorFaces, PerceptualNet, PerceptualTask, face_head, fit_size, roughen, soften
 from .pipeline import Edit
 from .training import fit
 
