@@ -1,12 +1,54 @@
-"The course: copies that never overwrite work, notes of what was passed, and all of it from an installed wheel."
-import json, os, subprocess, sys, zipfile
+"The course: what every chapter owes it, copies that never overwrite work, notes of what was passed, and all of it from an installed wheel."
+import json, os, re, subprocess, sys, zipfile
 import nbformat, pytest
 from nbclient import NotebookClient
-from repo import CHAPTERS
+from repo import CHAPTERS, cells, code_of, read, source as text_of
 from test_install import wheel  # noqa: F401  a fixture
 
 from latref_nb import course
 
+
+# ---- what every chapter has
+
+def section(text, name):
+    "The text under a heading of the second level."
+    found = re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
+    return found[1] if found else ""
+
+def unpredicted(nb):
+    "First lines of the cells whose stored figure comes without a prediction since the figure before."
+    said, out = "", []
+    for c in nb["cells"]:
+        if c["cell_type"] == "markdown": said += "\n" + text_of(c)
+        elif any(m.startswith("image/") for o in c.get("outputs", []) for m in o.get("data", {})):
+            if not re.search(r"^\*\*Predict\.\*\* .*\?", said, re.M): out.append(text_of(c).splitlines()[0])
+            said = ""
+    return out
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_chapter_has_all_of_the_course(path):
+    told, code = "\n\n".join(cells(path, "markdown")), code_of(path)
+    assert re.search(r"\byou can\b", told[:1500]), "no objectives on the first screen"
+    checks = re.findall(r"^def (check_\w+)\(\w+=", code, re.M)
+    assert len(checks) >= 3, f"fewer than three exercises: {checks}"
+    for check in checks: assert len(re.findall(rf"^test_fail\(lambda: {check}\(.*contains=", code, re.M)) >= 2, f"{check} is not shown to tell two mistakes apart by its words"
+    for fold in ("Hint", "Solution"): assert len(re.findall(rf"<summary>{fold}</summary>", told)) >= len(checks), f"an exercise has no folded {fold.lower()}"
+    assert not unpredicted(read(path)), f"figures without a prediction before them: {unpredicted(read(path))}"
+    assert len(re.findall(r"^- ", section(told, "Recap"), re.M)) >= 3, "no recap of three points"
+    assert len(re.findall(r"<summary>Answer</summary>", section(told, "Three questions"))) == 3, "not three questions with folded answers"
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_folds_are_closed(path):
+    told = "\n".join(cells(path, "markdown"))
+    assert told.count("<details") == told.count("</details>") == told.count("<summary")
+
+def test_a_figure_without_a_prediction_is_found():
+    figure = {"cell_type": "code", "source": "plot()", "outputs": [{"data": {"image/png": ""}}]}
+    asked = {"cell_type": "markdown", "source": "**Predict.** What comes?"}
+    assert unpredicted({"cells": [asked, figure, figure]}) == ["plot()"] and not unpredicted({"cells": [asked, figure]})
+
+
+# ---- copies
 
 def notebook(*sources):
     nb = nbformat.v4.new_notebook()
