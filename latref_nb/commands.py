@@ -245,7 +245,7 @@ def begun_network(folder, # of a trained autoencoder
     "A trained autoencoder, to be trained further."
     old, changes = load_part(DiffusionAutoencoder, folder), _settings(pairs)
     if changes.keys() - {"enc_whole"}: raise UsageError("--set changes a fresh network, and --init brings one with its own settings. Leave one of them out; only --set enc_whole=true can be added to a trained one.")
-    new, state, key = DiffusionAutoencoder.from_config({**old.config, **changes}), old.state_dict(), "encoder.to_z.weight"
+    new, state, key = DiffusionAutoencoder(**{k: v for k, v in old.config.items() if not k.startswith("_")} | changes), old.state_dict(), "encoder.to_z.weight"
     if new.config.enc_whole and not old.config.enc_whole:                                      # the mean over a map is a convolution over it
         whole = new.state_dict()[key]; state[key] = state[key].expand_as(whole) / whole[0, 0].numel()
     new.load_state_dict(state)

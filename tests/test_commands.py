@@ -197,8 +197,21 @@ def test_an_autoencoder_goes_on_under_tags_of_ones_own(tmp_path, capsys):
     assert run("latref_train", f"autoencoder --out {tmp_path/'b'} --init {tmp_path/'a'/'autoencoder'} --z-image 0.1 --z-labels 0.1 {common}") == 0
     a, b = (json.loads((tmp_path/o/"autoencoder"/"config.json").read_text()) for o in "ab"); assert a["z_dim"] == b["z_dim"] == 16
     assert run("latref_train", f"autoencoder --out {tmp_path/'c'} --init {tmp_path/'a'/'autoencoder'} --set z_dim=8 {common}") == 2 and "Leave one of them out" in capsys.readouterr().err
+    assert run("latref_train", f"autoencoder --out {tmp_path/'d'} --init {tmp_path/'a'/'autoencoder'} --set enc_whole=true --z-image 0.1 --regions 0.5 {common}") == 0
+    assert json.loads((tmp_path/"d"/"autoencoder"/"config.json").read_text())["enc_whole"] is True
     assert run("latref_train", f"classifiers --autoencoder {tmp_path/'b'/'autoencoder'} --out {tmp_path/'m'} --n 60 --held-out 20 --tags {few_tags} --steps 2 --calibrate 0 --device cpu") == 0
     assert LatRefPipeline.from_pretrained(tmp_path/"m").tags.names == ["Male", "HairColor"]
+
+def test_a_code_read_off_the_whole_map_begins_as_the_mean_did(tmp_path):
+    import torch
+    old = commands.new_network("synthfaces64", SMALL.replace("--set ", "").split()).eval(); old.save_pretrained(tmp_path)
+    new = commands.begun_network(tmp_path, ["enc_whole=true"]).eval(); x = torch.rand(2, 3, new.config.image_size, new.config.image_size) * 2 - 1
+    assert new.config.enc_whole and new.encoder.to_z.weight.shape[2:] == (4, 4) and not old.config.enc_whole
+    with torch.no_grad(): torch.testing.assert_close(new.encode(x), old.encode(x), atol=1e-5, rtol=1e-4)
+
+def test_regions_need_masks_and_memory(tmp_path, photos, capsys):
+    assert run("latref_train", f"autoencoder --data {photos} --n 2 --regions 0.5 --z-image 1 --out {tmp_path/'a'} --steps 1") != 0 and "no masks to weigh regions by" in capsys.readouterr().err
+    assert run("latref_train", f"autoencoder --n 2 --regions 0.5 --cache none --out {tmp_path/'b'} --steps 1") == 2 and "--cache memory" in capsys.readouterr().err
 
 def test_all_stages_of_a_training_are_told(tmp_path, capsys):
     common = "--n 8 --batch-size 4 --device cpu --threads 1"
