@@ -629,7 +629,9 @@ def _aids(t):
     ways = [f"to tell the tags apart (weight {t['z_labels']:g})"] * (t.get("z_labels", 0) > 0) + [f"to draw a light picture alone (weight {t.get('z_image', 0):g})"] * (t.get("z_image", 0) > 0)
     if not ways: return ""
     first = f"; in the first {t['warmup_z']:,} steps nothing but this" if t.get("warmup_z") else ""
-    return f" Beside it the code learned {' and '.join(ways)}{first}; no label is needed to use it."
+    regions = f" Pixels count by the area of their region to the power −{t['regions']:g}." if t.get("regions") else ""
+    whole = " z is read off the encoder's whole last map, not off its mean." if t["model"].get("enc_whole") else ""
+    return f" Beside it the code learned {' and '.join(ways)}{first}; no label is needed to use it.{regions}{whole}"
 
 def _training_words(facts, number=1, of=1):
     "One paragraph from the record of one stage of an autoencoder."

@@ -356,7 +356,7 @@ class TensorFaces(Dataset):
                 ):
         if images.dtype != torch.uint8 or images.ndim != 4 or len(images) != len(labels): raise ValueError(f"images {tuple(images.shape)} of {images.dtype} and labels {tuple(labels.shape)} came. Needed: uint8 (n,3,S,S) and (n,{len(tags)}).")
         self.images, self.labels, self.tags, self.size = images, labels, tags, images.shape[-1]
-        self.weights = None                                                            # (n,1,S,S) of every pixel, see `weigh`
+        self.weights, self.regions = None, 0.0                                         # (n,1,S,S) of every pixel and the power behind them, see `weigh`
     def __len__(self): return len(self.images)
     def __getitem__(self, i):
         i = range(len(self))[int(i)]
@@ -447,5 +447,6 @@ def weigh(self:TensorFaces, source, # the dataset these faces are of, with `mask
          ): # the same TensorFaces
     "Keep a weight of every pixel beside the pictures, by the region it belongs to."
     if not hasattr(source, "masks"): raise ValueError(f"{getattr(source, 'layout', type(source).__name__)} has no masks to weigh regions by. Allowed: synthfaces, CelebAMask-HQ. Or leave the regions out.")
+    self.regions = power
     self.weights = torch.cat([region_weights(source.masks(range(i, min(i + chunk, len(self)))), power).half() for i in range(0, len(self), chunk)])
     return self

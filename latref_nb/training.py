@@ -539,12 +539,13 @@ class AutoencoderTask:
                  gamma=5.0, # of min_snr
                  z_image=0.0, # weight of drawing the picture from z alone
                  distance=None, # two batches of pictures → (B,), differentiable: a perceptual distance for that picture, with weight 0.05
-                 seed=0 # of the heads' first weights
+                 seed=0, # of the heads' first weights
+                 regions=0.0 # for the record: the power of `TensorFaces.weigh` behind the weights in a batch
                 ):
         if z_labels and tags is None: raise ValueError("z_labels reads labels off z: give tags, or set it to 0.")
         if warmup_z and not (z_labels or z_image): raise ValueError("warmup_z without z_labels and z_image has nothing to learn from: set one of them above 0.")
         self.model, self.weighting, self.z_labels, self.warmup_z, self.high_noise, self.gamma = model, weighting, z_labels, warmup_z, high_noise, gamma
-        self.z_image, self.distance = z_image, distance
+        self.z_image, self.distance, self.regions = z_image, distance, regions
         self.modules = {"autoencoder": model}
         for used, number, name, make in ((z_labels, 3, "tag_head", lambda: TagHead(model.config.z_dim, tags)), (z_image, 4, "image_head", lambda: ImageHead(model.config.z_dim, model.config.image_size))):
             if used:
@@ -552,7 +553,7 @@ class AutoencoderTask:
         self.schedule = model.schedule
     def to(self, device): self.schedule = self.schedule.to(device)
     def config(self):
-        keys = ("weighting", "z_labels", "warmup_z", "high_noise", "gamma") + ("z_image",) * (self.z_image > 0)
+        keys = ("weighting", "z_labels", "warmup_z", "high_noise", "gamma") + ("z_image",) * (self.z_image > 0) + ("regions",) * (self.regions > 0)
         return {**{k: getattr(self, k) for k in keys}, "model": {k: v for k, v in self.model.config.items() if not k.startswith("_")}}
 
 # %% ../nbs/07_training.ipynb #b815af3d
@@ -623,7 +624,7 @@ def train_autoencoder(dataset, # faces of chapter 01, or any dataset of {"image"
                       **how # for `fit`
                      ): # the model, with averaged weights
     "Train a diffusion autoencoder; `out/autoencoder` can be loaded with from_pretrained."
-    task = AutoencoderTask(model, tags or getattr(dataset, "tags", None), weighting, z_labels, warmup_z, high_noise, z_image=z_image, distance=distance)
+    task = AutoencoderTask(model, tags or getattr(dataset, "tags", None), weighting, z_labels, warmup_z, high_noise, z_image=z_image, distance=distance, regions=getattr(dataset, "regions", 0.0))
     fit(task, dataset, out, steps, **how)
     return model
 
