@@ -95,7 +95,7 @@ function render({ model, el }) {
   function state() {
     const R = get("rows"), C = get("columns"), r = get("row"), c = get("column"), on = R > 0 && r >= 0 && c >= 0;
     const where = on ? "row " + (r + 1) + " of " + R + ", column " + (c + 1) + " of " + C : "no place chosen";
-    box.style.width = get("width") + "px"; img.alt = get("label");
+    box.style.width = get("width") + "px"; img.alt = get("label"); img.style.imageRendering = get("smooth") ? "auto" : "";
     box.tabIndex = R > 0 ? 0 : -1; box.style.cursor = R > 0 ? "crosshair" : "default";
     box.setAttribute("role", R > 0 ? "slider" : "img"); box.setAttribute("aria-label", get("label"));
     if (R > 0) { box.setAttribute("aria-valuetext", where); box.setAttribute("aria-valuenow", Math.max(0, r * C + c)); box.title = where; }
@@ -130,6 +130,7 @@ _CSS = """
 .latref-picture img { width: 100%; display: block; image-rendering: pixelated; user-select: none; }
 .latref-picture:focus-visible { outline: 3px solid #0072B2; }
 .latref-explorer.jupyter-widgets-disconnected::before { content: "The kernel behind this widget is gone or was restarted: run its cell again."; font: bold 14px sans-serif; color: #8a3a00; padding: 4px 0; }
+.latref-explorer.jupyter-widgets-disconnected .jupyter-widgets-disconnected::before { display: none; }
 .latref-mark { position: absolute; box-sizing: border-box; border: 2px solid white; outline: 2px solid black; outline-offset: -4px; pointer-events: none; }
 """
 
@@ -147,6 +148,7 @@ class ClickPicture(anywidget.AnyWidget):
     y = T.Float(0.5).tag(sync=True)
     width = T.Int(192, help="in pixels of the page").tag(sync=True)
     follow = T.Bool(False, help="choose by hovering").tag(sync=True)
+    smooth = T.Bool(False, help="for charts: pixels are not shown as squares").tag(sync=True)
     def show(self, picture # (3,H,W) in [-1, 1], (H,W,3) bytes, or PIL
             ):
         "Put another picture in."
@@ -426,7 +428,7 @@ def having(faces, tag, value, n=12): # SynthFaces, … → list of numbers
 # %% ../nbs/15_explore.ipynb #21a1574d
 def strangeness(feats, # F (1,C,4,4) of a picture
                 known, # F (n,C,4,4) of faces
-                name="this picture", limit=1.2 # in multiples of the strangest known face
+                name="this picture", limit=1.1 # in multiples of the strangest known face
                ): # str, empty for what looks like the others
     "Words for a picture that the model takes for no face."
     half = len(known) * 2 // 3; mean, spread = known[:half].mean(0), known[:half].std(0).clamp_min(1e-4)
@@ -576,7 +578,7 @@ def code(self:EditExplorer): # str
     return "\n".join([*lines, f"out = pipe(face, [{', '.join(w.code() for w in wishes)}], num_inference_steps={self.steps[-1]})", "out.images[0]"])
 
 @patch
-def show_code(self:EditExplorer): self.listing.value = f"<pre style='line-height:1.3'>{html.escape(self.code())}</pre>"
+def show_code(self:EditExplorer): self.listing.value = f"<pre style='line-height:1.3;font-family:monospace'>{html.escape(self.code())}</pre>"
 
 # %% ../nbs/15_explore.ipynb #9e27841c
 @patch
@@ -803,7 +805,8 @@ def still(self:AttentionExplorer, **kwargs # more for `image_strip`
     "The present state as a figure."
     self.wait()
     images = [im for picture, at, r in self.views() for im in (r.face.image, picture)]
-    titles = [t for picture, at, r in self.views() for t in (r.face.name, "the mask" if self.mask else f"token {self.token}" if self.result[0].endswith("cross") else f"place {self.row + 1}, {self.column + 1}")]
+    like = lambda r: f"{r.face.name}, like {r.wish.reference.name}" if self.compare == "another style" else r.face.name
+    titles = [t for picture, at, r in self.views() for t in (like(r), "the mask" if self.mask else f"token {self.token}" if self.result[0].endswith("cross") else f"place {self.row + 1}, {self.column + 1}")]
     return image_strip(images, titles, **{"title": self.result[0]} | kwargs)
 
 @patch

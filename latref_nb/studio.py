@@ -50,7 +50,6 @@ class TrajectoryPlayer(FramePlayer):
         frames, titles = trajectory_frames(self.output.inverted, self.output.rendered)
         super().__init__(frames, titles, interval=250, size=448)
         for button, words in ((self.back, "‹"), (self.on, "›")): button.icon, button.description = "", words      # readable where no icons can be had
-        self.picture.tooltip = "x_t on the left, the predicted x_0 on the right"
         self.index = len(frames) - 1; self.add_class("latref-explorer")
 
 # %% ../nbs/15a_studio.ipynb #c2ee6c16
@@ -369,7 +368,7 @@ def shown(self:StyleExplorer, result):
 def still(self:StyleExplorer, **kwargs): # more for `image_strip` → Picture
     "The present state as a figure."
     face, name, code, image, swapped, n = self.wait().result
-    return image_strip([self.map_picture(), face.image, image, *swapped], ["styles", face.name, name, "swapped: the face", f"swapped: {self.references.face.name}"], **kwargs)
+    return image_strip([self.map_picture(), face.image, image, *swapped], ["styles", face.name, f"wears {name}", "swapped: the face", f"swapped: {self.references.face.name}"], **kwargs)
 
 @patch
 def map_picture(self:StyleExplorer): # (S,S,3) bytes
@@ -398,7 +397,7 @@ class ConsistencyExplorer(Explorer):
         self.runs = W.Dropdown(options=[("nothing", ""), *((n, n) for n in s.ablations)], description="compare with", style={"description_width": "100px"})
         self.names = ("original", "removed", "restored", "another style")
         self.rows = [[ClickPicture(width=144, label=f"{run}: {n}") for n in self.names] for run in ("full training", "ablation")]
-        self.charts, self.without_words = [W.Image(format="png", width=400, tooltip="terms of the loss over training time", layout=W.Layout(margin="0 8px 0 0")) for _ in range(2)], W.HTML()
+        self.charts, self.without_words = [ClickPicture(width=400, smooth=True, label=f"terms of the loss over training time: {run}") for run in ("full training", "ablation")], W.HTML()
         self.below = W.VBox([self.without_words, wrapped(*[titled(n, p) for n, p in zip(self.names, self.rows[1])])])
         super().__init__([wrapped(self.faces_menu, self.runs), self.moments, wrapped(*[titled(n, p) for n, p in zip(self.names, self.rows[0])]), self.below, wrapped(*self.charts)],
                          "Each curve is one term of the loss, with its own colour and marker and its name in the legend; the dashed line is the moment shown.")
@@ -447,7 +446,7 @@ def shown(self:ConsistencyExplorer, result):
     self.below.layout.display = self.charts[1].layout.display = "" if without else "none"
     for row, made in zip(self.rows, pictures):
         for p, picture in zip(row, made): p.show(picture)
-    for chart, png in zip(self.charts, curves or []): chart.value = png
+    for chart, png in zip(self.charts, curves or []): chart.png = png
     s = self.stages; run = s.ablations.get(without); terms = lambda r, m: ", ".join(f"{t} {float(v):.3f}" for t, v in zip(r.terms, r.losses[m]))
     words = f"Step {s.steps[moment]} of the full training: {terms(s, moment)}."
     if run:
