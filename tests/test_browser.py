@@ -1,5 +1,7 @@
-"The tour in JupyterLab, in a real browser: it runs, says nothing wrong, and its slider moves the picture."
+"In a real browser: the tour in JupyterLab, and every explorer in JupyterLab and Voilà. Nothing wrong is said, and what the mouse and the keyboard do moves the pictures."
 import json, os, shutil, socket, subprocess, sys, time, urllib.request
+from contextlib import contextmanager
+from pathlib import Path
 import pytest
 from repo import ROOT
 
@@ -7,34 +9,37 @@ CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on this machine: install one to test the widgets in a browser")
 
+EXPLORERS = [f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+from latref_nb.explore import AttentionExplorer, EditExplorer, having
+from latref_nb.faces import SynthFaces
+from latref_nb.metrics import load_judges
+from latref_nb.pipeline import Edit
+from latref_nb.studio import ConsistencyExplorer, DirectionVsStyle, StyleExplorer, TrajectoryPlayer
+from style_case import style_pipeline
+from test_explore import stages
+pipe, faces = style_pipeline(), SynthFaces(60, 64, seed=5)
+""", """
+edit = EditExplorer(pipe, faces, range(12), (2, 6)).add_class("edit-explorer"); edit
+""", """
+look = AttentionExplorer(pipe, faces, range(6), steps=3).add_class("attention-explorer"); look
+""", """
+styles = StyleExplorer(pipe, faces, range(6), 8, (2, 4)).add_class("style-explorer"); styles
+""", """
+duel = DirectionVsStyle(pipe, faces, load_judges(), range(6), (2, 4)).add_class("direction-vs-style"); duel
+""", """
+training = ConsistencyExplorer(stages()).add_class("consistency-explorer"); training
+""", """
+film = TrajectoryPlayer(pipe, faces[1]["image"], Edit("Eyeglasses", "with", method="global_direction"), 4).add_class("trajectory-player"); film
+""", """
+edit
+"""]
+
+
+# ---- servers
 
 def free_port():
     with socket.socket() as s: s.bind(("127.0.0.1", 0)); return s.getsockname()[1]
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    "A JupyterLab on a copy of the tour without its outputs; gives the address."
-    folder, port = tmp_path_factory.mktemp("lab"), free_port()
-    tour = json.loads((ROOT / "nbs/index.ipynb").read_text(encoding="utf-8"))
-    for cell in tour["cells"]: cell.update({"outputs": []} if cell["cell_type"] == "code" else {})
-    (folder / "nbs").mkdir()
-    (folder / "nbs/index.ipynb").write_text(json.dumps(tour), encoding="utf-8")
-    shutil.copytree(ROOT / "docs/images", folder / "docs/images")
-    settings = folder / ".settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
-    settings.parent.mkdir(parents=True)
-    settings.write_text('{"windowingMode": "none"}')            # every cell in the page, also those out of sight
-    own = {f"JUPYTER_{n}_DIR": str(tmp_path_factory.mktemp(n.lower())) for n in ("CONFIG", "RUNTIME")} | {"JUPYTERLAB_SETTINGS_DIR": str(folder / ".settings"), "JUPYTERLAB_WORKSPACES_DIR": str(folder / ".workspaces")}
-    log = open(folder / "lab.log", "w")
-    server = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--port-retries=0", "--allow-root", "--IdentityProvider.token=",
-                               "--ServerApp.password=", f"--ServerApp.root_dir={folder}"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **own})
-    try:
-        wait_for(lambda: urllib.request.urlopen(f"http://127.0.0.1:{port}/api").status == 200, 120)
-        yield f"http://127.0.0.1:{port}/lab/workspaces/test{port}/tree/nbs/index.ipynb"
-    finally:
-        server.terminate()
-        try: server.wait(20)
-        except subprocess.TimeoutExpired: server.kill()
-        log.close()
 
 def wait_for(ready, seconds):
     "Ask again and again; the last answer's error is the one shown."
@@ -47,6 +52,69 @@ def wait_for(ready, seconds):
         assert time.monotonic() < end, f"nothing after {seconds} s"
         time.sleep(0.3)
 
+@contextmanager
+def server(command, folder, ready):
+    "A server while the block runs."
+    own = {f"JUPYTER_{n}_DIR": str(folder / f".{n.lower()}") for n in ("CONFIG", "RUNTIME")} | {"JUPYTERLAB_SETTINGS_DIR": str(folder / ".settings"), "JUPYTERLAB_WORKSPACES_DIR": str(folder / ".workspaces")}
+    with open(folder / "server.log", "w") as log:
+        process = subprocess.Popen([sys.executable, "-m", *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **own}, cwd=folder)
+        try:
+            wait_for(lambda: urllib.request.urlopen(ready).status == 200, 120)
+            yield
+        finally:
+            process.terminate()
+            try: process.wait(20)
+            except subprocess.TimeoutExpired: process.kill()
+
+def notebook(cells):
+    "A notebook of code cells."
+    made = [{"cell_type": "code", "id": f"c{i}", "metadata": {}, "source": c.strip(), "outputs": [], "execution_count": None} for i, c in enumerate(cells)]
+    return {"cells": made, "metadata": {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    "A JupyterLab on a copy of the tour without its outputs, and on a notebook of all explorers; gives the address of its notebooks."
+    folder, port = tmp_path_factory.mktemp("lab"), free_port()
+    tour = json.loads((ROOT / "nbs/index.ipynb").read_text(encoding="utf-8"))
+    for cell in tour["cells"]: cell.update({"outputs": []} if cell["cell_type"] == "code" else {})
+    (folder / "nbs").mkdir()
+    for name, nb in (("index", tour), ("explorers", notebook(EXPLORERS))): (folder / f"nbs/{name}.ipynb").write_text(json.dumps(nb), encoding="utf-8")
+    shutil.copytree(ROOT / "docs/images", folder / "docs/images")
+    for name, words in (("notebook-extension/tracker", {"windowingMode": "none"}),              # every cell in the page, also those out of sight
+                        ("apputils-extension/notification", {"fetchNews": "false", "checkForUpdates": False})):
+        settings = folder / f".settings/@jupyterlab/{name}.jupyterlab-settings"
+        settings.parent.mkdir(parents=True); settings.write_text(json.dumps(words))
+    command = ["jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--port-retries=0", "--allow-root", "--IdentityProvider.token=", "--ServerApp.password=", f"--ServerApp.root_dir={folder}"]
+    with server(command, folder, f"http://127.0.0.1:{port}/api"): yield lambda name: f"http://127.0.0.1:{port}/lab/workspaces/{name}{port}/tree/nbs/{name}.ipynb"
+
+@pytest.fixture(scope="module")
+def voila(tmp_path_factory):
+    "The same notebook of explorers as a page of Voilà; gives its address."
+    folder, port = tmp_path_factory.mktemp("voila"), free_port()
+    (folder / "explorers.ipynb").write_text(json.dumps(notebook(EXPLORERS)), encoding="utf-8")
+    command = ["voila", str(folder), "--no-browser", "--Voila.ip=127.0.0.1", f"--port={port}", "--Voila.tornado_settings={'allow_origin': '*'}"]
+    with server(command, folder, f"http://127.0.0.1:{port}/voila/static/voila.js"): yield f"http://127.0.0.1:{port}/voila/render/explorers.ipynb"
+
+
+# ---- a page, and what a reader does to it
+
+@contextmanager
+def page_at(address):
+    "A page that must say nothing wrong."
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
+    errors = []
+    with sync_api.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        page.on("pageerror", lambda e: errors.append(str(e)))
+        page.on("console", lambda m: m.type == "error" and errors.append(f"{m.text} {m.location}"))
+        page.route("https://cdn.jsdelivr.net/**", lambda route: route.fulfill(status=200, content_type="text/css", body=""))      # Voilà asks there for its icons
+        page.set_default_timeout(60_000)
+        page.goto(address, timeout=180_000)
+        yield page
+        browser.close()
+    assert not errors, "\n".join(errors)
+
 PROMPTS = "() => Array.from(document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')).map(p => p.innerText.trim())"
 
 def run_all(page):
@@ -56,10 +124,12 @@ def run_all(page):
     for _ in range(5):
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        page.wait_for_timeout(5_000)
-        if begun(): break
-        page.keyboard.press("Escape")
+        try: wait_for(begun, 5)
+        except AssertionError: page.keyboard.press("Escape")
+        else: break
     wait_for(lambda: all(p[1:-2].isdigit() for p in page.evaluate(PROMPTS)) or page.locator("[data-mime-type='application/vnd.jupyter.error']").count(), 400)
+    said = page.locator("[data-mime-type='application/vnd.jupyter.stderr'], [data-mime-type='application/vnd.jupyter.error']")
+    assert said.count() == 0, said.first.inner_text()
 
 def drag(page, handle, by):
     "Drag with the mouse, so many pixels to the right."
@@ -68,30 +138,109 @@ def drag(page, handle, by):
     page.mouse.move(x, y)
     page.mouse.down(); page.mouse.move(x + by, y, steps=6); page.mouse.up()
 
-def test_tour_runs_and_its_slider_moves_the_picture(lab, tmp_path):
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
-    with sync_api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=ARGS)
-        page, errors = browser.new_page(viewport={"width": 1280, "height": 1000}), []
-        page.on("pageerror", lambda e: errors.append(str(e)))
-        page.on("console", lambda m: m.type == "error" and errors.append(f"{m.text} {m.location}"))
-        page.goto(lab)
-        run_all(page)
-        said = page.locator("[data-mime-type='application/vnd.jupyter.stderr'], [data-mime-type='application/vnd.jupyter.error']")
-        assert said.count() == 0, said.first.inner_text()
+def pixels(picture):
+    "The bytes of a picture on the page."
+    return picture.evaluate("i => fetch(i.src).then(r => r.arrayBuffer()).then(b => Array.from(new Uint8Array(b)).join())")
 
+def moves(picture, do, what, tries=3, seconds=20):
+    "Something done to the page changes a picture; pictures that still arrive may push a control away from under the mouse, so it is tried again."
+    before = pixels(picture)
+    for _ in range(tries):
+        do()
+        try: wait_for(lambda: pixels(picture) != before, seconds / tries)
+        except AssertionError: continue
+        return
+    raise AssertionError(f"{what}, and the picture stayed")
+
+def click_at(box, x, y):
+    "Click at shares of the width and the height."
+    box.scroll_into_view_if_needed(); size = box.bounding_box()
+    box.click(position={"x": x * size["width"], "y": y * size["height"]})
+
+def slider(explorer, name): return explorer.locator(".widget-hslider", has_text=name)
+
+def drag_slider(page, explorer, name, by):
+    handle = slider(explorer, name).locator(".noUi-handle"); handle.scroll_into_view_if_needed(); drag(page, handle, by)
+
+
+# ---- the tour
+
+def test_tour_runs_and_its_slider_moves_the_picture(lab, tmp_path):
+    with page_at(lab("index")) as page:
+        run_all(page)
         player = page.locator(".jupyter-widgets.widget-vbox").first
         player.scroll_into_view_if_needed()
-        picture = player.locator("img.widget-image")
-        pixels = lambda: picture.evaluate("i => fetch(i.src).then(r => r.arrayBuffer()).then(b => Array.from(new Uint8Array(b)).join())")
-        before, handle = pixels(), player.locator(".noUi-handle")
-        for _ in range(5):                                      # pictures that still arrive push the slider away from under the mouse
-            player.scroll_into_view_if_needed()
-            drag(page, handle, 120)
-            page.wait_for_timeout(2_000)
-            if pixels() != before: break
-        assert pixels() != before, "the slider was dragged and the picture stayed"
+        handle = player.locator(".noUi-handle")
+        def dragged(): player.scroll_into_view_if_needed(); drag(page, handle, 120)
+        moves(player.locator("img.widget-image"), dragged, "the slider was dragged", tries=5)
         page.screenshot(path=tmp_path / "tour.png")
         assert page.locator(".jp-OutputArea-output img").count() >= 6, "the tour shows its figures"
-        browser.close()
-    assert not errors, "\n".join(errors)
+
+
+# ---- the explorers, each moved as a reader would
+
+def edit_explorer(page, at):
+    "A face is clicked, a slider dragged, an edit kept; the code can be read; an upload that is no picture is said."
+    picture = at.get_by_label("edited face").locator("img")
+    moves(picture, lambda: click_at(at.get_by_label("Face: choose one of the faces"), .92, .75), "a face was clicked")
+    moves(picture, lambda: drag_slider(page, at, "gain", -60), "the gain was dragged")
+    at.get_by_role("button", name="Show as code").click(); at.get_by_text("Edit(\"Eyeglasses\"").wait_for()
+    with page.expect_file_chooser() as asked: at.locator(".jupyter-widget-upload, .widget-upload").first.click()
+    asked.value.set_files({"name": "notes.txt", "mimeType": "image/png", "buffer": b"no picture"})
+    at.get_by_text("no picture that can be read").first.wait_for()
+
+def attention_explorer(page, at):
+    "A place is chosen by mouse and by keyboard, a token and a layer by their menus."
+    face = at.get_by_label("attention over the face: choose a place"); picture = face.locator("img")
+    at.locator("select").nth(2).select_option("unet.up.2.attn")
+    moves(picture, lambda: click_at(face, .3, .6), "a place was clicked")
+    face.focus(); moves(picture, lambda: page.keyboard.press("ArrowRight"), "the right arrow was pressed")
+    at.locator("select").nth(2).select_option("modulation.Eyeglasses.cross")
+    moves(picture, lambda: at.get_by_role("button", name="2", exact=True).click(), "another token was chosen")
+
+def style_explorer(page, at):
+    "A point of the plane is clicked."
+    plane = at.get_by_label("plane of styles: choose a point")
+    moves(at.get_by_label("the face in the chosen style").locator("img"), lambda: click_at(plane, .1, .1) or click_at(plane, .9, .5), "a style was clicked")
+
+def direction_vs_style(page, at):
+    "The gain of all ways is dragged."
+    moves(at.get_by_label("edited by global direction").locator("img"), lambda: drag_slider(page, at, "gain", 60), "the gain was dragged")
+    at.get_by_role("cell", name="image-specific direction").wait_for()
+
+def consistency_explorer(page, at):
+    "Training time is dragged; an ablation comes below."
+    moves(at.get_by_label("full training: restored").locator("img"), lambda: drag_slider(page, at, "moment", 150), "the moment was dragged")
+    at.locator("select").nth(1).select_option("no mask"); at.get_by_label("ablation: restored").wait_for()
+
+def trajectory_player(page, at):
+    "The film is scrubbed, stepped and played."
+    picture, handle = at.locator("img.widget-image"), at.locator(".noUi-handle")
+    moves(picture, lambda: drag(page, handle, -150), "the film was scrubbed")
+    moves(picture, lambda: at.get_by_role("button", name="›").click(), "the next frame was asked for")
+
+PLAYS = {"edit-explorer": edit_explorer, "attention-explorer": attention_explorer, "style-explorer": style_explorer, "direction-vs-style": direction_vs_style,
+         "consistency-explorer": consistency_explorer, "trajectory-player": trajectory_player}
+
+def play_all(page, tmp_path):
+    "Each explorer is moved; the second view of the first shows what the first does."
+    for name, play in PLAYS.items():
+        at = page.locator(f".{name}").first
+        at.wait_for(timeout=120_000); at.scroll_into_view_if_needed()
+        play(page, at)
+        at.screenshot(path=tmp_path / f"{name}.png")
+    first, second = (page.locator(".edit-explorer").nth(i).get_by_label("edited face").locator("img") for i in (0, 1))
+    assert pixels(first) == pixels(second), "two views of one explorer show two states"
+
+def test_explorers_in_jupyterlab(lab, tmp_path):
+    with page_at(lab("explorers")) as page:
+        run_all(page); play_all(page, tmp_path)
+        page.get_by_role("menuitem", name="Kernel", exact=True).click()
+        page.locator(".lm-Menu-item[data-command='kernelmenu:restart']").click()
+        page.locator(".jp-Dialog button.jp-mod-accept").click()
+        lost = page.locator(".edit-explorer.jupyter-widgets-disconnected").first; lost.wait_for()
+        assert "restarted: run its cell again" in lost.evaluate("e => getComputedStyle(e, '::before').content")
+        lost.screenshot(path=tmp_path / "lost.png")
+
+def test_explorers_in_voila(voila, tmp_path):
+    with page_at(voila) as page: play_all(page, tmp_path)
