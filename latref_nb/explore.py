@@ -88,6 +88,9 @@ function render({ model, el }) {
   const get = k => model.get(k);
   let url = null;
   function picture() {
+    const ready = get("png").byteLength > 0;
+    img.style.visibility = ready ? "visible" : "hidden";
+    if (!ready) return;
     if (url) URL.revokeObjectURL(url);
     url = URL.createObjectURL(new Blob([get("png")], { type: "image/png" }));
     img.src = url;
