@@ -637,8 +637,9 @@ def _training_words(facts, number=1, of=1):
     "One paragraph from the record of one stage of an autoencoder."
     s, t, m = facts["settings"], facts["task"], facts["machine"]
     which = "" if of == 1 else f", stage {number} of {of}" + (", from nothing" if number == 1 else f", from the weights of stage {number - 1}")
+    short = f" (stopped; {s['steps']:,} were asked for)" if facts["steps"] < s["steps"] else ""
     noisy = f", {t['high_noise']:.0%} of the samples from the noisier half" if t.get("high_noise") else ""
-    return (f"Autoencoder{which}: {facts['steps']:,} steps of {s['batch_size']} ({facts['samples']:,} samples of {facts['samples in the dataset']:,} faces), {facts['seconds'] / 60:.0f} minutes on {_machine(m)}, "
+    return (f"Autoencoder{which}: {facts['steps']:,} steps{short} of {s['batch_size']} ({facts['samples']:,} samples of {facts['samples in the dataset']:,} faces), {facts['seconds'] / 60:.0f} minutes on {_machine(m)}, "
             f"torch {m['torch']}, seed {s['seed']}; diffusion loss with the weighting {t['weighting']}{noisy}.{_aids(t)}")
 
 def _classifier_words(facts):
