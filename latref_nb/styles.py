@@ -202,7 +202,7 @@ def encoder_config(autoencoder): # DiffusionAutoencoder → dict of arguments of
     "What makes an encoder of the same form."
     c = autoencoder.config; pick = lambda name: c[name] if c[f"enc_{name}"] is None else c[f"enc_{name}"]
     return dict(image_size=c.image_size, in_channels=c.in_channels, patch_size=c.enc_patch_size, model_channels=c.enc_channels or c.model_channels, channel_mult=list(c.enc_channel_mult),
-                num_res_blocks=pick("num_res_blocks"), attention_resolutions=list(pick("attention_resolutions")), num_heads=c.num_heads, z_dim=c.z_dim)
+                num_res_blocks=pick("num_res_blocks"), attention_resolutions=list(pick("attention_resolutions")), num_heads=c.num_heads, z_dim=c.z_dim, whole=c.enc_whole)
 
 class ReferenceExtractor(ModelMixin, ConfigMixin):
     "Reference guidance: (reference face, tag, value) → StyleCode."

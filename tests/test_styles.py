@@ -29,6 +29,12 @@ def mapper():
     return LatentMapper(TAGS, 32, (8,), **SIZES).eval()
 
 
+def test_an_extractor_beside_an_encoder_that_reads_its_whole_map():
+    whole = DiffusionAutoencoder(image_size=32, patch_size=4, model_channels=16, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(), enc_patch_size=2, enc_channel_mult=(1, 1, 1), z_dim=16, enc_whole=True)
+    out = ReferenceExtractor.beside(whole, TAGS, bottleneck=4, **SIZES)
+    assert encoder_config(whole)["whole"] and torch.equal(out.encoder.to_z.weight, whole.encoder.to_z.weight)
+    assert out(torch.zeros(2, 3, 32, 32), "Hat", "with").vector.shape == (2, 6)
+
 def test_mix_ends_and_gradient():
     a, b = code(), code(seed=1)
     assert torch.equal(a.mix(b, 0).flat(), a.flat()) and torch.allclose(a.mix(b, 1).flat(), b.flat())
