@@ -722,10 +722,9 @@ def stage_rows(stages, # Stages
     rows = [[from_uint8(o) for o in (stages.original[i], stages.removed[i], *stages.restored[at, i], stages.swapped[-1, i])] for i in range(len(stages.faces))]
     return rows, ["original", "removed", *(f"step {stages.steps[k]}" for k in at), "other style"]
 
-def shipped_stages(): # Stages of the training that ships, or None
+def shipped_stages(): # Stages
     "What `train_styles` recorded for the shipped model."
-    try: return load_stages(shipped_path("synthfaces64/stages.safetensors"))
-    except FileNotFoundError: return None
+    return load_stages(shipped_path("synthfaces64/stages.safetensors"))
 
 # %% ../nbs/11_consistency.ipynb #05d0375c
 class DirectionStyles(ModelMixin, ConfigMixin):
