@@ -227,7 +227,7 @@ def schedule(
     self: DiffusionAutoencoder,
 ):  # NoiseSchedule on the model's device
     "The noise schedule that the config names."
-    return cached_schedule(self.config.schedule, self.config.num_train_timesteps).to(self.device)
+    return cached_schedule(self.config.schedule, self.config.num_train_timesteps).to(self.unet.conv_in.weight.device)  # self.device walks through all modules
 
 # %% ../nbs/05_autoencoder.ipynb #b8f16eb0
 PRESETS = {
