@@ -85,6 +85,7 @@ _JS = """
 function render({ model, el }) {
   const box = document.createElement("div"), img = document.createElement("img"), mark = document.createElement("div");
   box.className = "latref-picture"; mark.className = "latref-mark"; img.draggable = false; box.append(img, mark); el.append(box);
+  box.dataset.lmSuppressShortcuts = "true";                                        // a notebook in command mode would take the arrow keys
   const get = k => model.get(k);
   let url = null;
   function picture() {
