@@ -327,6 +327,8 @@ def train_autoencoder(
     weighting:Param("of the noise levels", str, choices=["plain", "min_snr", "p2"])="plain",
     z_labels:float=0.0, # weight of reading the labels off z
     z_image:float=0.0, # weight of a light picture drawn from z alone
+    z_features:float=0.0, # weight of reading perceptual64's factors off z
+    x0_distance:float=0.0, # weight of the perceptual distance of what the network predicts
     regions:float=0.0, # pixels count by the area of their region to minus this power, 0 to 1; needs masks (synthfaces, CelebAMask-HQ)
     warmup_z:int=0, # first steps, in which the encoder learns by labels, and that picture, alone
     high_noise:float=0.0, # share of samples from the noisier half
@@ -342,7 +344,8 @@ def train_autoencoder(
     "Train a diffusion autoencoder."
     model = new_network(preset, set or (), seed) if init is None else begun_network(init, set)
     faces = open_data(data, n, model.config.image_size, data_seed, cache="none", tags=tags)     # bad data leaves no folder behind
-    how = {"distance": load_perceptual().to(default_device(device)).distance} if z_image else {}
+    how = dict(z_features=z_features, x0_distance=x0_distance)
+    if z_image or z_features or x0_distance: ruler = load_perceptual().to(default_device(device)); how |= dict(distance=ruler.distance, features=ruler.features if z_features else None)
     out = begin_training(out, resume, threads, init)
     faces = weighed_data(faces, n, cache, regions)
     training.train_autoencoder(faces, out, model, steps, weighting=weighting, z_labels=z_labels, z_image=z_image, warmup_z=warmup_z, high_noise=high_noise, batch_size=batch_size, lr=lr,
@@ -626,12 +629,15 @@ def _machine(m):
 
 def _aids(t):
     "What else than the diffusion loss taught the code; from the task's part of a training.json."
-    ways = [f"to tell the tags apart (weight {t['z_labels']:g})"] * (t.get("z_labels", 0) > 0) + [f"to draw a light picture alone (weight {t.get('z_image', 0):g})"] * (t.get("z_image", 0) > 0)
+    words = {"z_labels": "to tell the tags apart", "z_image": "to draw a light picture alone", "z_features": "to hold what perceptual64 reads of a face's factors"}
+    ways = [f"{how} (weight {t[k]:g})" for k, how in words.items() if t.get(k)]
     if not ways: return ""
     first = f"; in the first {t['warmup_z']:,} steps nothing but this" if t.get("warmup_z") else ""
     regions = f" Pixels count by the area of their region to the power −{t['regions']:g}." if t.get("regions") else ""
     whole = " z is read off the encoder's whole last map, not off its mean." if t["model"].get("enc_whole") else ""
-    return f" Beside it the code learned {' and '.join(ways)}{first}; no label is needed to use it.{regions}{whole}"
+    drawn = f" What the denoiser predicts was held to the face by perceptual64 as well (weight {t['x0_distance']:g})." if t.get("x0_distance") else ""
+    return f" Beside it the code learned {', and '.join(ways)}{first}; no label is needed to use it.{drawn}{regions}{whole}"
+
 
 def _training_words(facts, number=1, of=1):
     "One paragraph from the record of one stage of an autoencoder."

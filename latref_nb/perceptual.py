@@ -76,7 +76,7 @@ class PerceptualNet(ModelMixin, ConfigMixin):
     config_name = "config.json"
 
     @register_to_config
-    def __init__(self, tags: list = tuple(tag_list(CELEBA_TAGS)), n_factors: int = 32, size: int = 64, widths: list = (16, 40, 80, 128)):
+    def __init__(self, tags: list = tuple(tag_list(CELEBA_TAGS)), n_factors: int = 56, size: int = 64, widths: list = (16, 40, 80, 128)):
         super().__init__()
         self.tags = tag_set(tags); n = sum(len(t) for t in self.tags)
         self.register_to_config(tags=tag_list(self.tags), widths=list(widths), _use_default_values=[])
@@ -91,6 +91,10 @@ class PerceptualNet(ModelMixin, ConfigMixin):
     def predict(self, x): # (B,3,S,S) → labels (B,n_tags)
         "The most probable value of every tag: a second judge, to calibrate edits with."
         return torch.stack([out.argmax(1) for out in self(fit_size(x, self.config.size))[0].values()], 1)
+
+    def features(self, x): # (B,3,S,S) → (B,n_factors); differentiable
+        "What it reads of every factor, in units of a factor's standard deviation."
+        return (self(fit_size(x, self.config.size))[1] - .5) * 12 ** .5
 
     def distance(self, x, y): # (B,3,S,S) twice → (B,); differentiable
         "Mean squared difference of unit-length features over places and layers."
@@ -109,16 +113,17 @@ class FactorFaces(Dataset):
     def __init__(self, faces, # TensorFaces
                  factors, # Factors of the same faces
                 ):
-        self.faces, self.factors = faces, torch.cat([factors.identity, factors.nuisance], 1)  # (n,32)
+        self.faces, self.factors = faces, torch.cat([factors.identity, factors.nuisance, *factors.style.values()], 1)  # (n,56)
     def __len__(self): return len(self.faces)
     def batch(self, indices): return {**self.faces.batch(indices), "factors": self.factors[torch.as_tensor(indices).long()]}
     def __getitem__(self, i): return {k: v[0] for k, v in self.batch([i]).items()}
 
 class PerceptualTask:
-    "All tags and all factors from lightly roughened faces."
+    "All tags and all factors; half of the faces lightly roughened."
     def __init__(self, model): self.modules = {"model": model}
     def config(self): return {"task": "perceptual"}
     def loss(self, batch, generator):
-        logits, factors = self.modules["model"](roughen(batch["image"], generator, mirror=False))
+        x, half = batch["image"], torch.rand((len(batch["image"]), 1, 1, 1), generator=generator, device=batch["image"].device) < .5
+        logits, factors = self.modules["model"](torch.where(half, x, roughen(x, generator, mirror=False)))
         tags, rest = head_losses(logits, batch["labels"]).mean(), 12 * F.mse_loss(factors, batch["factors"])  # a uniform factor has variance 1/12
         return {"loss": tags + rest, "tags": tags, "factors": rest}

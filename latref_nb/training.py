@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm.auto import tqdm
 
 from .core import atomic_folder, atomic_write, settle_folder, write_error
-from .schedule import add_noise, loss_weight, training_target
+from .schedule import add_noise, loss_weight, predict_x0, training_target
 
 # %% ../nbs/07_training.ipynb #7caa24c9
 def step_seed(seed, # the run's seed
@@ -539,21 +539,29 @@ class AutoencoderTask:
                  gamma=5.0, # of min_snr
                  z_image=0.0, # weight of drawing the picture from z alone
                  distance=None, # two batches of pictures → (B,), differentiable: a perceptual distance for that picture, with weight 0.05
+                 z_features=0.0, # weight of reading the features of a frozen network off z
+                 features=None, # pictures → (B,k), differentiable, of variance about 1: those features
+                 x0_distance=0.0, # weight of the distance, and of the features' error, of the predicted x̂_0
                  seed=0, # of the heads' first weights
                  regions=0.0 # for the record: the power of `TensorFaces.weigh` behind the weights in a batch
                 ):
         if z_labels and tags is None: raise ValueError("z_labels reads labels off z: give tags, or set it to 0.")
-        if warmup_z and not (z_labels or z_image): raise ValueError("warmup_z without z_labels and z_image has nothing to learn from: set one of them above 0.")
+        if warmup_z and not (z_labels or z_image or z_features): raise ValueError("warmup_z without z_labels, z_image and z_features has nothing to learn from: set one of them above 0.")
+        if z_features and features is None: raise ValueError("z_features reads a network's features off z: give features, for instance `load_perceptual().features`, or set it to 0.")
+        if x0_distance and distance is None: raise ValueError("x0_distance compares pictures: give distance, for instance `load_perceptual().distance`, or set it to 0.")
         self.model, self.weighting, self.z_labels, self.warmup_z, self.high_noise, self.gamma = model, weighting, z_labels, warmup_z, high_noise, gamma
         self.z_image, self.distance, self.regions = z_image, distance, regions
+        self.z_features, self.features, self.x0_distance = z_features, features, x0_distance
         self.modules = {"autoencoder": model}
-        for used, number, name, make in ((z_labels, 3, "tag_head", lambda: TagHead(model.config.z_dim, tags)), (z_image, 4, "image_head", lambda: ImageHead(model.config.z_dim, model.config.image_size))):
+        d, S = model.config.z_dim, model.config.image_size
+        def feature_head(): return nn.Linear(d, features(torch.zeros(1, 3, S, S)).shape[1])
+        for used, number, name, make in ((z_labels, 3, "tag_head", lambda: TagHead(d, tags)), (z_image, 4, "image_head", lambda: ImageHead(d, S)), (z_features, 5, "feature_head", feature_head)):
             if used:
                 with torch.random.fork_rng(): torch.manual_seed(step_seed(seed, number)); self.modules[name] = make()
         self.schedule = model.schedule
     def to(self, device): self.schedule = self.schedule.to(device)
     def config(self):
-        keys = ("weighting", "z_labels", "warmup_z", "high_noise", "gamma") + ("z_image",) * (self.z_image > 0) + ("regions",) * (self.regions > 0)
+        keys = ["weighting", "z_labels", "warmup_z", "high_noise", "gamma"] + [k for k in ("z_image", "regions", "z_features", "x0_distance") if getattr(self, k) > 0]
         return {**{k: getattr(self, k) for k in keys}, "model": {k: v for k, v in self.model.config.items() if not k.startswith("_")}}
 
 # %% ../nbs/07_training.ipynb #b815af3d
@@ -571,12 +579,13 @@ def diffusion_loss(self:AutoencoderTask, x0, # (b,3,H,W)
                    z, # (b, z_dim)
                    generator, # `StepGenerator`
                    weight # of the pixels (b,1,H,W), mean 1
-                  ): # (weighted, plain) losses, scalars
+                  ): # (weighted, plain) losses, scalars; x̂_0 (b,3,H,W)
     "Squared error of the prediction, weighted by the step's noise."
     t, noise, kind = self.timesteps(generator), generator.randn(*x0.shape[1:]), self.model.config.prediction_type
-    output = self.model.denoise(add_noise(x0, noise, t, self.schedule), t, z)
-    error = (weight * (output.float() - training_target(x0, noise, t, self.schedule, kind)).square()).flatten(1).mean(1)  # (b,3,H,W) -> (b,)
-    return (error * loss_weight(self.schedule, t, self.weighting, kind, gamma=self.gamma)).mean(), error.mean()
+    xt = add_noise(x0, noise, t, self.schedule)
+    output = self.model.denoise(xt, t, z).float()
+    error = (weight * (output - training_target(x0, noise, t, self.schedule, kind)).square()).flatten(1).mean(1)  # (b,3,H,W) -> (b,)
+    return (error * loss_weight(self.schedule, t, self.weighting, kind, gamma=self.gamma)).mean(), error.mean(), predict_x0(output, xt, t, self.schedule, kind)
 
 # %% ../nbs/07_training.ipynb #92f772c7
 @patch
@@ -605,9 +614,19 @@ def loss(self:AutoencoderTask, batch, # {"image", "labels"}, "weight" where pixe
     if self.z_image:
         terms |= self.image_terms(x0, z, weight, 1 if generator.step < self.warmup_z else 2)
         total = total + self.z_image * (terms["image"] + 0.05 * terms.get("image_distance", 0.0))
+    if self.z_features:
+        with torch.no_grad(): seen = self.features(x0).float()                     # (b,k)
+        terms["features"] = F.mse_loss(self.modules["feature_head"](z).float(), seen)
+        total = total + self.z_features * terms["features"]
     if generator.step >= self.warmup_z:
-        weighted, terms["mse"] = self.diffusion_loss(x0, z, generator, weight)
+        weighted, terms["mse"], x0_hat = self.diffusion_loss(x0, z, generator, weight)
         total = total + weighted
+        if self.x0_distance:
+            terms["x0_distance"] = self.distance(x0_hat[::2], x0[::2]).mean()
+            total = total + self.x0_distance * terms["x0_distance"]
+            if self.features is not None:
+                terms["x0_features"] = F.mse_loss(self.features(x0_hat[::2]).float(), seen[::2])
+                total = total + 0.1 * self.x0_distance * terms["x0_features"]
     return {"loss": total, **terms}
 
 # %% ../nbs/07_training.ipynb #2fc3352f
@@ -621,10 +640,13 @@ def train_autoencoder(dataset, # faces of chapter 01, or any dataset of {"image"
                       warmup_z=0, # steps by labels and picture alone
                       high_noise=0.0, # share at high noise
                       z_image=0.0, distance=None, # weight of the picture from z alone, perceptual distance for it
+                      z_features=0.0, features=None, # weight of a frozen network's features, and that network
+                      x0_distance=0.0, # weight of distance and features of the predicted x̂_0
                       **how # for `fit`
                      ): # the model, with averaged weights
     "Train a diffusion autoencoder; `out/autoencoder` can be loaded with from_pretrained."
-    task = AutoencoderTask(model, tags or getattr(dataset, "tags", None), weighting, z_labels, warmup_z, high_noise, z_image=z_image, distance=distance, regions=getattr(dataset, "regions", 0.0))
+    task = AutoencoderTask(model, tags or getattr(dataset, "tags", None), weighting, z_labels, warmup_z, high_noise, z_image=z_image, distance=distance, z_features=z_features, features=features,
+                           x0_distance=x0_distance, regions=getattr(dataset, "regions", 0.0))
     fit(task, dataset, out, steps, **how)
     return model
 

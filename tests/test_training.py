@@ -254,10 +254,12 @@ def tiny(**changes):
     torch.manual_seed(0)
     return DiffusionAutoencoder(**{**dict(image_size=16, patch_size=2, model_channels=32, channel_mult=(1, 2), enc_channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(), num_heads=1, z_dim=16, prediction_type="v_prediction"), **changes})
 
+def means(x): return x.mean((2, 3))                                                       # (B,3,H,W) -> (B,3)
+RULED = dict(z_features=0.5, features=means, x0_distance=0.2, distance=lambda a, b: (a - b).abs().mean((1, 2, 3)))
 AE = dict(batch_size=8, save_every=4, log_every=2, trackers=(), progress=False, device="cpu")
 
 def test_autoencoder_goes_on_to_the_same_bits(tmp_path):
-    how = dict(z_labels=0.1, z_image=1.0, warmup_z=2, high_noise=0.3, mixed_precision="bf16", channels_last=True, **AE)
+    how = dict(z_labels=0.1, z_image=1.0, **RULED, warmup_z=2, high_noise=0.3, mixed_precision="bf16", channels_last=True, **AE)
     train_autoencoder(Noise(), tmp_path / "a", tiny(), 6, **how)
     broken = []
     def stop(run):
@@ -269,7 +271,7 @@ def test_autoencoder_goes_on_to_the_same_bits(tmp_path):
     assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
     assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in ema_weights(tmp_path / "b", "autoencoder").items())
     facts = json.loads((tmp_path / "b/training.json").read_text())
-    assert facts["samples"] == 48 and facts["task"]["z_labels"] == 0.1 and facts["machine"]["cpu"] and facts["loss"]
+    assert facts["samples"] == 48 and facts["task"]["z_labels"] == 0.1 and facts["task"]["z_features"] == 0.5 and facts["task"]["x0_distance"] == 0.2 and facts["machine"]["cpu"] and facts["loss"]
 
 def test_other_model_is_refused(tmp_path):
     train_autoencoder(Noise(), tmp_path, tiny(), 1, **AE)
@@ -283,8 +285,17 @@ def test_only_the_encoder_learns_in_the_warm_up(tmp_path):
     moved = {k.split(".")[0] for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     assert moved == {"encoder"}, moved
 
+def test_z_comes_to_hold_the_features(tmp_path):
+    train_autoencoder(Noise(), tmp_path, tiny(), 60, z_features=1.0, features=means, warmup_z=60, lr=2e-3, **AE)
+    rows = [json.loads(line)["features"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert rows[-1] < rows[0] / 2, rows
+
+def test_what_is_seen_needs_one_who_sees():
+    for how, words in ((dict(z_features=0.1), "give features"), (dict(x0_distance=0.1), "give distance"), (dict(warmup_z=3), "z_features has nothing to learn from")):
+        with pytest.raises(ValueError, match=words): AutoencoderTask(tiny(), CELEBA_TAGS, **how)
+
 def test_loss_is_the_mean_of_the_shares():
-    task = AutoencoderTask(tiny(), CELEBA_TAGS, weighting="min_snr", z_labels=0.5, high_noise=0.5, z_image=1.0, distance=lambda a, b: (a - b).abs().mean((1, 2, 3)))
+    task = AutoencoderTask(tiny(), CELEBA_TAGS, weighting="min_snr", z_labels=0.5, high_noise=0.5, z_image=1.0, **RULED)
     whole = task.loss(Noise().batch(range(8)), StepGenerator(0, 0, 8))["loss"]
     halves = [task.loss(Noise().batch(range(i, i + 4)), StepGenerator(0, 0, 8, slice(i, i + 4)))["loss"] for i in (0, 4)]
     assert torch.allclose(whole, sum(halves) / 2, atol=1e-6)
