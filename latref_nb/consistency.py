@@ -290,18 +290,18 @@ def _make_part(frozen, dataset, rows, settings, settling=None):
 
 # %% ../nbs/11_consistency.ipynb #f75cac88
 def code_loss(u, # (B,n_tags,d) normalised codes of the restored faces
-              u0, # (B,d) of the originals
+              u0, # (B,n_tags,d) of the goals
               valid # (B,n_tags) 0 where there was nothing to restore
              ): # scalar
-    "Squared distance of the restored code from the original's."
-    return ((u - u0[:, None]).square().mean(2) * valid).mean()
+    "Squared distance of the restored code from its goal's: the original's, or backwards the removed face's."
+    return ((u - u0).square().mean(2) * valid).mean()
 
 def feature_loss(feats, # F' (B,n_tags,C,4,4) of the restored faces
-                 feats0, # F (B,C,4,4) of the originals
+                 feats0, # (B,n_tags,C,4,4) of the goals
                  valid # (B,n_tags)
                 ): # scalar
     "The same for the features, so that the next edit in a chain finds what it knows."
-    return ((feats - feats0[:, None]).square().mean((2, 3, 4)) * valid).mean()
+    return ((feats - feats0).square().mean((2, 3, 4)) * valid).mean()
 
 def bottleneck(h, # (B,n_tags,k) what the code is made from, before noise
                valid # (B,n_tags)
@@ -376,6 +376,7 @@ class StyleSettings:
     "How the backward step is asked."
     noise: float = 0.3            # standard deviation added before the style code is made
     swap: float = 0.5             # share of the references that have lost another tag's value
+    traces: float = 0.2           # standard deviation of another face's traces, laid over the removed face's own
     decoded: int = 3              # pictures decoded for each tag in a step
     t_from: float = 0.4           # of T: the least noise under which they are
     source: str = "removed"       # what is modulated: "removed", or "original" (no forward step)
@@ -412,14 +413,17 @@ class Scene:
     "What one step of training works on; face i lends its style, face (i − 1) of the batch wears it."
     x: Tensor        # (B,3,S,S) originals
     labels: Tensor   # (B,n_tags)
-    u0: Tensor       # (B,d) normalised codes
-    feats: Tensor    # (B,C,4,4) features
+    values: Tensor   # (B,n_tags) what each tag is restored to: the face's own value, or backwards the one that took its place
     reference: Tensor # (B,3,S,S) where the style is read
     source: Tensor   # (B,n_tags,C,4,4) features without the tag's value
+    u0: Tensor       # (B,n_tags,d) normalised codes of the goal
+    feats: Tensor    # (B,n_tags,C,4,4) its features
     valid: Tensor    # (B,n_tags) 1 where source lacks the value and the reference has it
+    seen: Tensor     # (B,n_tags) the same, where the goal is the original
     other: Tensor    # (B,n_tags,C,4,4) features of another face
     other_x: Tensor  # (B,3,S,S) that face
-    wanted: Tensor   # (B,n_tags,n_tags) its labels with the tag's value from face i
+    own: Tensor      # (B,n_tags,n_tags) labels of face i with each tag's value in turn
+    wanted: Tensor   # (B,n_tags,n_tags) the same of the other face
 
 def stage(batch, # of a StyleCache
           frozen, # Frozen
@@ -427,19 +431,24 @@ def stage(batch, # of a StyleCache
           generator # StepGenerator
          ): # Scene
     "Choose references and partners."
-    labels, n = batch["labels"], len(frozen.tags)
-    x, taken = from_uint8(batch["images"]), batch["removed_feats"] if settings.source == "removed" else batch["feats"][:, None].expand_as(batch["removed_feats"])
+    labels, feats, n, removed = batch["labels"], batch["feats"], len(frozen.tags), settings.source == "removed"
+    tall = lambda mask: mask[:, :, None, None, None]                               # (B,n_tags) -> (B,n_tags,1,1,1)
+    x, rows = from_uint8(batch["images"]), torch.arange(len(labels), device=labels.device)
+    taken = batch["removed_feats"] if removed else feats[:, None].expand_as(batch["removed_feats"])
     swap, which = generator.rand() < settings.swap, generator.randint(n)           # (B,)
-    rows = torch.arange(len(x), device=x.device)
     reference = torch.where(swap[:, None, None, None], from_uint8(batch["removed"][rows, which]), x)
     lost = swap[:, None] & (which[:, None] == torch.arange(n, device=x.device))    # (B,n_tags): the reference lost the very value
-    valid = ~lost & (batch["flipped"] if settings.source == "removed" else labels >= 0)
+    known = batch["flipped"] if removed else (labels >= 0) & ~lost
+    values = torch.where(lost & removed, batch["targets"], labels).clamp(min=0)
+    source, goal = torch.where(tall(lost), feats[:, None], taken), torch.where(tall(lost & removed), batch["removed_feats"], feats[:, None])
+    with torch.no_grad(): u0 = frozen.mlp.normalise(batch["z"])[:, None].repeat(1, n, 1).index_put(lost.nonzero(as_tuple=True), frozen.mlp.normalise(frozen.autoencoder.head(goal[lost]).float()))
     a = rows.roll(1)
-    same = labels[a] == labels                                                     # (B,n_tags)
-    other = torch.where(same[:, :, None, None, None], taken[a], batch["feats"][a][:, None])
-    wanted = labels[a][:, None].repeat(1, n, 1)                                    # (B,n_tags,n_tags)
-    wanted[:, range(n), range(n)] = labels
-    return Scene(x, labels.clamp(min=0), frozen.mlp.normalise(batch["z"]), batch["feats"], reference, taken, valid.float(), other, x[a], wanted)
+    if removed: source = torch.where(tall(lost), source, source + settings.traces * tall(generator.randn(n)) * (feats[a][:, None] - taken[a]))
+    other = torch.where(tall(labels[a] == values), taken[a], feats[a][:, None])
+    def with_values(labels): # (B,n_tags) -> (B,n_tags,n_tags)
+        out = labels[:, None].repeat(1, n, 1); out[:, range(n), range(n)] = values
+        return out
+    return Scene(x, labels.clamp(min=0), values, reference, source, u0, goal, known.float(), (known & ~lost).float(), other, x[a], with_values(labels), with_values(labels[a]))
 
 # %% ../nbs/11_consistency.ipynb #de1f1237
 class StyleTask:
@@ -467,7 +476,7 @@ def read_styles(self:StyleTask, s, # Scene
     net, codes, hs = self.networks.extractor, [], []
     feats = net.features(s.reference).float()
     for c in range(len(self.frozen.tags)):
-        h = net.squeezed(feats, c, s.labels[:, c]).float(); hs.append(h)
+        h = net.squeezed(feats, c, s.values[:, c]).float(); hs.append(h)
         noisy = h + self.settings.noise * generator.randn(h.shape[1]) if self.settings.noise else h
         codes.append(net.heads(noisy, c))
     return codes, torch.stack(hs, 1)
@@ -500,7 +509,7 @@ def decoded_terms(self:StyleTask, s, # Scene
     which = torch.arange(len(order), device=order.device) % n                      # (m,) tags
     low = int(self.settings.t_from * T)
     t, noise = low + generator.randint(T - low), generator.randn(*s.x.shape[1:])
-    x0, valid = s.x[order], s.valid[order, which]
+    x0, valid = s.x[order], s.seen[order, which]
     x = one_step(self.frozen.autoencoder, x0, z[order, which], t[order], noise[order])
     return {"perceptual": perceptual(self.frozen, x, x0, valid), "pixels": pixels(x, x0, valid)}
 
@@ -511,7 +520,7 @@ def draw_styles(self:StyleTask, s, # Scene
     "The mapper in the extractor's place: styles from noise, for the other face."
     net = self.networks.mapper
     noise, prior = generator.randn(net.config.noise_tokens, net.config.noise_dim), net.prior(s.other_x)
-    return [net.code(noise, prior, c, s.labels[:, c]) for c in range(s.labels.shape[1])]
+    return [net.code(noise, prior, c, s.values[:, c]) for c in range(s.values.shape[1])]
 
 @patch
 def reference_terms(self:StyleTask, s, # Scene
@@ -523,7 +532,7 @@ def reference_terms(self:StyleTask, s, # Scene
     "Reference guidance."
     w = self.weights
     terms = {"code": code_loss(self.frozen.mlp.normalise(restored), s.u0, s.valid), "features": feature_loss(feats, s.feats, s.valid) / self.feat_var, "bottleneck": bottleneck(h, s.valid)}
-    if w.classification: terms["classification"] = classification(self.frozen, restored, s.labels[:, None].expand_as(s.wanted))
+    if w.classification: terms["classification"] = classification(self.frozen, restored, s.own)
     if w.cross: terms["cross"] = classification(self.frozen, crossed, s.wanted)
     if w.perceptual or w.pixels: terms |= self.decoded_terms(s, restored, generator)
     return terms
@@ -534,7 +543,7 @@ def latent_terms(self:StyleTask, s, # Scene
                  dressed # (B,n_tags,d) codes of the other face under the mapper's styles
                 ): # {name: scalar}
     "Latent guidance."
-    pairs = [match(a.flat().float(), b.flat().detach().float(), s.labels[:, c]) for c, (a, b) in enumerate(zip(drawn, read))]
+    pairs = [match(a.flat().float(), b.flat().detach().float(), s.values[:, c]) for c, (a, b) in enumerate(zip(drawn, read))]
     return {"match": torch.stack(pairs).mean(), "latent": classification(self.frozen, dressed, s.wanted)}
 
 @patch
@@ -546,7 +555,7 @@ def loss(self:StyleTask, batch, # of a StyleCache
     read, h = self.read_styles(s, generator)
     drawn = self.draw_styles(s, generator) if self.networks.mapper is not None else None
     jobs = [(s.source, read), (s.other, read)] + ([(s.other, drawn)] if drawn else [])
-    feats, (restored, crossed, *dressed) = self.modulated(jobs, s.labels)
+    feats, (restored, crossed, *dressed) = self.modulated(jobs, s.values)
     terms = self.reference_terms(s, h, feats[0], restored, crossed, generator)
     if drawn: terms |= self.latent_terms(s, drawn, read, *dressed)
     return {"loss": sum(getattr(self.weights, k) * v for k, v in terms.items()), **terms}

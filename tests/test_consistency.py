@@ -204,18 +204,28 @@ def test_match_does_not_mix_values():
 
 def test_scene_pairs_faces_as_it_says(cache, frozen):
     b = batch_of(cache)
-    s = stage(b, frozen, StyleSettings(swap=1.0), numbers())
-    for i in range(6):
-        a = (i - 1) % 6
-        for c in range(6):
-            assert torch.equal(s.source[i, c], b["removed_feats"][i, c])
-            assert torch.equal(s.other[i, c], b["removed_feats"][a, c] if b["labels"][a, c] == b["labels"][i, c] else b["feats"][a])
-            assert s.wanted[i, c, c] == b["labels"][i, c] and all(s.wanted[i, c, k] == b["labels"][a, k] for k in range(6) if k != c)
+    s = stage(b, frozen, StyleSettings(swap=1.0, traces=0.0), numbers())
     g = numbers()
     which = [g.rand(), g.randint(6)][1]
     assert all(torch.equal(s.reference[i], from_uint8(b["removed"][i, c])) for i, c in enumerate(which))
+    for i in range(6):
+        a = (i - 1) % 6
+        for c in range(6):
+            back = bool(which[i] == c)                                             # the reference has lost this tag: the pair is read backwards
+            value = b["targets"][i, c] if back else b["labels"][i, c]
+            source, goal = (b["feats"][i], b["removed_feats"][i, c])[::-1 if not back else 1]
+            assert torch.equal(s.source[i, c], source) and torch.equal(s.feats[i, c], goal) and s.values[i, c] == value
+            assert torch.allclose(s.u0[i, c], frozen.mlp.normalise(frozen.autoencoder.head(goal[None]))[0], atol=1e-4)
+            assert torch.equal(s.other[i, c], b["removed_feats"][a, c] if b["labels"][a, c] == value else b["feats"][a])
+            for labels, row in ((s.own, i), (s.wanted, a)): assert labels[i, c, c] == value and all(labels[i, c, k] == b["labels"][row, k] for k in range(6) if k != c)
     lost = torch.nn.functional.one_hot(which, 6).bool()
-    assert torch.equal(s.valid.bool(), b["flipped"] & ~lost)
+    assert torch.equal(s.valid.bool(), b["flipped"]) and torch.equal(s.seen.bool(), b["flipped"] & ~lost)
+    false = stage(b, frozen, StyleSettings(swap=1.0, traces=0.5), numbers()).source - s.source
+    gone = b["feats"].roll(1, 0)[:, None] - b["removed_feats"].roll(1, 0)          # what the other face has lost
+    along = torch.nn.functional.cosine_similarity(false.flatten(2), gone.flatten(2), dim=2).abs()
+    assert not false[lost].any() and torch.allclose(along[~lost], torch.ones(30), atol=1e-4)
+    alone = stage(b, frozen, StyleSettings(swap=1.0, source="original"), numbers())
+    assert torch.equal(alone.values, b["labels"]) and torch.equal(alone.valid.bool(), ~lost)
     own = stage(b, frozen, StyleSettings(swap=0.0, source="original"), numbers())
     assert torch.equal(own.reference, s.x) and torch.equal(own.source[:, 3], b["feats"]) and own.valid.all()
 
@@ -223,7 +233,7 @@ def test_start_is_the_removed_face_and_every_network_learns(frozen, cache):
     task, b = task_of(frozen, mapper=NETS["mapper"]), batch_of(cache)
     terms = task.loss(b, numbers())
     s = stage(b, frozen, task.settings, numbers())
-    with torch.no_grad(): z = frozen.autoencoder.head(b["removed_feats"].flatten(0, 1)).unflatten(0, (6, 6))
+    with torch.no_grad(): z = frozen.autoencoder.head(s.source.flatten(0, 1)).unflatten(0, (6, 6))
     assert torch.allclose(terms["code"], C.code_loss(frozen.mlp.normalise(z), s.u0, s.valid), atol=1e-4)
     assert torch.allclose(terms["loss"], sum(getattr(task.weights, k) * v for k, v in terms.items() if k != "loss"), rtol=1e-5)
     torch.nn.init.normal_(task.networks.modulation.post[-1].weight, std=0.1)
