@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HOW', 'STAGE_TENSORS', 'STAGE_LISTS', 'ABLATIONS', 'Frozen', 'ForwardSettings', 'other_values', 'transport_map',
            'Settling', 'fit_settling', 'removed_codes', 'forward_pass', 'CacheWarning', 'weights_key', 'part_key',
-           'StyleCache', 'build_cache', 'code_loss', 'feature_loss', 'bottleneck', 'classification', 'one_step',
+           'StyleCache', 'build_cache', 'told', 'code_loss', 'feature_loss', 'bottleneck', 'classification', 'one_step',
            'perceptual', 'pixels', 'energy_distance', 'match', 'Weights', 'StyleSettings', 'StyleNetworks',
            'style_networks', 'Scene', 'stage', 'StyleTask', 'train_styles', 'Stages', 'save_stages', 'load_stages',
            'snapshot_steps', 'stage_cases', 'StageRecorder', 'stage_rows', 'shipped_stages', 'DirectionStyles',
@@ -70,7 +70,7 @@ class ForwardSettings:
     mixed_precision: str = "bf16"    # of the network inside both loops: "bf16" or "no"
     options: dict = field(default_factory=dict)  # more arguments of `image_specific`
     settle: float = 0.2              # how far covariances are shrunk for `fit_settling`; None: codes stay where the walk ends
-    settled_by: int = 2000           # the first faces of the dataset, which say where codes settle
+    settled_by: int = 6000           # the first faces of the dataset, which say where codes settle
     seed: int = 1                    # of the values that take the removed ones' place
     @property
     def dtype(self): return torch.bfloat16 if self.mixed_precision == "bf16" else None
@@ -289,6 +289,13 @@ def _make_part(frozen, dataset, rows, settings, settling=None):
     return forward_pass(frozen, b["image"], b["labels"], settings, make_generator(step_seed(settings.seed, rows.start)), settling)
 
 # %% ../nbs/11_consistency.ipynb #f75cac88
+def told(guess, # (B,n_tags,d) what a linear map of the style makes of it
+         change, # (B,n_tags,d) of the normalised code, from the source to its goal
+         valid # (B,n_tags)
+        ): # scalar
+    "How much of a change its style can tell."
+    return ((guess - change).square().mean(2) * valid).mean()
+
 def code_loss(u, # (B,n_tags,d) normalised codes of the restored faces
               u0, # (B,n_tags,d) of the goals
               valid # (B,n_tags) 0 where there was nothing to restore
@@ -361,6 +368,7 @@ def match(mapped, # (B,k) codes by the mapper
 @dataclass
 class Weights:
     "How much each term counts; a term is the mean over faces and tags."
+    difference: float = 2.0       # what the style tells of the change, against the change
     code: float = 6.0             # restored code against the original's
     features: float = 1.0         # restored features against the original's, in units of their variance
     perceptual: float = 6.0       # one-step picture of the restored face against the original
@@ -375,6 +383,7 @@ class Weights:
 class StyleSettings:
     "How the backward step is asked."
     noise: float = 0.3            # standard deviation added before the style code is made
+    warmup: int = 0               # first steps, in which only the extractor learns, by the difference
     swap: float = 0.5             # share of the references that have lost another tag's value
     traces: float = 0.2           # standard deviation of another face's traces, laid over the removed face's own
     decoded: int = 3              # pictures decoded for each tag in a step
@@ -417,6 +426,7 @@ class Scene:
     reference: Tensor # (B,3,S,S) where the style is read
     source: Tensor   # (B,n_tags,C,4,4) features without the tag's value
     u0: Tensor       # (B,n_tags,d) normalised codes of the goal
+    change: Tensor   # (B,n_tags,d) from the source's code to the goal's
     feats: Tensor    # (B,n_tags,C,4,4) its features
     valid: Tensor    # (B,n_tags) 1 where source lacks the value and the reference has it
     seen: Tensor     # (B,n_tags) the same, where the goal is the original
@@ -441,14 +451,16 @@ def stage(batch, # of a StyleCache
     known = batch["flipped"] if removed else (labels >= 0) & ~lost
     values = torch.where(lost & removed, batch["targets"], labels).clamp(min=0)
     source, goal = torch.where(tall(lost), feats[:, None], taken), torch.where(tall(lost & removed), batch["removed_feats"], feats[:, None])
-    with torch.no_grad(): u0 = frozen.mlp.normalise(batch["z"])[:, None].repeat(1, n, 1).index_put(lost.nonzero(as_tuple=True), frozen.mlp.normalise(frozen.autoencoder.head(goal[lost]).float()))
+    with torch.no_grad(): before, gone = frozen.mlp.normalise(batch["z"])[:, None], frozen.mlp.normalise(frozen.autoencoder.head(batch["removed_feats"].flatten(0, 1)).float()).unflatten(0, (-1, n))
+    back = (lost & removed)[:, :, None]
+    u0, change = torch.where(back, gone, before), torch.where(back, gone - before, (before - gone) * removed)
     a = rows.roll(1)
     if removed: source = torch.where(tall(lost), source, source + settings.traces * tall(generator.randn(n)) * (feats[a][:, None] - taken[a]))
     other = torch.where(tall(labels[a] == values), taken[a], feats[a][:, None])
     def with_values(labels): # (B,n_tags) -> (B,n_tags,n_tags)
         out = labels[:, None].repeat(1, n, 1); out[:, range(n), range(n)] = values
         return out
-    return Scene(x, labels.clamp(min=0), values, reference, source, u0, goal, known.float(), (known & ~lost).float(), other, x[a], with_values(labels), with_values(labels[a]))
+    return Scene(x, labels.clamp(min=0), values, reference, source, u0, change, goal, known.float(), (known & ~lost).float(), other, x[a], with_values(labels), with_values(labels[a]))
 
 # %% ../nbs/11_consistency.ipynb #de1f1237
 class StyleTask:
@@ -462,24 +474,31 @@ class StyleTask:
         self.feat_var = feat_var
         self.frozen, self.networks, self.weights, self.settings = frozen, networks, weights or Weights(), settings or StyleSettings()
         self.modules = networks.modules()
+        if self.weights.difference: self.modules["tell"] = self.tellers()
+    def tellers(self):
+        "For every tag a linear map of what its style is made from; thrown away at the end."
+        net, size = self.networks.extractor, self.frozen.autoencoder.config.image_size
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0); feats, d = net.features(torch.zeros(1, 3, size, size, device=self.frozen.device)), self.frozen.autoencoder.config.z_dim
+            return nn.ModuleList(nn.Linear(net.squeezed(feats, c, torch.zeros(1, dtype=torch.long, device=self.frozen.device)).shape[1], d) for c in range(len(self.frozen.tags)))
     lr_factors = {"extractor.encoder.": 0.2}                                       # what is trained already learns more slowly
     def to(self, device): self.frozen.to(device)
     def config(self):
-        nets = {k: {a: b for a, b in m.config.items() if not a.startswith("_")} for k, m in self.modules.items()}
+        nets = {k: {a: b for a, b in m.config.items() if not a.startswith("_")} for k, m in self.networks.modules().items()}
         return {"weights": asdict(self.weights), "settings": asdict(self.settings), "feat_var": round(self.feat_var, 6), "lr_factors": self.lr_factors, "frozen": weights_key(*self.frozen.parts)[:16], **nets}
 
 @patch
 def read_styles(self:StyleTask, s, # Scene
                 generator # StepGenerator
-               ): # (list of StyleCode, one for each tag, h (B,n_tags,k))
+               ): # (list of StyleCode, one for each tag, h (B,n_tags,k) and the same with noise)
     "The style of every tag, from the reference, through the noisy bottleneck."
-    net, codes, hs = self.networks.extractor, [], []
+    net, codes, hs, noised = self.networks.extractor, [], [], []
     feats = net.features(s.reference).float()
     for c in range(len(self.frozen.tags)):
         h = net.squeezed(feats, c, s.values[:, c]).float(); hs.append(h)
         noisy = h + self.settings.noise * generator.randn(h.shape[1]) if self.settings.noise else h
-        codes.append(net.heads(noisy, c))
-    return codes, torch.stack(hs, 1)
+        codes.append(net.heads(noisy, c)); noised.append(noisy)
+    return codes, torch.stack(hs, 1), torch.stack(noised, 1)
 
 @patch
 def modulated(self:StyleTask, jobs, # list of (features (B,n_tags,C,4,4), list of StyleCode, one for each tag)
@@ -551,14 +570,19 @@ def loss(self:StyleTask, batch, # of a StyleCache
          generator # StepGenerator
         ): # the terms, and their weighted sum
     "The backward step."
+    w, terms = self.weights, {}
     s = stage(batch, self.frozen, self.settings, generator)
-    read, h = self.read_styles(s, generator)
+    read, h, noisy = self.read_styles(s, generator)
+    if w.difference:
+        guess = torch.stack([tell(noisy[:, c]) for c, tell in enumerate(self.modules["tell"])], 1).float()     # (B,n_tags,d)
+        terms = {"difference": told(guess, s.change, s.valid), "bottleneck": bottleneck(h, s.valid)}
+    if generator.step < self.settings.warmup: return {"loss": sum(getattr(w, k) * v for k, v in terms.items()), **terms}
     drawn = self.draw_styles(s, generator) if self.networks.mapper is not None else None
     jobs = [(s.source, read), (s.other, read)] + ([(s.other, drawn)] if drawn else [])
     feats, (restored, crossed, *dressed) = self.modulated(jobs, s.values)
-    terms = self.reference_terms(s, h, feats[0], restored, crossed, generator)
+    terms |= self.reference_terms(s, h, feats[0], restored, crossed, generator)
     if drawn: terms |= self.latent_terms(s, drawn, read, *dressed)
-    return {"loss": sum(getattr(self.weights, k) * v for k, v in terms.items()), **terms}
+    return {"loss": sum(getattr(w, k) * v for k, v in terms.items()), **terms}
 
 # %% ../nbs/11_consistency.ipynb #b6592434
 HOW = dict(batch_size=32, lr=1e-3, warmup=50, decay=0.4)                           # what `train_styles` asks of `fit`, where nothing else is said
@@ -583,8 +607,9 @@ def train_styles(autoencoder, # DiffusionAutoencoder, stays as it is
     cache.check(min_flip)
     networks = networks or style_networks(autoencoder, cache.tags, seed=how.get("seed", 0), shape=shape, modulation=modulation, extractor=extractor, mapper=mapper)
     task = StyleTask(frozen, networks, weights, settings, cache.feature_variance())
-    recorder = StageRecorder(task, cache, out/"stages.safetensors", snapshot_steps(steps, stages)) if stages else None
-    if recorder and not (out/"checkpoint").exists(): recorder.take(0)
+    first = min(task.settings.warmup, steps)                                       # until then the pictures stay as they are
+    recorder = StageRecorder(task, cache, out/"stages.safetensors", [first + k for k in snapshot_steps(steps - first, stages)]) if stages else None
+    if recorder and not first and not (out/"checkpoint").exists(): recorder.take(0)
     fit(task, cache, out, steps, callback=_callbacks(recorder, how.pop("callback", None)), **{**HOW, **how})
     return networks
 
@@ -700,7 +725,7 @@ def take(self:StageRecorder, step # of the training
     "One snapshot, added to the file."
     if self.xT is None: self.begin()
     batch = {k: v.to(self.task.frozen.device) for k, v in self.cache.batch(self.probe).items()}
-    terms = self.task.loss(batch, StepGenerator(0, 0, len(self.probe), device=self.task.frozen.device))
+    terms = self.task.loss(batch, StepGenerator(0, self.task.settings.warmup, len(self.probe), device=self.task.frozen.device))
     now = [p[None] for p in map(self.pictures, self.references)] + [torch.tensor([[float(v) for v in terms.values()]])]
     old, kept = self.before(list(terms)), []
     if old: kept = [i for i, s in enumerate(old.steps) if s < step]

@@ -353,3 +353,17 @@ def test_stages_of_ablations_are_gathered(frozen, cache, tmp_path):
                     extractor=NETS["extractor"], progress=False, batch_size=4, device="cpu")
     found = gather_stages(tmp_path / "whole-0/stages.safetensors", tmp_path, ("whole", "no_mask", "flat"))
     assert list(found.ablations) == ["whole", "no_mask"] and found.ablations["no_mask"].steps == [0, 2]
+
+def test_only_the_extractor_learns_in_the_warm_up_and_the_change_is_told(frozen, cache):
+    task, b = task_of(frozen, settings=StyleSettings(warmup=1), mapper=NETS["mapper"]), batch_of(cache)
+    terms = task.loss(b, numbers())
+    assert set(terms) == {"loss", "difference", "bottleneck"}
+    terms["loss"].backward()
+    moved = {name for name, m in task.modules.items() if any(p.grad is not None and p.grad.abs().sum() > 0 for p in m.parameters())}
+    assert moved == {"extractor", "tell"}
+    s = stage(b, frozen, StyleSettings(swap=1.0), numbers())
+    with torch.no_grad(): source = frozen.mlp.normalise(frozen.autoencoder.head(stage(b, frozen, StyleSettings(swap=1.0, traces=0.0), numbers()).source.flatten(0, 1))).unflatten(0, (6, 6))
+    assert torch.allclose(s.u0 - source, s.change, atol=1e-3) and C.told(s.change, s.change, s.valid) == 0
+    whole = task.loss(b, C.StepGenerator(0, 1, 6))
+    assert {"difference", "code", "match"} <= set(whole)
+    assert "tell" not in task_of(frozen, weights=Weights(difference=0.0)).modules
