@@ -492,6 +492,7 @@ def train_styles(
     lr:float=1e-3, # learning rate
     set:Param("weight of a loss, name=value, or group.name=value with group settings, forward, modulation, extractor, mapper or shape; may be repeated", str, action="append")=None,
     min_flip:float=0.9, # least share of removals that a second opinion confirms, for every tag
+    ema_decay:float=0.999, # of the averaged weights
     mixed_precision:Param("autocast", str, choices=["no", "bf16"])="no",
     save_every:int=500, # steps between checkpoints
     stages:int=7, # moments at which a few faces are drawn into stages.safetensors, for the explorer; 0: none
@@ -507,7 +508,7 @@ def train_styles(
     out = begin_training(out, resume, threads)
     faces = _style_cache(pipe, data, n, data_seed, cache or out/"cache", chosen.pop("forward"))
     print(faces)
-    networks = train_style_networks(pipe.autoencoder, (pipe.linear, pipe.mlp), faces, out, steps, **chosen, min_flip=min_flip, batch_size=batch_size, lr=lr, mixed_precision=mixed_precision,
+    networks = train_style_networks(pipe.autoencoder, (pipe.linear, pipe.mlp), faces, out, steps, **chosen, min_flip=min_flip, batch_size=batch_size, lr=lr, ema_decay=ema_decay, mixed_precision=mixed_precision,
                                     save_every=save_every, stages=stages, seed=seed, device=None if device == "auto" else device, resume=resume)
     save_dressed(dressed(pipe, networks), model, out, half)
     print(f"pipeline: {out/'pipeline'}")
