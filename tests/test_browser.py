@@ -97,7 +97,8 @@ def voila(tmp_path_factory):
     "The same notebook of explorers as a page of Voilà; gives its address."
     folder, port = tmp_path_factory.mktemp("voila"), free_port()
     (folder / "explorers.ipynb").write_text(json.dumps(notebook(EXPLORERS)), encoding="utf-8")
-    command = ["voila", str(folder), "--no-browser", "--Voila.ip=127.0.0.1", f"--port={port}", "--Voila.tornado_settings={'allow_origin': '*'}"]
+    command = ["voila", str(folder), "--no-browser", "--Voila.ip=127.0.0.1", f"--port={port}", "--Voila.tornado_settings={'allow_origin': '*'}",
+               "--VoilaConfiguration.extension_denylist=@jupyter-notebook/lab-extension"]                  # Notebook 7's own buttons, which Voilà offers it no menu for
     with server(command, folder, f"http://127.0.0.1:{port}/voila/static/voila.js"): yield f"http://127.0.0.1:{port}/voila/render/explorers.ipynb"
 
 
