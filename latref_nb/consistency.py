@@ -451,7 +451,8 @@ def stage(batch, # of a StyleCache
     known = batch["flipped"] if removed else (labels >= 0) & ~lost
     values = torch.where(lost & removed, batch["targets"], labels).clamp(min=0)
     source, goal = torch.where(tall(lost), feats[:, None], taken), torch.where(tall(lost & removed), batch["removed_feats"], feats[:, None])
-    with torch.no_grad(): before, gone = frozen.mlp.normalise(batch["z"])[:, None], frozen.mlp.normalise(frozen.autoencoder.head(batch["removed_feats"].flatten(0, 1)).float()).unflatten(0, (-1, n))
+    norm, maps = frozen.mlp.normalise, batch["removed_feats"].flatten(0, 1)        # (B·n_tags,C,4,4)
+    with torch.no_grad(): before, gone = norm(batch["z"])[:, None], norm(frozen.autoencoder.head(maps).float()).unflatten(0, (-1, n))  # (B,1,d), (B,n_tags,d)
     back = (lost & removed)[:, :, None]
     u0, change = torch.where(back, gone, before), torch.where(back, gone - before, (before - gone) * removed)
     a = rows.roll(1)
@@ -477,10 +478,11 @@ class StyleTask:
         if self.weights.difference: self.modules["tell"] = self.tellers()
     def tellers(self):
         "For every tag a linear map of what its style is made from; thrown away at the end."
-        net, size = self.networks.extractor, self.frozen.autoencoder.config.image_size
+        net, size, d = self.networks.extractor, self.frozen.autoencoder.config.image_size, self.frozen.autoencoder.config.z_dim
+        where = next(net.parameters()).device
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0); feats, d = net.features(torch.zeros(1, 3, size, size, device=self.frozen.device)), self.frozen.autoencoder.config.z_dim
-            return nn.ModuleList(nn.Linear(net.squeezed(feats, c, torch.zeros(1, dtype=torch.long, device=self.frozen.device)).shape[1], d) for c in range(len(self.frozen.tags)))
+            torch.manual_seed(0); feats, value = net.features(torch.zeros(1, 3, size, size, device=where)), torch.zeros(1, dtype=torch.long, device=where)
+            return nn.ModuleList(nn.Linear(net.squeezed(feats, c, value).shape[1], d) for c in range(len(self.frozen.tags)))
     lr_factors = {"extractor.encoder.": 0.2}                                       # what is trained already learns more slowly
     def to(self, device): self.frozen.to(device)
     def config(self):

@@ -554,7 +554,7 @@ class AutoencoderTask:
         self.z_features, self.features, self.x0_distance = z_features, features, x0_distance
         self.modules = {"autoencoder": model}
         d, S = model.config.z_dim, model.config.image_size
-        def feature_head(): return nn.Linear(d, features(torch.zeros(1, 3, S, S)).shape[1])
+        def feature_head(): return nn.Linear(d, features(torch.zeros(1, 3, S, S, device=getattr(getattr(features, "__self__", None), "device", "cpu"))).shape[1])
         for used, number, name, make in ((z_labels, 3, "tag_head", lambda: TagHead(d, tags)), (z_image, 4, "image_head", lambda: ImageHead(d, S)), (z_features, 5, "feature_head", feature_head)):
             if used:
                 with torch.random.fork_rng(): torch.manual_seed(step_seed(seed, number)); self.modules[name] = make()
@@ -579,13 +579,13 @@ def diffusion_loss(self:AutoencoderTask, x0, # (b,3,H,W)
                    z, # (b, z_dim)
                    generator, # `StepGenerator`
                    weight # of the pixels (b,1,H,W), mean 1
-                  ): # (weighted, plain) losses, scalars; x̂_0 (b,3,H,W)
+                  ): # (weighted, plain) losses, scalars; x̂_0 (b,3,H,W) where it is asked for
     "Squared error of the prediction, weighted by the step's noise."
     t, noise, kind = self.timesteps(generator), generator.randn(*x0.shape[1:]), self.model.config.prediction_type
     xt = add_noise(x0, noise, t, self.schedule)
     output = self.model.denoise(xt, t, z).float()
     error = (weight * (output - training_target(x0, noise, t, self.schedule, kind)).square()).flatten(1).mean(1)  # (b,3,H,W) -> (b,)
-    return (error * loss_weight(self.schedule, t, self.weighting, kind, gamma=self.gamma)).mean(), error.mean(), predict_x0(output, xt, t, self.schedule, kind)
+    return (error * loss_weight(self.schedule, t, self.weighting, kind, gamma=self.gamma)).mean(), error.mean(), predict_x0(output, xt, t, self.schedule, kind) if self.x0_distance else None
 
 # %% ../nbs/07_training.ipynb #92f772c7
 @patch
@@ -624,7 +624,7 @@ def loss(self:AutoencoderTask, batch, # {"image", "labels"}, "weight" where pixe
         if self.x0_distance:
             terms["x0_distance"] = self.distance(x0_hat[::2], x0[::2]).mean()
             total = total + self.x0_distance * terms["x0_distance"]
-            if self.features is not None:
+            if self.z_features:
                 terms["x0_features"] = F.mse_loss(self.features(x0_hat[::2]).float(), seen[::2])
                 total = total + 0.1 * self.x0_distance * terms["x0_features"]
     return {"loss": total, **terms}

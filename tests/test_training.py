@@ -290,6 +290,10 @@ def test_z_comes_to_hold_the_features(tmp_path):
     rows = [json.loads(line)["features"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert rows[-1] < rows[0] / 2, rows
 
+def test_features_are_asked_only_where_z_shall_hold_them():
+    task = AutoencoderTask(tiny(), CELEBA_TAGS, **{**RULED, "z_features": 0.0})
+    assert set(task.loss(Noise().batch(range(8)), StepGenerator(0, 0, 8))) == {"loss", "mse", "x0_distance"} and "feature_head" not in task.modules
+
 def test_what_is_seen_needs_one_who_sees():
     for how, words in ((dict(z_features=0.1), "give features"), (dict(x0_distance=0.1), "give distance"), (dict(warmup_z=3), "z_features has nothing to learn from")):
         with pytest.raises(ValueError, match=words): AutoencoderTask(tiny(), CELEBA_TAGS, **how)
