@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['HOW', 'STAGE_TENSORS', 'STAGE_LISTS', 'ABLATIONS', 'Frozen', 'ForwardSettings', 'other_values', 'transport_map',
-           'Settling', 'fit_settling', 'removed_codes', 'forward_pass', 'CacheWarning', 'weights_key', 'part_key',
-           'StyleCache', 'build_cache', 'told', 'code_loss', 'feature_loss', 'bottleneck', 'classification', 'one_step',
-           'perceptual', 'pixels', 'energy_distance', 'match', 'Weights', 'StyleSettings', 'StyleNetworks',
-           'style_networks', 'Scene', 'stage', 'StyleTask', 'train_styles', 'Stages', 'save_stages', 'load_stages',
-           'snapshot_steps', 'stage_cases', 'StageRecorder', 'stage_rows', 'shipped_stages', 'DirectionStyles',
-           'direction_styles', 'Ablation', 'ablated_task', 'train_ablations', 'ablation_run', 'ablation_rows',
-           'gather_stages']
+           'Settling', 'fit_settling', 'removed_codes', 'changed_region', 'colours', 'recolour', 'forward_pass',
+           'CacheWarning', 'weights_key', 'part_key', 'StyleCache', 'build_cache', 'told', 'code_loss', 'feature_loss',
+           'bottleneck', 'classification', 'one_step', 'perceptual', 'pixels', 'energy_distance', 'match', 'Weights',
+           'StyleSettings', 'StyleNetworks', 'style_networks', 'Scene', 'stage', 'StyleTask', 'train_styles', 'Stages',
+           'save_stages', 'load_stages', 'snapshot_steps', 'stage_cases', 'StageRecorder', 'stage_rows',
+           'shipped_stages', 'DirectionStyles', 'direction_styles', 'Ablation', 'ablated_task', 'train_ablations',
+           'ablation_run', 'ablation_rows', 'gather_stages']
 
 # %% ../nbs/11_consistency.ipynb #0dd88f62
 import hashlib
@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from fastcore.basics import patch
@@ -71,6 +72,7 @@ class ForwardSettings:
     options: dict = field(default_factory=dict)  # more arguments of `image_specific`
     settle: float = 0.2              # how far covariances are shrunk for `fit_settling`; None: codes stay where the walk ends
     settled_by: int = 6000           # the first faces of the dataset, which say where codes settle
+    recolour: bool = True            # give what cannot go away, as hair, the colours of another face's: see `recolour`
     seed: int = 1                    # of the values that take the removed ones' place
     @property
     def dtype(self): return torch.bfloat16 if self.mixed_precision == "bf16" else None
@@ -144,6 +146,34 @@ def removed_codes(frozen, # Frozen
                 if len(moved): out[moved, c] = m.denormalise(settling(m.normalise(out[moved, c]), c, had, k))
     return out
 
+# %% ../nbs/11_consistency.ipynb #b81c3799
+def changed_region(x, # faces (B,3,S,S)
+                   y, # the same after an edit
+                   full=.25 # mean change of a channel that counts as whole
+                  ): # (B,1,S,S) in [0, 1]
+    "Where an edit has changed a picture, softly."
+    return (F.avg_pool2d((x - y).abs().mean(1, keepdim=True), 5, 1, 2) / full).clamp(0, 1)
+
+def colours(x, # (B,3,S,S)
+            region # (B,1,S,S)
+           ): # mean and standard deviation (B,3,1,1) each
+    "The statistics of the channels in a region."
+    w = region / region.sum((2, 3), keepdim=True).clamp(min=1)
+    mean = (x * w).sum((2, 3), keepdim=True)
+    return mean, ((x - mean).square() * w).sum((2, 3), keepdim=True).sqrt()
+
+def recolour(x, # faces (B,3,S,S) in [-1, 1]
+             y, # the same without a tag's value
+             labels, targets, # (B,) the values that they had, and got
+             generator=None # draws whose colours each one takes
+            ): # (B,3,S,S)
+    "Removed faces with the colours of other faces that have the value, where there is one."
+    region = changed_region(x, y); (mean, spread), (own, width) = colours(x, region), colours(y, region)
+    fits = labels == targets[:, None]                                              # (B,B): face j has what face i gets
+    lender = (fits * (1 + torch.rand(fits.shape, generator=generator).to(x))).argmax(1)
+    worn = (y - own) * (spread[lender] / width.clamp(min=.02)).clamp(.5, 2) + mean[lender]
+    return torch.lerp(y, worn, region * fits.any(1)[:, None, None, None]).clamp(-1, 1)
+
 # %% ../nbs/11_consistency.ipynb #36796efd
 @torch.no_grad()
 def forward_pass(frozen, # Frozen
@@ -161,8 +191,11 @@ def forward_pass(frozen, # Frozen
     codes = removed_codes(frozen, z, labels, targets, settling, **s.options).flatten(0, 1)  # (B·n_tags,d)
     xT = invert(model, x, z, s.steps, method=s.inversion, iterations=s.iterations, dtype=s.dtype).xT
     taken = render(model, xT.repeat_interleave(len(frozen.tags), 0), codes, s.steps, dtype=s.dtype).images  # (B·n_tags,3,S,S)
-    removed = to_uint8(taken.clamp(-1, 1)); y = from_uint8(removed)
     fold = lambda o: o.unflatten(0, targets.shape)                                 # (B·n_tags,…) -> (B,n_tags,…)
+    taken = from_uint8(to_uint8(taken.clamp(-1, 1)))
+    for c in [c for c, tag in enumerate(frozen.tags) if s.recolour and "without" not in tag.values]:
+        fold(taken)[:, c] = recolour(x, fold(taken)[:, c], labels[:, c], targets[:, c], generator)
+    removed = to_uint8(taken); y = from_uint8(removed)
     own = torch.arange(len(frozen.tags), device=x.device)
     read = fold(frozen.judge.predict(y))[:, own, own]                              # (B,n_tags): of each removed picture, its own tag
     return {"images": images, "labels": labels, "z": z, "feats": feats, "targets": targets, "removed": fold(removed),
@@ -386,6 +419,8 @@ class StyleSettings:
     warmup: int = 0               # first steps, in which only the extractor learns, by the difference
     swap: float = 0.5             # share of the references that have lost another tag's value
     traces: float = 0.2           # standard deviation of another face's traces, laid over the removed face's own
+    translated: float = 0.5       # share of the faces whose value the networks themselves take away (back-translation)
+    translated_from: int = 1000   # steps after the warm-up in which they do not yet
     decoded: int = 3              # pictures decoded for each tag in a step
     t_from: float = 0.4           # of T: the least noise under which they are
     source: str = "removed"       # what is modulated: "removed", or "original" (no forward step)
@@ -503,6 +538,24 @@ def read_styles(self:StyleTask, s, # Scene
     return codes, torch.stack(hs, 1), torch.stack(noised, 1)
 
 @patch
+@torch.no_grad()
+def back_translate(self:StyleTask, s, # Scene
+                   read, # list of StyleCode, one for each tag
+                   batch, # of a StyleCache
+                   generator # StepGenerator
+                  ): # Scene, in which some sources are the networks' own work
+    "Some faces lose their value by taking another face's, with its style; where that fails they do not count."
+    labels, B, n = batch["labels"], *batch["labels"].shape; known = labels >= 0
+    fits = (labels[:, None] != s.values) & known[:, None] & known                  # (B,B,n): face j can lend face i a value that it lacks
+    lender = (fits * (1 + generator.rand(B, n))).argmax(1)                         # (B,n)
+    lent, codes = s.values.gather(0, lender), [code[lender[:, c]] for c, code in enumerate(read)]
+    feats, z = (o[0] for o in self.modulated([(batch["feats"][:, None].expand_as(s.source), codes)], lent))
+    gone = torch.stack([self.frozen.mlp(z[:, c])[t.name].argmax(1) == lent[:, c] for c, t in enumerate(self.frozen.tags)], 1)
+    chosen = (generator.rand() < self.settings.translated)[:, None] & (s.values == labels) & fits.any(1)  # (B,n)
+    pick = lambda yes, no: torch.where(chosen.reshape(B, n, *[1] * (no.ndim - 2)), yes.to(no), no)
+    return replace(s, source=pick(feats, s.source), valid=pick(gone, s.valid), seen=pick(gone, s.seen))
+
+@patch
 def modulated(self:StyleTask, jobs, # list of (features (B,n_tags,C,4,4), list of StyleCode, one for each tag)
               labels # (B,n_tags) the values
              ): # F' (k,B,n_tags,C,4,4) and z' (k,B,n_tags,d) of the k jobs
@@ -579,6 +632,8 @@ def loss(self:StyleTask, batch, # of a StyleCache
         guess = torch.stack([tell(noisy[:, c]) for c, tell in enumerate(self.modules["tell"])], 1).float()     # (B,n_tags,d)
         terms = {"difference": told(guess, s.change, s.valid), "bottleneck": bottleneck(h, s.valid)}
     if generator.step < self.settings.warmup: return {"loss": sum(getattr(w, k) * v for k, v in terms.items()), **terms}
+    now = self.settings
+    if now.translated and now.source == "removed" and generator.step >= now.warmup + now.translated_from: s = self.back_translate(s, read, batch, generator)
     drawn = self.draw_styles(s, generator) if self.networks.mapper is not None else None
     jobs = [(s.source, read), (s.other, read)] + ([(s.other, drawn)] if drawn else [])
     feats, (restored, crossed, *dressed) = self.modulated(jobs, s.values)

@@ -27,8 +27,9 @@ def standardise(x, # features (B,C,H,W)
                 eps=1e-5, # added to the standard deviation
                ): # (B,C,H,W)
     "Every channel of every face to mean 0 and (unbiased) standard deviation 1 over its pixels."
-    std, mean = torch.std_mean(x, (2, 3), keepdim=True)             # (B,C,1,1) each
-    return (x - mean) / (std + eps)
+    d = x.float() - x.float().mean((2, 3), keepdim=True)            # (B,C,H,W)
+    std = (d.square().sum((2, 3), keepdim=True) / (d[0, 0].numel() - 1)).sqrt()   # (B,C,1,1)
+    return d * (std + eps).reciprocal()
 
 def adain(x, # features (B,C,H,W)
           scale, # (B,C)
