@@ -661,7 +661,7 @@ def _style_words(facts):
     first = f" In the first {alone:,} steps the extractor learned alone, by the change of the code." if alone else ""
     later = f" From step {begun:,} on, {how['translated']:.0%} of the faces lost their value by the networks themselves (back-translation)." if facts["steps"] > begun and how["translated"] else ""
     return (f"Style networks ({', '.join(f'{k} {n / 1e6:.2f} M' for k, n in sizes.items())} parameters): {facts['steps']:,} steps of {s['batch_size']} ({facts['samples']:,} samples of {facts['samples in the dataset']:,} faces, "
-            f"whose removed images were made once, before), {facts['seconds'] / 60:.0f} minutes on {_machine(facts['machine'])}, seed {s['seed']}; autoencoder and classifiers stayed as they were.{first}{later}")
+            f"whose removed images were made once, before), {facts['seconds'] / 60:.0f} minutes on {_machine(facts['machine'])}{' in each of ' + str(facts['processes']) + ' processes' if facts.get('processes', 1) > 1 else ''}, seed {s['seed']}; autoencoder and classifiers stayed as they were.{first}{later}")
 
 # %% ../nbs/17_commands.ipynb #cf425adc
 def training_words(folder # of a pipeline
