@@ -7,10 +7,10 @@ __all__ = ['HOW', 'STAGE_TENSORS', 'STAGE_LISTS', 'ABLATIONS', 'Frozen', 'Forwar
            'Settling', 'fit_settling', 'removed_codes', 'changed_region', 'colours', 'recolour', 'forward_pass',
            'CacheWarning', 'weights_key', 'part_key', 'StyleCache', 'build_cache', 'told', 'code_loss', 'feature_loss',
            'bottleneck', 'classification', 'one_step', 'perceptual', 'pixels', 'energy_distance', 'match', 'Weights',
-           'StyleSettings', 'StyleNetworks', 'style_networks', 'Scene', 'stage', 'StyleTask', 'train_styles', 'Stages',
-           'save_stages', 'load_stages', 'snapshot_steps', 'stage_cases', 'StageRecorder', 'stage_rows',
-           'shipped_stages', 'DirectionStyles', 'direction_styles', 'Ablation', 'ablated_task', 'train_ablations',
-           'ablation_run', 'ablation_rows', 'gather_stages']
+           'StyleSettings', 'StyleNetworks', 'style_networks', 'Scene', 'stage', 'StyleTask', 'train_styles',
+           'go_on_from', 'Stages', 'save_stages', 'load_stages', 'snapshot_steps', 'stage_cases', 'StageRecorder',
+           'stage_rows', 'stages_before', 'shipped_stages', 'DirectionStyles', 'direction_styles', 'Ablation',
+           'ablated_task', 'train_ablations', 'ablation_run', 'ablation_rows', 'gather_stages']
 
 # %% ../nbs/11_consistency.ipynb #0dd88f62
 import hashlib
@@ -38,7 +38,7 @@ from .perceptual import load_perceptual
 from .sampling import invert, render
 from .schedule import add_noise, predict_x0
 from .styles import LatentMapper, ReferenceExtractor, StyleCode
-from .training import StepGenerator, fit, step_seed
+from .training import StepGenerator, ema_weights, fit, step_seed
 
 # %% ../nbs/11_consistency.ipynb #913fb068
 @dataclass
@@ -654,6 +654,7 @@ def train_styles(autoencoder, # DiffusionAutoencoder, stays as it is
                  shape=None, modulation=None, extractor=None, mapper=None,
                  weights=None, settings=None, # Weights, StyleSettings
                  n=None, forward=None, # faces of a dataset, ForwardSettings
+                 init=None, # folder of an earlier training: its averaged weights are gone on from, its stages gone on with
                  min_flip=.9, # least share of removals that the second opinion agrees with; 0: any
                  stages=7, # snapshots in out/stages.safetensors; 0: none
                  **how # for `fit`
@@ -664,11 +665,21 @@ def train_styles(autoencoder, # DiffusionAutoencoder, stays as it is
     cache.check(min_flip)
     networks = networks or style_networks(autoencoder, cache.tags, seed=how.get("seed", 0), shape=shape, modulation=modulation, extractor=extractor, mapper=mapper)
     task = StyleTask(frozen, networks, weights, settings, cache.feature_variance())
-    first = min(task.settings.warmup, steps)                                       # until then the pictures stay as they are
-    recorder = StageRecorder(task, cache, out/"stages.safetensors", [first + k for k in snapshot_steps(steps - first, stages)]) if stages else None
-    if recorder and not first and not (out/"checkpoint").exists(): recorder.take(0)
+    if init: go_on_from(init, task)
+    first, old = min(task.settings.warmup, steps), stages_before(init, out, cache) if init and stages else {}  # until `first` the pictures stay as they are
+    recorder = StageRecorder(task, cache, out/"stages.safetensors", [first + k for k in snapshot_steps(steps - first, stages)], **old) if stages else None
+    if recorder and not first and not old and not (out/"checkpoint").exists(): recorder.take(0)
     fit(task, cache, out, steps, callback=_callbacks(recorder, how.pop("callback", None)), **{**HOW, **how})
     return networks
+
+def go_on_from(folder, # of an earlier training
+               task # StyleTask
+              ):
+    "Give a task's networks the averaged weights of an earlier training."
+    for name, m in task.modules.items():
+        try: m.load_state_dict(ema_weights(folder, name))
+        except (OSError, SafetensorError): raise ValueError(f"{folder}: holds no checkpoint to go on from, or a damaged one. Give the folder that `latref_train styles --out` wrote.") from None
+        except RuntimeError as e: raise ValueError(f"{folder}: its networks have another shape than these ({str(e).splitlines()[-1].strip()[:120]}). Ask for the same shape, modulation, extractor and mapper, or begin anew.") from None
 
 def _callbacks(*functions):
     "One function that calls those that are there."
@@ -742,14 +753,15 @@ class StageRecorder:
                  path, # of the file
                  at, # steps
                  cases=None, # see `stage_cases`
+                 after=0, # steps of an earlier training, which this one goes on from
                  render_steps=12, batch_size=32 # of the pictures; faces on which the losses are measured
                 ):
-        self.task, self.cache, self.path, self.at, self.render_steps = task, cache, Path(path), set(at), render_steps
+        self.task, self.cache, self.path, self.at, self.after, self.render_steps = task, cache, Path(path), set(at), after, render_steps
         self.cases = cases or stage_cases(cache)
         self.probe, self.xT = list(range(min(batch_size, len(cache)))), None
         if not self.cases: raise ValueError("no face in the cache can be shown: none was flipped. Look at cache.flip_rate(), or set stages=0.")
     def __call__(self, run):
-        if run.done in self.at: self.take(run.done)
+        if run.done in self.at: self.take(self.after + run.done)
 
 # %% ../nbs/11_consistency.ipynb #a40035c7
 @patch
@@ -812,6 +824,17 @@ def stage_rows(stages, # Stages
     P = len(stages.steps); at = sorted({round(k * (P - 1) / max(1, n - 1)) for k in range(n)})
     rows = [[from_uint8(o) for o in (stages.original[i], stages.removed[i], *stages.restored[at, i], stages.swapped[-1, i])] for i in range(len(stages.faces))]
     return rows, ["original", "removed", *(f"step {stages.steps[k]}" for k in at), "other style"]
+
+def stages_before(init, # folder of an earlier training
+                  out, # folder of this one, which gets a copy
+                  cache # StyleCache
+                 ): # {"cases", "after"} for `StageRecorder`, or {} where that training recorded none, or other faces
+    "What an earlier training recorded, so that one figure shows both."
+    try: old = load_stages(Path(init)/"stages.safetensors")
+    except ValueError: return {}
+    if max(old.faces + old.references) >= len(cache) or not torch.equal(cache.batch(old.faces)["images"].cpu(), old.original): return {}
+    if not (Path(out)/"stages.safetensors").exists(): save_stages(make_folder(out)/"stages.safetensors", old)
+    return {"cases": list(zip(old.faces, map(cache.tags.index, old.tags), old.references)), "after": old.steps[-1]}
 
 def shipped_stages(): # Stages
     "What `train_styles` recorded for the shipped model."

@@ -153,6 +153,12 @@ def test_styles_are_trained_resumed_and_kept(model, tmp_path, photos, capsys):
     assert [l.split()[0] for l in (out/"commands.txt").read_text().splitlines()][0] == "latref_train" and len((out/"commands.txt").read_text().splitlines()) == 3
     assert json.loads((out/"training_styles.json").read_text())["steps"] == 2 and (tmp_path/"run"/"cache").is_dir()
     assert re.search(r"Style networks \(modulation .* M parameters\): 2 steps of 4 \(8 samples of 12 faces.*autoencoder and classifiers stayed", commands.training_words(out)[-1])
+    more = train.replace(str(tmp_path/"run"), f"{tmp_path/'more'} --init {tmp_path/'run'}")
+    assert run("latref_train", f"{more} --steps 1") == 0 and run("latref_train", f"{more} --steps 2 --resume") == 0
+    typed, told = (tmp_path/"more"/"pipeline"/"commands.txt").read_text().splitlines(), commands.training_words(tmp_path/"more"/"pipeline")
+    assert len(typed) == 5, "the first training's commands, then one's own, each once"
+    assert "Style networks, stage 1 of 2 (" in told[-2] and "Style networks, stage 2 of 2, from the weights of stage 1 (" in told[-1]
+    assert run("latref_train", f"{train.replace(str(tmp_path/'run'), str(tmp_path/'no'))} --init {tmp_path/'nowhere'} --steps 1") == 1 and "nowhere: holds no checkpoint" in capsys.readouterr().err
     weights = "diffusion_pytorch_model.safetensors"
     assert (out/"modulation"/weights).stat().st_size < 0.6 * (tmp_path/"run"/"modulation"/weights).stat().st_size and torch.equal(back.linear.u_cov, pipe.linear.u_cov)
     assert run("latref_edit", f"{photos/'a.png'} --edit Male=with:ref={photos/'b.jpg'} --edit Young=without:seed=1 --out {tmp_path/'out'} --model {out} --steps 1") == 0

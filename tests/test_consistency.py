@@ -281,6 +281,28 @@ def test_other_weights_or_autoencoder_are_refused(frozen, cache, tmp_path):
     with pytest.raises(ValueError, match="weights.match: .* then, 9.0 now"): train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path, 2, weights=Weights(match=9.0), **how)
     with pytest.raises(ValueError, match="task.frozen"): train_styles(changed_model(frozen, None)[0].autoencoder, classifiers(frozen), cache, tmp_path, 2, **how)
 
+def test_a_second_training_goes_on_from_the_averaged_weights(frozen, cache, tmp_path):
+    flipped = StyleCache([{**p, "flipped": torch.ones_like(p["flipped"])} for p in cache.parts], cache.tags)
+    how = dict(judge=frozen.judge, stages=2, **NETS, **FIT); go = lambda out, data, **more: train_styles(frozen.autoencoder, classifiers(frozen), data, tmp_path / out, 2, **how, **more)
+    seen = []
+    first, old = go("a", flipped), load_stages(tmp_path / "a/stages.safetensors")
+    second = go("b", flipped, init=tmp_path / "a", settings=StyleSettings(noise=.5), callback=lambda run: seen.append(run.done))
+    new, averaged = load_stages(tmp_path / "b/stages.safetensors"), C.ema_weights(tmp_path / "a", "modulation")
+    assert old.steps == [0, 2] and new.steps == [0, 2, 4] and torch.equal(new.restored[:2], old.restored) and not torch.equal(new.restored[2], old.restored[1])
+    task = task_of(frozen); C.go_on_from(tmp_path / "a", task)
+    assert same(dict(task.networks.modulation.state_dict()), averaged) and same(dict(task.modules["tell"].state_dict()), C.ema_weights(tmp_path / "a", "tell"))
+    far = max(float((v - averaged[k]).abs().max()) for k, v in second.modulation.state_dict().items())
+    assert 0 < far < 2.5 * FIT["lr"] and seen == [1, 2], "two steps away from where the first training ended"
+    other = StyleCache([{**p, "images": 255 - p["images"]} for p in flipped.parts], cache.tags)
+    go("c", other, init=tmp_path / "a")
+    assert load_stages(tmp_path / "c/stages.safetensors").steps == [0, 2], "stages of other faces are no part of this figure"
+
+def test_nothing_to_go_on_from(frozen, cache, tmp_path):
+    go = lambda nets, **more: train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path / "b", 1, judge=frozen.judge, min_flip=0, stages=0, **nets, **FIT, **more)
+    with pytest.raises(ValueError, match="holds no checkpoint to go on from"): go(NETS, init=tmp_path / "nowhere")
+    train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path / "a", 1, judge=frozen.judge, min_flip=0, stages=0, **NETS, **FIT)
+    with pytest.raises(ValueError, match="another shape.*Ask for the same"): go({**NETS, "modulation": {**NETS["modulation"], "width": 32}}, init=tmp_path / "a")
+
 def test_makes_the_cache_of_a_dataset(frozen, tmp_path):
     train_styles(frozen.autoencoder, classifiers(frozen), Faces(), tmp_path, 1, judge=frozen.judge, n=4, forward=QUICK, min_flip=0, stages=0, **NETS, **FIT)
     assert list((tmp_path / "cache").glob("part-*.safetensors"))
