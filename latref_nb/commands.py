@@ -570,7 +570,8 @@ latref_train = Commands("latref_train", "Train the parts. Ctrl-C saves; the same
                                        latref_train autoencoder --out runs/hq --data ~/CelebAMask-HQ --preset ffhq128_autoenc --cache none --resume"""),
     classifiers=(train_classifiers, "latref_train classifiers --autoencoder runs/ae/autoencoder --out runs/mine"),
     styles=(train_styles, """latref_train styles --model runs/mine --out runs/styles --n 2000 --steps 3000
-                             latref_train styles --model runs/mine --out runs/wide --set modulation.width=96 --set perceptual=0.5 --half --resume"""),
+                             latref_train styles --model runs/mine --out runs/wide --set modulation.width=96 --set perceptual=0.5 --half --resume
+                             latref_train styles --model runs/mine --init runs/styles --n 8000 --set settings.translated_from=1 --out runs/more"""),
     **{kind: (_network_command(kind, f"Train the network that {what}."), f"latref_train {kind} --out runs/{kind}") for kind, what in NETWORK_WORDS.items() if kind in RECIPES})
 
 # %% ../nbs/17_commands.ipynb #5df462ab
