@@ -10,7 +10,7 @@ __all__ = ['MIN_SIDE', 'MAX_ASPECT', 'MAX_PIXELS', 'IMAGE_SUFFIXES', 'CELEBA_TAG
            'save_image', 'batched', 'shipped_names', 'shipped_path']
 
 # %% ../nbs/00_core.ipynb #d5cf3271
-import difflib, errno, io, json, os, secrets, shutil, struct, warnings
+import difflib, errno, io, json, os, secrets, shutil, struct, threading, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -78,13 +78,24 @@ def _refuse_frames(im, what):
 # %% ../nbs/00_core.ipynb #4aecb1d6
 _read_errors = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error)   # what PIL raises on broken bytes
 
+class _Silence:
+    "No warnings while any thread is inside: filters belong to the process, so the first one in saves them and the last one out restores them."
+    def __init__(self): self.lock, self.inside = threading.Lock(), 0
+    def __enter__(self):
+        with self.lock:
+            if not self.inside: self.saved = warnings.catch_warnings(); self.saved.__enter__(); warnings.simplefilter("ignore")
+            self.inside += 1
+    def __exit__(self, *error):
+        with self.lock:
+            self.inside -= 1
+            if not self.inside: self.saved.__exit__(*error)
+_silence = _Silence()
+
 @contextmanager
 def _reading(what):
     "Whatever goes wrong while decoding becomes one `ImageError`."
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")                     # the size limits are ours, checked before decoding
-            yield
+        with _silence: yield                                    # the size limits are ours, checked before decoding
     except ImageError: raise
     except Image.DecompressionBombError: raise ImageError(f"{what}: has too many pixels. At most {MAX_PIXELS//10**6} megapixels are read.") from None
     except Image.UnidentifiedImageError:

@@ -291,10 +291,15 @@ def test_the_cache_is_used_again_only_when_nothing_changed(tmp_path, monkeypatch
 def test_the_cache_notices_changed_files(layouts, tmp_path):
     path = tmp_path/"c.st"; open_ = lambda: D.open_faces(layouts["folder"], 32)
     D.cached(open_(), None, path, progress=False); assert not quietly(D.cached, open_(), None, path, progress=False)[1]
-    changed = layouts["folder"]/"face4.png"; then = changed.stat().st_mtime_ns
-    save_image(PICTURES[7], changed); os.utime(changed, ns=(then + 10**9,) * 2)     # a second later, however coarse the clock
+    save_image(PICTURES[7], layouts["folder"]/"face4.png")
     out, notes = quietly(D.cached, open_(), None, path, progress=False)
     assert "made anew" in notes[0] and torch.equal(out.images, D.cached(open_(), progress=False).images)
+
+
+def test_reading_in_threads_leaves_warnings_on(layouts):
+    ds, before = D.open_faces(layouts["folder"], 32), list(warnings.filters)
+    for _ in range(60): ds.batch(range(6))
+    assert warnings.filters == before, "filters are the process's: threads that save and restore them each on their own leave them off"
 
 
 def test_damaged_caches_are_made_anew_and_foreign_files_left_alone(tmp_path):
