@@ -9,6 +9,7 @@ __all__ = ['FaceTrunk', 'face_head', 'fit_size', 'soften', 'roughen', 'Perceptua
 # %% ../nbs/08a_perceptual.ipynb #29012af7
 from .core import CELEBA_TAGS, shipped_path
 from .directions import head_losses, tag_list, tag_set
+from .faces import STYLES
 
 import torch
 import torch.nn.functional as F
@@ -109,11 +110,16 @@ def load_perceptual(path=None # a folder of its own; None: the one that ships
 
 # %% ../nbs/08a_perceptual.ipynb #bec9394f
 class FactorFaces(Dataset):
-    "Faces with the factors they were rendered from."
+    "Faces with the factors they were rendered from; one that does not show counts as 1/2, the best guess."
     def __init__(self, faces, # TensorFaces
                  factors, # Factors of the same faces
+                 shown=None # {"Tag=value": names of the style factors that show}; None: all
                 ):
-        self.faces, self.factors = faces, torch.cat([factors.identity, factors.nuisance, *factors.style.values()], 1)  # (n,56)
+        styles = {t: f.clone() for t, f in factors.style.items()}                  # {tag: (n,k)}
+        for (c, tag), k in [(q, k) for q in enumerate(CELEBA_TAGS if shown else ()) for k in range(len(q[1]))]:
+            hidden = torch.tensor([s not in shown[f"{tag.name}={tag.values[k]}"] for s in STYLES[tag.name]])
+            styles[tag.name][(factors.labels[:, c] == k)[:, None] & hidden] = .5   # (n,1) & (k,)
+        self.faces, self.factors = faces, torch.cat([factors.identity, factors.nuisance, *styles.values()], 1)         # (n,56)
     def __len__(self): return len(self.faces)
     def batch(self, indices): return {**self.faces.batch(indices), "factors": self.factors[torch.as_tensor(indices).long()]}
     def __getitem__(self, i): return {k: v[0] for k, v in self.batch([i]).items()}

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from latref_nb import metrics, perceptual
-from latref_nb.core import make_generator
+from latref_nb.core import CELEBA_TAGS, make_generator
 from latref_nb.datasets import cached
 from latref_nb.directions import probe_accuracy
 from latref_nb.faces import SynthFaces
@@ -67,6 +67,14 @@ def test_trunk_halves_four_times():
     assert [tuple(f.shape[1:]) for f in FaceTrunk((8, 8, 16, 24))(torch.zeros(1, 3, 64, 64))] == [(8, 32, 32), (8, 16, 16), (16, 8, 8), (24, 4, 4)]
     assert face_head(64, 24, 7)(torch.zeros(3, 24, 4, 4)).shape == (3, 7)
 
+
+def test_factors_that_do_not_show_say_nothing():
+    ds = SynthFaces(24, 64, seed=3); f, c = ds.factors(range(24)), CELEBA_TAGS.index("Eyeglasses")
+    shown = {f"{t.name}={v}": ["colour"] if (t.name, v) == ("Eyeglasses", "with") else [] for t in CELEBA_TAGS for v in t.values}
+    plain, data = FactorFaces(ds, f), FactorFaces(ds, f, shown); known = plain.factors.shape[1] - sum(s.shape[1] for s in f.style.values())
+    assert torch.equal(data.factors[:, :known], plain.factors[:, :known]) and torch.equal(plain.factors[:, known:], torch.cat([*f.style.values()], 1))
+    moved = data.factors[:, known:] != .5
+    assert int(moved.sum()) == int((f.labels[:, c] == 1).sum()) and moved[f.labels[:, c] == 1].any(1).all() and torch.equal(data.factors[:, known:][moved], plain.factors[:, known:][moved])
 
 def test_training_is_by_the_task_and_loads_again(tmp_path):
     ds = SynthFaces(24, seed=9); net = PerceptualNet(widths=(8, 8, 8, 8))
