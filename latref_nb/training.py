@@ -378,6 +378,12 @@ def facts(self:Run): # dict
 
 # %% ../nbs/07_training.ipynb #043483f5
 @patch
+def leave_record(self:Run):
+    "Leave the record beside the checkpoint, of a training that was stopped as of one that came to its end."
+    if not self.acc.is_main_process: return
+    with atomic_write(self.out / "training.json") as tmp: tmp.write_text(json.dumps(self.facts(), indent=1))
+
+@patch
 def averaged(self:Run, name # of a module
             ): # a copy of it
     "A module with the averaged weights, while training goes on."
@@ -404,7 +410,7 @@ def finish(self:Run): # Result
         for name, part in self.parts.items():
             if not hasattr(part, "save_pretrained"): continue
             with atomic_folder(self.out / name) as tmp: part.save_pretrained(tmp)
-        with atomic_write(self.out / "training.json") as tmp: tmp.write_text(json.dumps(self.facts(), indent=1))
+    self.leave_record()
     self.acc.wait_for_everyone()
     return Result(self.out, self.done, self.seconds, self.history)
 
@@ -442,7 +448,7 @@ def loop(self:Run, bar, # tqdm
         if row: bar.set_postfix(loss=f"{row['loss']:.4f}", samples_per_s=f"{row['samples_per_s']:.0f}", refresh=False)
         stop = self.any_process(caught)
         if stop or self.done % s.save_every == 0 or self.done == s.steps: self.save()
-        if stop: raise Interrupted(f"stopped at step {self.done} of {s.steps}; saved in {self.checkpoint}. The same command with resume goes on from there.")
+        if stop: self.leave_record(); raise Interrupted(f"stopped at step {self.done} of {s.steps}; saved in {self.checkpoint}. The same command with resume goes on from there.")
 
 # %% ../nbs/07_training.ipynb #5ee208be
 def fit(task, # `.modules`: {name: nn.Module}; `.loss(batch, generator)`: {"loss": scalar, …}
