@@ -6,11 +6,12 @@
 __all__ = ['HOW', 'STAGE_TENSORS', 'STAGE_LISTS', 'ABLATIONS', 'Frozen', 'ForwardSettings', 'other_values', 'transport_map',
            'Settling', 'fit_settling', 'removed_codes', 'changed_region', 'colours', 'recolour', 'forward_pass',
            'CacheWarning', 'weights_key', 'part_key', 'StyleCache', 'build_cache', 'told', 'code_loss', 'feature_loss',
-           'bottleneck', 'classification', 'one_step', 'perceptual', 'pixels', 'energy_distance', 'match', 'Weights',
-           'StyleSettings', 'StyleNetworks', 'style_networks', 'Scene', 'stage', 'StyleTask', 'train_styles',
-           'go_on_from', 'Stages', 'save_stages', 'load_stages', 'snapshot_steps', 'stage_cases', 'StageRecorder',
-           'stage_rows', 'stages_before', 'shipped_stages', 'DirectionStyles', 'direction_styles', 'Ablation',
-           'ablated_task', 'train_ablations', 'ablation_run', 'ablation_rows', 'gather_stages']
+           'bottleneck', 'classification', 'style_readers', 'style_distance', 'one_step', 'perceptual', 'pixels',
+           'energy_distance', 'match', 'Weights', 'StyleSettings', 'StyleNetworks', 'style_networks', 'Scene', 'pasted',
+           'stage', 'StyleTask', 'train_styles', 'go_on_from', 'Stages', 'save_stages', 'load_stages', 'snapshot_steps',
+           'stage_cases', 'StageRecorder', 'stage_rows', 'stages_before', 'shipped_stages', 'DirectionStyles',
+           'direction_styles', 'Ablation', 'ablated_task', 'train_ablations', 'ablation_run', 'ablation_rows',
+           'gather_stages']
 
 # %% ../nbs/11_consistency.ipynb #0dd88f62
 import hashlib
@@ -356,6 +357,35 @@ def classification(frozen, # Frozen
     "Cross-entropy on all tags: the edited one has arrived, nothing else has moved."
     return head_losses(frozen.mlp(z.flatten(0, 1)), labels.flatten(0, 1)).sum()
 
+# %% ../nbs/11_consistency.ipynb #5a1e9c02
+def style_readers(frozen, # Frozen
+                  cache, # StyleCache
+                  n=3000, # faces behind the lines, at most
+                  ridge=30., # of the regression
+                  least=.15, most=.5 # share of a reading's spread that a removal moves: from here on it counts, from there on in full
+                 ): # (n_tags,n_values,d,n_readings): for each value straight lines from a normalised code to what tells of its style
+    "What a removal changes in a face is what tells of the style."
+    b = cache.batch(range(min(n, len(cache)))); u, read = frozen.mlp.normalise(b["z"].to(frozen.device)), lambda x: torch.cat([frozen.judge.features(from_uint8(o).to(frozen.device)) for o in x.split(200)])
+    with torch.no_grad():
+        f = read(b["images"]); out = f.new_zeros(len(frozen.tags), max(len(t) for t in frozen.tags), u.shape[1], f.shape[1])
+        u, few = torch.cat([u, torch.ones_like(u[:, :1])], 1).to(f), min(n, len(cache), 1000)                      # (n,d+1)
+        for c, tag in enumerate(frozen.tags):
+            moved = (f[:few] - read(b["removed"][:few, c])).square().mean(0) / (2 * f.var(0) + .05)                # (n_readings,)
+            for k in range(len(tag)):
+                rows = b["labels"][:, c] == k; v = u[rows]
+                out[c, k] = torch.linalg.solve(v.T @ v + ridge * torch.eye(v.shape[1]).to(v), v.T @ f[rows])[:-1] * ((moved - least) / (most - least)).clamp(0, 1)
+    return out
+
+def style_distance(u, # (B,n_tags,d) normalised codes of other faces under this face's style
+               u0, # (B,n_tags,d) of the face that lends it
+               readers, # see `style_readers`
+               values, # (B,n_tags)
+               valid # (B,n_tags)
+              ): # scalar
+    "What tells of the style, on the one face against the other."
+    lines = readers.to(u)[torch.arange(u.shape[1], device=u.device), values]                                         # (B,n_tags,d,n_readings)
+    return (torch.einsum("bnd,bndk->bnk", u - u0, lines).square().mean(2) * valid).mean()
+
 # %% ../nbs/11_consistency.ipynb #9f9141bf
 def one_step(model, # DiffusionAutoencoder
              x0, # (m,3,S,S)
@@ -408,6 +438,7 @@ class Weights:
     pixels: float = 6.0           # the same in pixels
     classification: float = 0.015 # all tags of the restored face
     cross: float = 0.015          # all tags of another face under this face's style
+    style: float = 40.0           # what tells of the style, on that other face against this one
     bottleneck: float = 1.2e-4    # what a style may cost
     match: float = 0.5            # the mapper's codes against the extractor's
     latent: float = 0.015         # all tags of another face under the mapper's style
@@ -418,6 +449,8 @@ class StyleSettings:
     noise: float = 0.3            # standard deviation added before the style code is made
     warmup: int = 0               # first steps, in which only the extractor learns, by the difference
     swap: float = 0.5             # share of the references that have lost another tag's value
+    pasted: float = 0.5           # share of the references of which only what some tags change is laid over another face
+    worn: float = 0.4             # share of the tags that are
     traces: float = 0.2           # standard deviation of another face's traces, laid over the removed face's own
     translated: float = 0.5       # share of the faces whose value the networks themselves take away (back-translation)
     translated_from: int = 1000   # steps after the warm-up in which they do not yet
@@ -457,18 +490,34 @@ class Scene:
     "What one step of training works on; face i lends its style, face (i − 1) of the batch wears it."
     x: Tensor        # (B,3,S,S) originals
     labels: Tensor   # (B,n_tags)
-    values: Tensor   # (B,n_tags) what each tag is restored to: the face's own value, or backwards the one that took its place
+    values: Tensor   # (B,n_tags) what each tag is restored to: the face's own value, or backwards the one that took its place; what the reference has, where that is another face
     reference: Tensor # (B,3,S,S) where the style is read
     source: Tensor   # (B,n_tags,C,4,4) features without the tag's value
     u0: Tensor       # (B,n_tags,d) normalised codes of the goal
     change: Tensor   # (B,n_tags,d) from the source's code to the goal's
     feats: Tensor    # (B,n_tags,C,4,4) its features
+    worn: Tensor     # (B,n_tags) bool: the reference shows the face's own style
     valid: Tensor    # (B,n_tags) 1 where source lacks the value and the reference has it
     seen: Tensor     # (B,n_tags) the same, where the goal is the original
+    lacks: Tensor    # (B,n_tags) bool: the other face, as it is, lacks the value
     other: Tensor    # (B,n_tags,C,4,4) features of another face
     other_x: Tensor  # (B,3,S,S) that face
     own: Tensor      # (B,n_tags,n_tags) labels of face i with each tag's value in turn
     wanted: Tensor   # (B,n_tags,n_tags) the same of the other face
+
+def pasted(reference, # (B,3,S,S)
+           x, # (B,3,S,S) originals
+           removed, # (B,n_tags,3,S,S) uint8, without each tag's value
+           others, # (B,3,S,S) other faces
+           settings, # StyleSettings
+           generator # StepGenerator
+          ): # references (B,3,S,S), and which tags' styles they still show (B,n_tags) bool
+    "Some references in pieces: what some tags have changed in the face, laid over another face."
+    n = removed.shape[1]; some = (generator.rand() < settings.pasted)[:, None]     # (B,1)
+    worn = (generator.rand(n) < settings.worn) | (generator.randint(n)[:, None] == torch.arange(n, device=x.device))       # at least one
+    where = changed_region(x.repeat_interleave(n, 0), from_uint8(removed).flatten(0, 1), full=.12).unflatten(0, (-1, n))   # (B,n_tags,1,S,S)
+    piece = torch.lerp(others, reference, (where * worn[:, :, None, None, None]).amax(1))
+    return torch.where(some[:, :, None, None], piece, reference), worn | ~some
 
 def stage(batch, # of a StyleCache
           frozen, # Frozen
@@ -478,25 +527,25 @@ def stage(batch, # of a StyleCache
     "Choose references and partners."
     labels, feats, n, removed = batch["labels"], batch["feats"], len(frozen.tags), settings.source == "removed"
     tall = lambda mask: mask[:, :, None, None, None]                               # (B,n_tags) -> (B,n_tags,1,1,1)
-    x, rows = from_uint8(batch["images"]), torch.arange(len(labels), device=labels.device)
+    x, rows = from_uint8(batch["images"]), torch.arange(len(labels), device=labels.device); a, b = rows.roll(1), rows.roll(2)
     taken = batch["removed_feats"] if removed else feats[:, None].expand_as(batch["removed_feats"])
     swap, which = generator.rand() < settings.swap, generator.randint(n)           # (B,)
     reference = torch.where(swap[:, None, None, None], from_uint8(batch["removed"][rows, which]), x)
     lost = swap[:, None] & (which[:, None] == torch.arange(n, device=x.device))    # (B,n_tags): the reference lost the very value
-    known = batch["flipped"] if removed else (labels >= 0) & ~lost
-    values = torch.where(lost & removed, batch["targets"], labels).clamp(min=0)
+    reference, worn = pasted(reference, x, batch["removed"], x[b], settings, generator) if settings.pasted else (reference, torch.ones_like(lost))
+    known = (batch["flipped"] if removed else (labels >= 0) & ~lost) & worn
+    values = torch.where(worn, torch.where(lost & removed, batch["targets"], labels), labels[b]).clamp(min=0)
     source, goal = torch.where(tall(lost), feats[:, None], taken), torch.where(tall(lost & removed), batch["removed_feats"], feats[:, None])
     norm, maps = frozen.mlp.normalise, batch["removed_feats"].flatten(0, 1)        # (B·n_tags,C,4,4)
     with torch.no_grad(): before, gone = norm(batch["z"])[:, None], norm(frozen.autoencoder.head(maps).float()).unflatten(0, (-1, n))  # (B,1,d), (B,n_tags,d)
     back = (lost & removed)[:, :, None]
     u0, change = torch.where(back, gone, before), torch.where(back, gone - before, (before - gone) * removed)
-    a = rows.roll(1)
     if removed: source = torch.where(tall(lost), source, source + settings.traces * tall(generator.randn(n)) * (feats[a][:, None] - taken[a]))
     other = torch.where(tall(labels[a] == values), taken[a], feats[a][:, None])
     def with_values(labels): # (B,n_tags) -> (B,n_tags,n_tags)
         out = labels[:, None].repeat(1, n, 1); out[:, range(n), range(n)] = values
         return out
-    return Scene(x, labels.clamp(min=0), values, reference, source, u0, change, goal, known.float(), (known & ~lost).float(), other, x[a], with_values(labels), with_values(labels[a]))
+    return Scene(x, labels.clamp(min=0), values, reference, source, u0, change, goal, worn, known.float(), (known & ~lost).float(), labels[a] != values, other, x[a], with_values(labels), with_values(labels[a]))
 
 # %% ../nbs/11_consistency.ipynb #de1f1237
 class StyleTask:
@@ -505,9 +554,10 @@ class StyleTask:
                  networks, # StyleNetworks
                  weights=None, # Weights
                  settings=None, # StyleSettings
-                 feat_var=1.0 # variance of the features over faces
+                 feat_var=1.0, # variance of the features over faces
+                 readers=None # see `style_readers`; None: no term `style`
                 ):
-        self.feat_var = feat_var
+        self.feat_var, self.readers = feat_var, readers
         self.frozen, self.networks, self.weights, self.settings = frozen, networks, weights or Weights(), settings or StyleSettings()
         self.modules = networks.modules()
         if self.weights.difference: self.modules["tell"] = self.tellers()
@@ -551,7 +601,7 @@ def back_translate(self:StyleTask, s, # Scene
     lent, codes = s.values.gather(0, lender), [code[lender[:, c]] for c, code in enumerate(read)]
     feats, z = (o[0] for o in self.modulated([(batch["feats"][:, None].expand_as(s.source), codes)], lent))
     gone = torch.stack([self.frozen.mlp(z[:, c])[t.name].argmax(1) == lent[:, c] for c, t in enumerate(self.frozen.tags)], 1)
-    chosen = (generator.rand() < self.settings.translated)[:, None] & (s.values == labels) & fits.any(1)  # (B,n)
+    chosen = (generator.rand() < self.settings.translated)[:, None] & s.worn & (s.values == labels) & fits.any(1)  # (B,n)
     pick = lambda yes, no: torch.where(chosen.reshape(B, n, *[1] * (no.ndim - 2)), yes.to(no), no)
     return replace(s, source=pick(feats, s.source), valid=pick(gone, s.valid), seen=pick(gone, s.seen))
 
@@ -608,6 +658,7 @@ def reference_terms(self:StyleTask, s, # Scene
     terms = {"code": code_loss(self.frozen.mlp.normalise(restored), s.u0, s.valid), "features": feature_loss(feats, s.feats, s.valid) / self.feat_var, "bottleneck": bottleneck(h, s.valid)}
     if w.classification: terms["classification"] = classification(self.frozen, restored, s.own)
     if w.cross: terms["cross"] = classification(self.frozen, crossed, s.wanted)
+    if w.style and self.readers is not None: terms["style"] = style_distance(self.frozen.mlp.normalise(crossed), s.u0, self.readers, s.values, s.valid * s.lacks)
     if w.perceptual or w.pixels: terms |= self.decoded_terms(s, restored, generator)
     return terms
 
@@ -664,7 +715,7 @@ def train_styles(autoencoder, # DiffusionAutoencoder, stays as it is
     cache = data if isinstance(data, StyleCache) else build_cache(frozen, data, out/"cache", n, forward, progress=how.get("progress", True))
     cache.check(min_flip)
     networks = networks or style_networks(autoencoder, cache.tags, seed=how.get("seed", 0), shape=shape, modulation=modulation, extractor=extractor, mapper=mapper)
-    task = StyleTask(frozen, networks, weights, settings, cache.feature_variance())
+    task = StyleTask(frozen, networks, weights, settings, cache.feature_variance(), style_readers(frozen, cache))
     if init: go_on_from(init, task)
     first, old = min(task.settings.warmup, steps), stages_before(init, out, cache) if init and stages else {}  # until `first` the pictures stay as they are
     recorder = StageRecorder(task, cache, out/"stages.safetensors", [first + k for k in snapshot_steps(steps - first, stages)], **old) if stages else None
@@ -811,10 +862,12 @@ def about(self:StageRecorder): # dict
 
 @patch
 def before(self:StageRecorder, terms): # → Stages of earlier sittings, or None
-    "What the file holds, if it is of these faces and terms."
+    "What the file holds, if it is of these faces; a term that was not there yet is nan."
     try: old = load_stages(self.path)
     except ValueError: return None
-    return old if old.terms == terms and all(getattr(old, k) == v for k, v in self.about().items()) else None
+    if any(getattr(old, k) != v for k, v in self.about().items()): return None
+    losses = [old.losses[:, old.terms.index(t)] if t in old.terms else torch.full((len(old.steps),), torch.nan) for t in terms]
+    return replace(old, losses=torch.stack(losses, 1), terms=terms)
 
 # %% ../nbs/11_consistency.ipynb #eb52a2f9
 def stage_rows(stages, # Stages

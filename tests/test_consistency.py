@@ -12,7 +12,7 @@ from latref_nb.autoencoder import DiffusionAutoencoder
 from latref_nb.core import CELEBA_TAGS, from_uint8, make_generator
 from latref_nb.consistency import (ABLATIONS, CacheWarning, ForwardSettings, Frozen, Settling, StageRecorder, StyleCache, StyleSettings, StyleTask, Weights, ablated_task, build_cache, fit_settling, transport_map,
                                    direction_styles, energy_distance, forward_pass, gather_stages, load_stages, match, other_values, save_stages, snapshot_steps, stage,
-                                   style_networks, train_ablations, train_styles)
+                                   style_distance, style_networks, style_readers, train_ablations, train_styles)
 from latref_nb.datasets import TensorFaces
 from latref_nb.directions import fit_classifiers, tag_list
 from latref_nb.perceptual import PerceptualNet
@@ -204,7 +204,7 @@ def test_match_does_not_mix_values():
 
 def test_scene_pairs_faces_as_it_says(cache, frozen):
     b = batch_of(cache)
-    s = stage(b, frozen, StyleSettings(swap=1.0, traces=0.0), numbers())
+    s = stage(b, frozen, StyleSettings(swap=1.0, traces=0.0, pasted=0.0), numbers())
     g = numbers()
     which = [g.rand(), g.randint(6)][1]
     assert all(torch.equal(s.reference[i], from_uint8(b["removed"][i, c])) for i, c in enumerate(which))
@@ -224,9 +224,9 @@ def test_scene_pairs_faces_as_it_says(cache, frozen):
     gone = b["feats"].roll(1, 0)[:, None] - b["removed_feats"].roll(1, 0)          # what the other face has lost
     along = torch.nn.functional.cosine_similarity(false.flatten(2), gone.flatten(2), dim=2).abs()
     assert not false[lost].any() and torch.allclose(along[~lost], torch.ones(30), atol=1e-4)
-    alone = stage(b, frozen, StyleSettings(swap=1.0, source="original"), numbers())
+    alone = stage(b, frozen, StyleSettings(swap=1.0, source="original", pasted=0.0), numbers())
     assert torch.equal(alone.values, b["labels"]) and torch.equal(alone.valid.bool(), ~lost)
-    own = stage(b, frozen, StyleSettings(swap=0.0, source="original"), numbers())
+    own = stage(b, frozen, StyleSettings(swap=0.0, source="original", pasted=0.0), numbers())
     assert torch.equal(own.reference, s.x) and torch.equal(own.source[:, 3], b["feats"]) and own.valid.all()
 
 def test_start_is_the_removed_face_and_every_network_learns(frozen, cache):
@@ -383,9 +383,53 @@ def test_only_the_extractor_learns_in_the_warm_up_and_the_change_is_told(frozen,
     terms["loss"].backward()
     moved = {name for name, m in task.modules.items() if any(p.grad is not None and p.grad.abs().sum() > 0 for p in m.parameters())}
     assert moved == {"extractor", "tell"}
-    s = stage(b, frozen, StyleSettings(swap=1.0), numbers())
-    with torch.no_grad(): source = frozen.mlp.normalise(frozen.autoencoder.head(stage(b, frozen, StyleSettings(swap=1.0, traces=0.0), numbers()).source.flatten(0, 1))).unflatten(0, (6, 6))
+    s = stage(b, frozen, StyleSettings(swap=1.0, pasted=0.0), numbers())
+    with torch.no_grad(): source = frozen.mlp.normalise(frozen.autoencoder.head(stage(b, frozen, StyleSettings(swap=1.0, traces=0.0, pasted=0.0), numbers()).source.flatten(0, 1))).unflatten(0, (6, 6))
     assert torch.allclose(s.u0 - source, s.change, atol=1e-3) and C.told(s.change, s.change, s.valid) == 0
     whole = task.loss(b, C.StepGenerator(0, 1, 6))
     assert {"difference", "code", "match"} <= set(whole)
     assert "tell" not in task_of(frozen, weights=Weights(difference=0.0)).modules
+
+
+def test_readers_follow_what_a_removal_moves(frozen, cache):
+    "A reading that no removal moves has no line, one that is moved has; the loss is nought for the same code, and silent where nothing is valid."
+    moved = {**cache.parts[0]}; still = {**moved, "removed": moved["images"][:, None].expand_as(moved["removed"])}
+    part = lambda p: StyleCache([p], cache.tags)
+    assert not style_readers(frozen, part(still)).any()
+    lines = style_readers(frozen, cache, least=-1., most=0.)                                    # every reading counts in full
+    n, d = len(cache.tags), cache.parts[0]["z"].shape[1]
+    assert lines.shape == (n, 3, d, frozen.judge.config.n_factors) and lines[3].any() and not lines[0, 2].any()
+    u = torch.randn(4, n, d, generator=make_generator(0)); values, yes = torch.zeros(4, n, dtype=torch.long), torch.ones(4, n)
+    assert style_distance(u, u, lines, values, yes) == 0 < style_distance(u, -u, lines, values, yes) and style_distance(u, -u, lines, values, 0 * yes) == 0
+    want = torch.stack([((u[b, c] * 2) @ lines[c, values[b, c]]).square().mean() for b in range(4) for c in range(n)]).mean()
+    assert torch.allclose(style_distance(u, -u, lines, values, yes), want, rtol=1e-4)
+
+def test_the_style_is_asked_of_faces_that_lack_the_value(frozen, cache):
+    "The term is there only with readers, and counts only where the wearer, as it is, lacks the value."
+    b, s = batch_of(cache), stage(batch_of(cache), frozen, StyleSettings(swap=0., pasted=0.), numbers())
+    assert torch.equal(s.lacks, b["labels"].roll(1, 0) != b["labels"]) and s.lacks.any() and not s.lacks.all()
+    without, lines = task_of(frozen, mapper=NETS["mapper"]), style_readers(frozen, cache, least=-1., most=0.)
+    assert "style" not in without.loss(b, numbers())
+    task = task_of(frozen, mapper=NETS["mapper"]); task.readers = lines
+    assert task.loss(b, numbers())["style"] > 0
+    alike = {**b, "labels": b["labels"][:1].expand_as(b["labels"])}
+    assert task.loss(alike, numbers())["style"] == 0
+
+def test_references_in_pieces(frozen, cache):
+    "What is not laid over is another face's, is read as that, and restores nobody; at least one tag is always worn."
+    b = batch_of(cache); s = stage(b, frozen, StyleSettings(swap=0., pasted=1., worn=0.), numbers()); plain = stage(b, frozen, StyleSettings(swap=0., pasted=0.), numbers())
+    assert (s.worn.sum(1) == 1).all() and plain.worn.all() and torch.equal(plain.reference, plain.x)
+    assert torch.equal(s.values, torch.where(s.worn, b["labels"], b["labels"].roll(2, 0))) and not s.valid[~s.worn].any() and torch.equal(s.valid[s.worn], plain.valid[s.worn])
+    where = torch.stack([C.changed_region(s.x[i:i + 1], from_uint8(b["removed"][i, s.worn[i]]), full=.12)[0] for i in range(len(s.x))])
+    assert torch.allclose(s.reference, torch.lerp(s.x.roll(2, 0), s.x, where), atol=1e-5)
+    all_ = stage(b, frozen, StyleSettings(swap=0., pasted=1., worn=1.), numbers())
+    assert all_.worn.all() and torch.equal(all_.values, plain.values)
+
+def test_a_term_that_came_later_is_nan_before(frozen, cache, tmp_path):
+    "Stages that go on with one more term keep what was recorded without it."
+    flipped = StyleCache([{**p, "flipped": p["labels"] >= 0} for p in cache.parts], cache.tags); task = task_of(frozen)
+    go = lambda step: StageRecorder(task, flipped, tmp_path / "s.safetensors", [step]).take(step)
+    first = go(0); task.readers = style_readers(frozen, cache, least=-1., most=0.); both = go(3)
+    i = both.terms.index("style")
+    assert both.steps == [0, 3] and "style" not in first.terms and both.losses[0, i].isnan() and both.losses[1, i] > 0 and torch.equal(both.restored[:1], first.restored)
+    assert torch.equal(both.losses[0, both.terms.index("code")], first.losses[0, first.terms.index("code")])
