@@ -399,17 +399,23 @@ class Bench:
     def __init__(self, pipe, face, steps): # LatRefPipeline, Face, (few, many)
         self.pipe, self.face, self.steps, self.strange = pipe, face, steps, ""
         self.x = pipe.load_images(face.image)                                                # (1,3,S,S)
-        self.z, self.feats, self.noise = pipe.encode(self.x), pipe.features(self.x), {}
+        self.z, self.feats, self.noise, self.edits = pipe.encode(self.x), pipe.features(self.x), {}, []
     def x_T(self, n):
         if n not in self.noise: self.noise[n] = self.pipe.invert(self.x, self.z, n)
         return self.noise[n]
-    def code(self, wishes): # z after the wishes (1,d); what the pipeline warns of stands in `warned`
+    def code(self, wishes): # z after the wishes (1,d), which stand in `edits`; what the pipeline warns of stands in `warned`
         with warnings.catch_warnings(record=True) as found:
             warnings.simplefilter("always")
-            z = self.pipe.edit(self.z, [w.edit(self.pipe, self.x) for w in wishes], feats=self.feats, x=self.x)
+            self.edits = [w.edit(self.pipe, self.x) for w in wishes]; z = self.pipe.edit(self.z, self.edits, feats=self.feats, x=self.x)
         self.warned = " ".join(str(w.message) for w in found)
         return z
-    def render(self, z, n, **how): return self.pipe.render(self.x_T(n), z, n, **how)[0]      # (3,S,S)
+    def kept(self, y, z, edits=None): # rendered (1,3,S,S) under z (1,d); list of Edit, None: the last ones → (3,S,S), as the pipeline's call gives it
+        m = self.pipe.keep_mask(self.z, z, self.edits if edits is None else edits)
+        return y[0] if m is None else torch.lerp(self.x, y, m)[0]
+    def render(self, z, n, edits=None, **how): return self.kept(self.pipe.render(self.x_T(n), z, n, **how), z, edits)   # (3,S,S)
+    def wear(self, tag, value, code, n): # StyleCode → (3,S,S)
+        edits = [Edit(tag, value, style=code)]
+        return self.render(self.pipe.edit(self.z, edits, feats=self.feats, x=self.x), n, edits)
 
 def bench_of(explorer, face): # Explorer with pipe, steps, benches; Face → Bench
     "A face's bench; the last few are kept."
@@ -623,7 +629,7 @@ def record_edit(bench, # Bench
     unet = any("unet." in n for n in layers)
     with record_attention(bench.pipe, layers, device="cpu") as maps:
         z = bench.code([wish] if wish else [])
-        if unet: image = bench.pipe.render(bench.pipe.invert(bench.x, bench.z, steps), z, steps)[0]
+        if unet: image = bench.kept(bench.pipe.render(bench.pipe.invert(bench.x, bench.z, steps), z, steps), z)
     return Recording(bench.face, wish, image if unet else None, dict(maps))
 
 # %% ../nbs/15_explore.ipynb #34cddd3c

@@ -9,8 +9,8 @@ __all__ = ['SEEDS', 'HELD_OUT_SEED', 'RECIPES', 'FACES_PER_PERSON', 'NETWORKS', 
            'network_task', 'train_network', 'load_network', 'factor_errors', 'gallery_factors', 'rank_one',
            'network_report', 'network_card', 'psnr', 'ssim', 'load_lpips', 'frechet_distance', 'Judges', 'load_judges',
            'rows_at_hand', 'counterfactual_error', 'style_error', 'spread', 'Sources', 'source_batch', 'Wish',
-           'make_wish', 'edited_codes', 'edit_batch', 'diversity', 'edit_row', 'Evaluation', 'mean_rows', 'text_table',
-           'print_table', 'gather_sources', 'autoencoder_row', 'evaluate']
+           'make_wish', 'edited_codes', 'edited_pictures', 'edit_batch', 'diversity', 'edit_row', 'Evaluation',
+           'mean_rows', 'text_table', 'print_table', 'gather_sources', 'autoencoder_row', 'evaluate']
 
 # %% ../nbs/14_metrics.ipynb #75b257d8
 import json
@@ -377,8 +377,9 @@ def frechet_distance(a, # (n,w) features
 
 # %% ../nbs/14_metrics.ipynb #8aa78c34
 COLUMNS = ("target", "others", "identity", "psnr", "ssim", "lpips", "perceptual", "style_error", "diversity", "frechet")
-METHODS = ("source", "round_trip", "global_direction", "image_specific", "latent", "reference", "oracle")
-NETS = {"global_direction": ("linear",), "image_specific": ("mlp",), "latent": ("modulation", "mapper"), "reference": ("modulation", "extractor")}  # what a row needs
+METHODS = ("source", "round_trip", "global_direction", "global_direction_kept", "image_specific", "latent", "reference", "reference_whole", "oracle")
+NETS = {"global_direction": ("linear",), "global_direction_kept": ("linear", "picture_mask"), "image_specific": ("mlp",), "latent": ("modulation", "mapper"),
+        "reference": ("modulation", "extractor"), "reference_whole": ("modulation", "extractor", "picture_mask")}  # what a row needs
 
 @dataclass
 class Judges:
@@ -500,8 +501,15 @@ def edited_codes(pipe, src, wish, part, # (b,) rows of the wish
     i, tag, value = wish.rows[part], wish.tag, wish.value
     if method == "oracle": return pipe.encode(wish.truth[part].to(src.x))
     if method == "latent": return pipe.edit(src.z[i], Edit(tag, value, seed=[100_003 * draw + int(r) for r in i]), x=src.x[i])
-    if method == "reference": return pipe.edit(src.z[i], Edit(tag, value, style=pipe.reference_style(src.faces.batch(wish.references[part, draw])["image"].to(src.x), tag, value)), x=src.x[i])
-    return pipe.edit(src.z[i], Edit(tag, value, method=method))
+    if method.startswith("reference"): return pipe.edit(src.z[i], Edit(tag, value, style=pipe.reference_style(src.faces.batch(wish.references[part, draw])["image"].to(src.x), tag, value)), x=src.x[i])
+    return pipe.edit(src.z[i], Edit(tag, value, method=method.removesuffix("_kept")))
+
+@torch.no_grad()
+def edited_pictures(pipe, src, wish, part, method, how, draw=0): # (b,3,S,S)
+    "The pictures that a method gives: styles keep the source outside the pipeline's mask, directions do not; a name in _kept or _whole turns that over."
+    i, z = wish.rows[part], edited_codes(pipe, src, wish, part, method, draw)
+    y, mask = pipe.render(src.xT[i], z, src.steps, **how), getattr(pipe, "picture_mask", None)
+    return torch.lerp(src.x[i], y, mask(src.z[i], z)) if mask is not None and method in ("latent", "reference", "global_direction_kept") else y
 
 @torch.no_grad()
 def edit_batch(pipe, src, wish, part, method, judges, how): # {column: (b,)}, and "features" (b,w)
@@ -509,7 +517,7 @@ def edit_batch(pipe, src, wish, part, method, judges, how): # {column: (b,)}, an
     i, truth = wish.rows[part], wish.truth[part].to(src.x)
     if method == "source": y = src.x[i]
     elif method == "round_trip": y = src.round_trip[i]
-    else: y = pipe.render(src.xT[i], edited_codes(pipe, src, wish, part, method), src.steps, **how)
+    else: y = edited_pictures(pipe, src, wish, part, method, how)
     target, others = edit_scores(src.before[i], judges.judge.predict(y), src.faces.tags, wish.tag, wish.value)
     return {"target": target.float(), "others": others, "identity": rank_one(judges.identity(y), src.gallery, i).float(), **counterfactual_error(y, truth, judges),
             **style_error(judges.factors, y, wish.style[part], wish.tag, wish.value), "features": judges.judge.features(y)}
@@ -524,7 +532,7 @@ def diversity(pipe, src, wish, judges, batch_size, how, n=DRAWN): # float, or No
     for part in batched(rows, batch_size):
         part = torch.as_tensor(part); i = wish.rows[part]
         for d in range(draws):
-            y = pipe.render(src.xT[i], edited_codes(pipe, src, wish, part, "latent", d), src.steps, **how)
+            y = edited_pictures(pipe, src, wish, part, "latent", how, d)
             t = src.faces.counterfactual(i, wish.tag, wish.value, wish.references[part, d]).to(y)
             for out, x in ((made, y), (truth, t)): out.append(judges.factors.read(x)[wish.tag][:, show])
     stacked = lambda parts: torch.cat([torch.stack(parts[a:a + draws], 1) for a in range(0, len(parts), draws)])  # (n,draws,k')

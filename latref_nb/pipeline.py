@@ -20,6 +20,7 @@ from .core import (ImageError, atomic_folder, atomic_write, batched, check_image
                             shipped_path, to_pil, unknown_name)
 from .directions import METHODS, Calibration, ValueClassifier, calibrate as calibrate_edits, edit_code, fit_classifiers
 from .faces import CLASSES
+from .masks import PictureMask
 from .modulation import StyleModulation
 from .sampling import INVERSIONS, Trajectory, random_xT, sampling_mode
 from .schedule import add_noise
@@ -140,19 +141,21 @@ class LatRefOutput(BaseOutput):
     probabilities: dict = None   # {tag: (2,B,n_values)}: read off z and off z_edit by the non-linear classifier; None without one
     inverted: Any = None         # Trajectory from image to noise (with return_trajectory)
     rendered: Any = None         # Trajectory from noise to edited image (with return_trajectory)
+    mask: Any = None             # (B,1,S,S) where the edits may show, outside which the source was kept; None: everywhere
     styles: list = None          # of StyleCode (B), or None for a direction: one for each edit
 
 # %% ../nbs/12_pipeline.ipynb #d5a28733
 class LatRefPipeline(DiffusionPipeline):
     "A diffusion autoencoder, the classifiers that read and move its code, and the networks that style it."
-    model_cpu_offload_seq = "autoencoder->linear->mlp->extractor->mapper->modulation"
-    _optional_components = ["linear", "mlp", "modulation", "extractor", "mapper"]
+    model_cpu_offload_seq = "autoencoder->linear->mlp->extractor->mapper->modulation->picture_mask"
+    _optional_components = ["linear", "mlp", "modulation", "extractor", "mapper", "picture_mask"]
     def __init__(self, autoencoder: DiffusionAutoencoder,  # encode, denoise
                  linear: ValueClassifier = None,            # for the global direction
                  mlp: ValueClassifier = None,               # for the image-specific direction and for reading tags
                  modulation: StyleModulation = None,        # puts a style into the encoder's features
                  extractor: ReferenceExtractor = None,      # styles of reference faces
                  mapper: LatentMapper = None,               # styles from noise
+                 picture_mask: PictureMask = None,          # where style edits may show
                  method: str = "global_direction",          # of edits that name no source
                  inversion: str = "ddim",                   # how x_T is found, see `invert` in chapter 06
                  iterations: int = 1,                       # of a fixed-point inversion
@@ -162,7 +165,7 @@ class LatRefPipeline(DiffusionPipeline):
         super().__init__()
         if method not in METHODS: raise ValueError(unknown_name("method", method, METHODS))
         if inversion not in INVERSIONS: raise ValueError(unknown_name("inversion", inversion, INVERSIONS))
-        parts = dict(linear=linear, mlp=mlp, modulation=modulation, extractor=extractor, mapper=mapper)
+        parts = dict(linear=linear, mlp=mlp, modulation=modulation, extractor=extractor, mapper=mapper, picture_mask=picture_mask)
         _check_parts(autoencoder, {k: m for k, m in parts.items() if m is not None})
         self.register_modules(autoencoder=autoencoder, **parts)
         self.register_to_config(method=method, inversion=inversion, iterations=iterations, options=dict(options or {}), sure=sure)
@@ -186,14 +189,17 @@ class LatRefPipeline(DiffusionPipeline):
 def _check_parts(autoencoder, parts):
     "The components must speak of the same code, the same features, the same styles and the same tags."
     c = autoencoder.config
-    if not parts: raise ValueError("an autoencoder alone edits nothing. Give classifiers (linear and mlp), or style networks (modulation with extractor or mapper), or both.")
+    if not set(parts) - {"picture_mask"}: raise ValueError("an autoencoder alone edits nothing. Give classifiers (linear and mlp), or style networks (modulation with extractor or mapper), or both.")
     (first, one), *others = parts.items()
     for name, m in others:
         if m.tags != one.tags: raise ValueError(f"{first} and {name} know different tags: {one.tags} and {m.tags}. Train both on the same labels.")
     for name in ("linear", "mlp"):
         if name in parts and parts[name].config.z_dim != c.z_dim: raise ValueError(f"the {name} classifier reads codes of {parts[name].config.z_dim} numbers, the autoencoder gives {c.z_dim}. Fit it on this autoencoder's codes.")
     if "linear" in parts and parts["linear"].config.kind != "linear": raise ValueError(f"linear is a classifier of kind {parts['linear'].config.kind!r}. Fit it with kind='linear'.")
-    _check_styles(c, **{k: m.config for k, m in parts.items() if k not in ("linear", "mlp")})
+    if "picture_mask" in parts and (parts["picture_mask"].config.z_dim, parts["picture_mask"].config.image_size) != (c.z_dim, c.image_size):
+        m = parts["picture_mask"].config
+        raise ValueError(f"the mask reads codes of {m.z_dim} numbers for images of {m.image_size} pixels, the autoencoder has {c.z_dim} and {c.image_size}. Train it on this autoencoder: latref_train mask.")
+    _check_styles(c, **{k: m.config for k, m in parts.items() if k not in ("linear", "mlp", "picture_mask")})
 
 def _check_styles(c, modulation=None, extractor=None, mapper=None):
     "The same for the style networks; all arguments are configs."
@@ -212,7 +218,7 @@ def _check_styles(c, modulation=None, extractor=None, mapper=None):
 class CheckpointError(ValueError):
     "A checkpoint that cannot be used: damaged, cut short, foreign, or not there."
 
-PARTS = {"autoencoder": DiffusionAutoencoder, "linear": ValueClassifier, "mlp": ValueClassifier, "modulation": StyleModulation, "extractor": ReferenceExtractor, "mapper": LatentMapper}
+PARTS = {"autoencoder": DiffusionAutoencoder, "linear": ValueClassifier, "mlp": ValueClassifier, "modulation": StyleModulation, "extractor": ReferenceExtractor, "mapper": LatentMapper, "picture_mask": PictureMask}
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 def _config(path, class_name):
@@ -600,6 +606,17 @@ def _masks(self:LatRefPipeline, edits, n):
     return [None if e.mask is None else _for_all(load_mask(e.mask, self.size, f"the mask of {e.tag}={e.value}"), n, "masks").to(self.device) for e in edits]
 
 @patch
+@torch.no_grad()
+def keep_mask(self:LatRefPipeline, z, z_edit, # codes (B,d) before and after
+              edits, # list of Edit that lie between them
+              keep=None # True or False; None: if one of the edits has a style, and none a mask of its own
+             ): # (B,1,S,S) where they may show, or None for everywhere
+    "The mask outside which the source is kept."
+    if keep and self.picture_mask is None: raise ValueError("keep=True needs a picture_mask, and this checkpoint has no such network. Leave keep out, give an edit a mask, or train one with `latref_train mask`.")
+    if keep is None: keep = any(self._means(e) not in METHODS for e in edits) and all(e.mask is None for e in edits)
+    return self.picture_mask(z, z_edit) if keep and edits and self.picture_mask is not None else None
+
+@patch
 def _blended(self:LatRefPipeline, edits, masks, codes, ends, x, generator):
     "What rendering with masks needs, once the source's path is known."
     z, whole = ends[0], (len(x), 1, self.size, self.size)
@@ -619,6 +636,7 @@ def __call__(self:LatRefPipeline, images, # see `load_images`
              num_inference_steps=20, # steps of inversion and of rendering
              *, generator=None, # for noise that is drawn; a list has one per image
              x_T=None, # (B,3,S,S) noise to render from; "random" draws it; None inverts the source
+             keep=None, # keep the source outside the mask of `keep_mask`: True or False; None: for style edits that have no mask of their own and are rendered from the source's noise
              output_type="pil", # "pil", "pt" (B,3,S,S) in [-1, 1], "np" (B,S,S,3) in [0, 1]
              callback_on_step_end=None, # f(pipe, step, timestep, {"xt", "x0", "z", …}) at each rendering step; may return new "xt" or "z"
              return_trajectory=False, # keep every step of both ways
@@ -631,7 +649,9 @@ def __call__(self:LatRefPipeline, images, # see `load_images`
     zs, styles = self._chain(self.encode(x), edits, x, generator=generator)
     blended = self._blended(edits, masks, styles, zs, x, generator) if any(m is not None for m in masks) else None
     up, start, down = self._way(x, zs[0], x_T, num_inference_steps, zs[-1], blended, callback_on_step_end, generator, dtype, return_trajectory)
-    return self._output(down.images, output_type, x_T=start, zs=zs, source=x, edits=edits, styles=styles, **(dict(inverted=up, rendered=down) if return_trajectory else {}))
+    mask = self.keep_mask(zs[0], zs[-1], edits, False if keep is None and x_T is not None else keep)
+    images = down.images if mask is None else torch.lerp(x, down.images.clamp(-1, 1), mask)
+    return self._output(images, output_type, x_T=start, zs=zs, source=x, edits=edits, styles=styles, mask=mask, **(dict(inverted=up, rendered=down) if return_trajectory else {}))
 
 @patch
 def _output(self:LatRefPipeline, images, output_type, zs, **made):
@@ -687,7 +707,9 @@ def interpolate(self:LatRefPipeline, images, # see `load_images`
     if mask is None: down = sampling.render(self.autoencoder, each(up.xT), codes, num_inference_steps, dtype=dtype)
     else: down = self._render_blend(each(up.xT), Blend(codes[None], mask[None], 1 - mask, lambda t: each(path(t))), num_inference_steps, lambda *_: None, dtype=dtype)
     mixed = [StyleCode(*(torch.stack(o, 1).flatten(0, 1) for o in ([c.vector for c in styles], [c.tokens for c in styles])))] if styles else []
-    return self._output(down.images, output_type, torch.stack([each(z), codes]), x_T=each(up.xT), source=each(x), edits=[*a, *b], styles=mixed)
+    kept = self.keep_mask(each(z), codes, [*a, *b])
+    images = down.images if kept is None else torch.lerp(each(x), down.images.clamp(-1, 1), kept)
+    return self._output(images, output_type, torch.stack([each(z), codes]), x_T=each(up.xT), source=each(x), edits=[*a, *b], styles=mixed, mask=kept)
 
 # %% ../nbs/12_pipeline.ipynb #c794f3c3
 @patch

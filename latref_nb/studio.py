@@ -21,7 +21,6 @@ from .directions import edit_scores
 from .explore import ClickPicture, Explorer, FaceChooser, Wish, bench_of, choose_lacking, guidances, having, labelled, page, sheet, titled, without_styles, wrapped
 from .faces import SynthFaces
 from .metrics import load_judges
-from .pipeline import Edit
 from .plots import FramePlayer, figure_png, image_grid, image_strip, line_plot, new_figure
 from .styles import load_styles, save_styles
 from PIL import Image
@@ -74,7 +73,8 @@ def compare_guidances(bench, # Bench
     moves = torch.cat([bench.code([replace(w, gain=gain if equal == "gain" else 1.0)]) - bench.z for w in wishes])                # (M,d)
     lengths = moves.norm(dim=1)
     if equal == "length": moves = moves * (gain * lengths.median() / lengths.clamp_min(1e-8))[:, None]
-    images = bench.pipe.render(bench.x_T(steps).repeat(len(moves), 1, 1, 1), bench.z + moves, steps)                              # (M,3,S,S)
+    rendered = bench.pipe.render(bench.x_T(steps).repeat(len(moves), 1, 1, 1), bench.z + moves, steps)                            # (M,3,S,S)
+    images = torch.stack([bench.kept(y[None], bench.z + m[None], [w.edit(bench.pipe, bench.x)]) for y, m, w in zip(rendered, moves, wishes)])
     before, after = judges.judge.predict(bench.x), judges.judge.predict(images)
     hit, kept = edit_scores(before.repeat(len(moves), 1), after, bench.pipe.tags, wishes[0].tag, wishes[0].value)
     same = judges.identity(images) @ judges.identity(bench.x)[0]                                                                  # (M,dim) @ (dim,) -> (M,)
@@ -351,8 +351,7 @@ def work(self:StyleExplorer, request):
     a, b = bench_of(self, face), bench_of(self, other)
     codes = [self.pipe.reference_style(o.x, tag, value) for o in (b, a)]
     for n in self.steps:
-        wear = lambda bench, code: bench.render(self.pipe.edit(bench.z, Edit(tag, value, style=code), feats=bench.feats, x=bench.x), n)
-        yield face, name, code, wear(a, code), [wear(o, c) for o, c in zip((a, b), codes)] if n == self.steps[-1] else None, n
+        yield face, name, code, a.wear(tag, value, code, n), [o.wear(tag, value, c, n) for o, c in zip((a, b), codes)] if n == self.steps[-1] else None, n
 
 @patch
 def shown(self:StyleExplorer, result):
@@ -379,7 +378,7 @@ def map_picture(self:StyleExplorer): # (S,S,3) bytes
 def to_html(self:StyleExplorer, path=None, n=12): # how many styles → the path, or the text
     "A page with a slider over styles; it works offline."
     self.wait(); bench = bench_of(self, self.chooser.face); picks = self.points[::max(1, len(self.points) // n)][:n]
-    made = [bench.render(self.pipe.edit(bench.z, Edit(self.tag, self.value, style=p.code), feats=bench.feats, x=bench.x), self.steps[-1]) for p in picks]
+    made = [bench.wear(self.tag, self.value, p.code, self.steps[-1]) for p in picks]
     return self.save(page([sheet(torch.stack([bench.face.image, m]), 2) for m in made], [f"{self.tag} {self.value}, style of {p.name}" for p in picks]), path)
 
 # %% ../nbs/15a_studio.ipynb #26b68bba
@@ -428,7 +427,7 @@ def work(self:ConsistencyExplorer, request):
     runs = [self.stages, *([self.stages.ablations[without]] if without else [])]; step = self.stages.steps[moment]
     pictures = [stage_pictures(r, moment if r is self.stages else nearest_moment(r, step), face) for r in runs]
     yield request, pictures, None
-    top = 1.05 * max(float(r.losses.max()) for r in runs)
+    top = 1.05 * max(float(r.losses.nan_to_num().max()) for r in runs)
     yield request, pictures, [figure_png(self.curves(r, step, n, top)) for r, n in zip(runs, ("full training", without))]
 
 @patch

@@ -159,6 +159,11 @@ def test_styles_are_trained_resumed_and_kept(model, tmp_path, photos, capsys):
     assert len(typed) == 5, "the first training's commands, then one's own, each once"
     assert "Style networks, stage 1 of 2 (" in told[-2] and "Style networks, stage 2 of 2, from the weights of stage 1 (" in told[-1]
     assert run("latref_train", f"{train.replace(str(tmp_path/'run'), str(tmp_path/'no'))} --init {tmp_path/'nowhere'} --steps 1") == 1 and "nowhere: holds no checkpoint" in capsys.readouterr().err
+    mask = f"mask --model {tmp_path/'more'/'pipeline'} --cache {tmp_path/'run'/'cache'} --out {tmp_path/'mask'} --n 12 --batch-size 4 --steps 2 --set forward.steps=1 --set area=2 --half --threads 1 --device cpu"
+    assert run("latref_train", mask) == 0 and run("latref_train", mask) == 1 and run("latref_train", mask + " --set modulation.width=3") == 2
+    masked, told = LatRefPipeline.from_pretrained(tmp_path/"mask"/"pipeline"), commands.training_words(tmp_path/"mask"/"pipeline")
+    assert masked.picture_mask is not None and len(masked.parts) == 7 and "Style networks, stage 2 of 2" in told[-2] and "Picture mask" in told[-1] and "area 2" in told[-1]
+    assert len((tmp_path/"mask"/"pipeline"/"commands.txt").read_text().splitlines()) == 6
     weights = "diffusion_pytorch_model.safetensors"
     assert (out/"modulation"/weights).stat().st_size < 0.6 * (tmp_path/"run"/"modulation"/weights).stat().st_size and torch.equal(back.linear.u_cov, pipe.linear.u_cov)
     assert run("latref_edit", f"{photos/'a.png'} --edit Male=with:ref={photos/'b.jpg'} --edit Young=without:seed=1 --out {tmp_path/'out'} --model {out} --steps 1") == 0
@@ -180,8 +185,8 @@ def test_tables_with_deviations():
 
 @pytest.mark.parametrize("pairs,words", [(["percptual=1"], "Did you mean 'perceptual'?"), (["modulaton.width=3"], "Did you mean 'modulation'?"), (["modulation.wdth=3"], "Did you mean 'width'?"), (["modulation.style_dim=3"], "not known"), (["shape.style_dims=3"], "style_dim"), (["settings.nois=1"], "noise")])
 def test_settings_of_a_style_training(pairs, words):
-    with pytest.raises(commands.UsageError, match=re.escape(words)): commands.style_settings(pairs)
-    found = commands.style_settings(["perceptual=0.5", "settings.noise=0.3", "forward.steps=4", "modulation.width=8", "shape.style_dim=4"])
+    with pytest.raises(commands.UsageError, match=re.escape(words)): commands.grouped_settings(pairs)
+    found = commands.grouped_settings(["perceptual=0.5", "settings.noise=0.3", "forward.steps=4", "modulation.width=8", "shape.style_dim=4"])
     assert found["weights"].perceptual == 0.5 and found["settings"].noise == 0.3 and found["forward"].steps == 4 and found["modulation"] == {"width": 8} and found["shape"] == {"style_dim": 4} and found["mapper"] == {}
 
 def test_published_weights_are_converted(tmp_path, photos, capsys):
