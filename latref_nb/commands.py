@@ -498,6 +498,7 @@ def train_styles(
     save_every:int=500, # steps between checkpoints
     stages:int=7, # moments at which a few faces are drawn into stages.safetensors, for the explorer; 0: none
     init:str=None, # folder of an earlier training of style networks to go on from, with a new optimiser, e.g. on more faces
+    fresh_encoder:bool=False, # with --init: the extractor reads by a new copy of this model's encoder, where the earlier training stood on another
     half:bool=False, # store all but the classifiers in 16 bits: half the size, read back as 32
     seed:int=0, # of weights, order and noise
     threads:int=None, # of torch
@@ -511,7 +512,7 @@ def train_styles(
     faces = _style_cache(pipe, data, n, data_seed, cache or out/"cache", chosen.pop("forward"))
     print(faces)
     networks = train_style_networks(pipe.autoencoder, (pipe.linear, pipe.mlp), faces, out, steps, **chosen, min_flip=min_flip, batch_size=batch_size, lr=lr, ema_decay=ema_decay, mixed_precision=mixed_precision,
-                                    save_every=save_every, stages=stages, init=init, seed=seed, device=None if device == "auto" else device, resume=resume)
+                                    save_every=save_every, stages=stages, init=init, fresh_encoder=fresh_encoder, seed=seed, device=None if device == "auto" else device, resume=resume)
     save_trained(with_networks(pipe, **networks.modules()), model, out, "styles", half)
     print(f"pipeline: {out/'pipeline'}")
 
@@ -710,10 +711,11 @@ def _style_words(facts, number=1, of=1, earlier=False):
     s, sizes, how = facts["settings"], facts["parameters"], facts["task"]["settings"]
     alone = how.get("warmup", 0); begun = alone + how.get("translated_from", facts["steps"])
     first = f" In the first {alone:,} steps the extractor learned alone, by the change of the code." if alone else ""
+    whole = " The extractor reads the code of the whole map as well." if facts["task"].get("extractor", {}).get("whole") else ""
     later = f" From step {begun:,} on, {how['translated']:.0%} of the faces lost their value by the networks themselves (back-translation)." if facts["steps"] > begun and how["translated"] else ""
     which = "" if of == 1 else f", stage {number} of {of}" + (f", from the weights of stage {number - 1}" if number > 1 else "")
     return (f"Style networks{which} ({', '.join(f'{k} {n / 1e6:.2f} M' for k, n in sizes.items())} parameters): {facts['steps']:,} steps{_stopped(facts)} of {s['batch_size']} ({facts['samples']:,} samples of {facts['samples in the dataset']:,} faces, "
-            f"whose removed images were made once, before), {facts['seconds'] / 60:.0f} minutes on {_machine(facts['machine'])}{' in each of ' + str(facts['processes']) + ' processes' if facts.get('processes', 1) > 1 else ''}, seed {s['seed']}; autoencoder and classifiers stayed as they were{', those of an earlier stage' if earlier else ''}.{first}{later}")
+            f"whose removed images were made once, before), {facts['seconds'] / 60:.0f} minutes on {_machine(facts['machine'])}{' in each of ' + str(facts['processes']) + ' processes' if facts.get('processes', 1) > 1 else ''}, seed {s['seed']}; autoencoder and classifiers stayed as they were{', those of an earlier stage' if earlier else ''}.{whole}{first}{later}")
 
 # %% ../nbs/17_commands.ipynb #cf425adc
 def _mask_words(facts):

@@ -362,9 +362,10 @@ def style_readers(frozen, # Frozen
                   cache, # StyleCache
                   n=3000, # faces behind the lines, at most
                   ridge=30., # of the regression
-                  least=.15, most=.5 # share of a reading's spread that a removal moves: from here on it counts, from there on in full
+                  least=.35, most=.5 # share of a reading's spread that a removal moves: from here on it counts, from there on in full
                  ): # (n_tags,n_values,d,n_readings): for each value straight lines from a normalised code to what tells of its style
     "What a removal changes in a face is what tells of the style."
+    if not least < most: raise ValueError(f"moved={least} came. A reading counts from this share of its spread on, and in full from {most} on; allowed: less than {most}.")
     b = cache.batch(range(min(n, len(cache)))); u, read = frozen.mlp.normalise(b["z"].to(frozen.device)), lambda x: torch.cat([frozen.judge.features(from_uint8(o).to(frozen.device)) for o in x.split(200)])
     with torch.no_grad():
         f = read(b["images"]); out = f.new_zeros(len(frozen.tags), max(len(t) for t in frozen.tags), u.shape[1], f.shape[1])
@@ -456,6 +457,7 @@ class StyleSettings:
     translated_from: int = 1000   # steps after the warm-up in which they do not yet
     decoded: int = 3              # pictures decoded for each tag in a step
     t_from: float = 0.4           # of T: the least noise under which they are
+    moved: float = 0.35           # share of a reading's spread that a removal must move before it tells of the style; from 0.5 on it counts in full
     source: str = "removed"       # what is modulated: "removed", or "original" (no forward step)
 
 # %% ../nbs/11_consistency.ipynb #0c13ff7a
@@ -706,6 +708,7 @@ def train_styles(autoencoder, # DiffusionAutoencoder, stays as it is
                  weights=None, settings=None, # Weights, StyleSettings
                  n=None, forward=None, # faces of a dataset, ForwardSettings
                  init=None, # folder of an earlier training: its averaged weights are gone on from, its stages gone on with
+                 fresh_encoder=False, # with `init`: the extractor reads by a new copy of this autoencoder's encoder
                  min_flip=.9, # least share of removals that the second opinion agrees with; 0: any
                  stages=7, # snapshots in out/stages.safetensors; 0: none
                  **how # for `fit`
@@ -714,9 +717,10 @@ def train_styles(autoencoder, # DiffusionAutoencoder, stays as it is
     frozen, out = Frozen(autoencoder, *classifiers, judge), Path(out)
     cache = data if isinstance(data, StyleCache) else build_cache(frozen, data, out/"cache", n, forward, progress=how.get("progress", True))
     cache.check(min_flip)
+    settings = settings or StyleSettings()
     networks = networks or style_networks(autoencoder, cache.tags, seed=how.get("seed", 0), shape=shape, modulation=modulation, extractor=extractor, mapper=mapper)
-    task = StyleTask(frozen, networks, weights, settings, cache.feature_variance(), style_readers(frozen, cache))
-    if init: go_on_from(init, task)
+    task = StyleTask(frozen, networks, weights, settings, cache.feature_variance(), style_readers(frozen, cache, least=settings.moved))
+    if init: go_on_from(init, task, fresh_encoder)
     first, old = min(task.settings.warmup, steps), stages_before(init, out, cache) if init and stages else {}  # until `first` the pictures stay as they are
     recorder = StageRecorder(task, cache, out/"stages.safetensors", [first + k for k in snapshot_steps(steps - first, stages)], **old) if stages else None
     if recorder and not first and not old and not (out/"checkpoint").exists(): recorder.take(0)
@@ -724,11 +728,14 @@ def train_styles(autoencoder, # DiffusionAutoencoder, stays as it is
     return networks
 
 def go_on_from(folder, # of an earlier training
-               task # StyleTask
+               task, # StyleTask
+               fresh_encoder=False # the extractor keeps its present encoder: the copy to take where the earlier training stood on another autoencoder
               ):
     "Give a task's networks the averaged weights of an earlier training."
     for name, m in task.modules.items():
-        try: m.load_state_dict(ema_weights(folder, name))
+        fresh = ("from_whole.", "encoder.") if fresh_encoder else ("from_whole.",)                # of the extractor; what the earlier one has goes before
+        new = {k: v for k, v in m.state_dict().items() if name == "extractor" and k.startswith(fresh)}
+        try: old = ema_weights(folder, name); m.load_state_dict({**new, **old, **{k: v for k, v in new.items() if k.startswith("encoder.")}})
         except (OSError, SafetensorError): raise ValueError(f"{folder}: holds no checkpoint to go on from, or a damaged one. Give the folder that `latref_train styles --out` wrote.") from None
         except RuntimeError as e: raise ValueError(f"{folder}: its networks have another shape than these ({str(e).splitlines()[-1].strip()[:120]}). Ask for the same shape, modulation, extractor and mapper, or begin anew.") from None
 

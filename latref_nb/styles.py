@@ -218,6 +218,7 @@ class ReferenceExtractor(ModelMixin, ConfigMixin):
                  n_tokens: int = 4,           # n
                  token_dim: int = 64,         # d_w
                  bottleneck: int = None,      # numbers that a tag's style must pass through before the heads; None: no such squeeze
+                 whole: bool = False,         # beside the tokens, read the code off the whole map, as the encoder does
                 ):
         super().__init__()
         self.tags = tag_set(tags); self.register_to_config(tags=tag_list(self.tags), _use_default_values=[])
@@ -225,6 +226,9 @@ class ReferenceExtractor(ModelMixin, ConfigMixin):
         self.query = nn.Parameter(torch.randn(len(self.tags.pairs), feat_dim) * .02)
         self.project, self.positions = nn.Linear(feat_dim, width), nn.Parameter(torch.randn(1, side * side + 1, width) * .02)
         self.transformer = token_transformer(width, heads, layers)
+        if whole:
+            self.from_whole = nn.Linear(encoder["z_dim"], width)
+            nn.init.zeros_(self.from_whole.weight); nn.init.zeros_(self.from_whole.bias)   # nothing at first
         if bottleneck: self.squeeze = nn.ModuleList(nn.Linear(width, bottleneck) for _ in self.tags)
         self.style_heads = StyleHeads(len(self.tags), bottleneck or width, style_dim, n_tokens, token_dim)
 
@@ -249,6 +253,7 @@ def squeezed(self:ReferenceExtractor, feats, # F_ref (B,C,4,4)
     query = self.query[value_offsets(self.tags)[tag] + value]                     # (B,C)
     tokens = torch.cat([query[:, None], feats.flatten(2).transpose(1, 2)], 1)     # (B,1,C), (B,16,C) → (B,17,C)
     h = self.transformer(self.project(tokens) + self.positions)[:, 0]             # (B,17,width) → (B,width)
+    if self.config.whole: h = h + self.from_whole(self.encoder.pool(feats))       # (B,d) → (B,width)
     return self.squeeze[tag](h) if self.config.bottleneck else h
 
 # %% ../nbs/09_styles.ipynb #1681978f

@@ -279,6 +279,7 @@ def test_other_weights_or_autoencoder_are_refused(frozen, cache, tmp_path):
     how = dict(judge=frozen.judge, min_flip=0, stages=0, **NETS, **FIT)
     train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path, 1, **how)
     with pytest.raises(ValueError, match="weights.match: .* then, 9.0 now"): train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path, 2, weights=Weights(match=9.0), **how)
+    with pytest.raises(ValueError, match="moved=0.6 came.*less than 0.5"): train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path / "moved", 1, settings=StyleSettings(moved=.6), **how)
     with pytest.raises(ValueError, match="task.frozen"): train_styles(changed_model(frozen, None)[0].autoencoder, classifiers(frozen), cache, tmp_path, 2, **how)
 
 def test_a_second_training_goes_on_from_the_averaged_weights(frozen, cache, tmp_path):
@@ -296,6 +297,17 @@ def test_a_second_training_goes_on_from_the_averaged_weights(frozen, cache, tmp_
     other = StyleCache([{**p, "images": 255 - p["images"]} for p in flipped.parts], cache.tags)
     go("c", other, init=tmp_path / "a")
     assert load_stages(tmp_path / "c/stages.safetensors").steps == [0, 2], "stages of other faces are no part of this figure"
+
+def test_an_earlier_training_may_get_a_fresh_encoder_and_another_way_to_read(frozen, cache, tmp_path):
+    train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path, 2, judge=frozen.judge, min_flip=0, stages=0, **NETS, **FIT)
+    encoder, old = frozen.autoencoder.encoder.state_dict(), C.ema_weights(tmp_path, "extractor"); whole = {**NETS, "extractor": {**NETS["extractor"], "whole": True}}
+    part = lambda task, name: {k.removeprefix(name): v for k, v in task.networks.extractor.state_dict().items() if k.startswith(name)}
+    def begun(nets, **how):
+        task = StyleTask(frozen, C.style_networks(frozen.autoencoder, cache.tags, seed=5, **nets)); C.go_on_from(tmp_path, task, **how); return task
+    kept, fresh = begun(whole), begun(whole, fresh_encoder=True)
+    assert not same(part(kept, "encoder."), encoder) and same(part(fresh, "encoder."), encoder)
+    assert same(part(fresh, "transformer."), part(kept, "transformer.")) and same(part(kept, "transformer."), {k.removeprefix("transformer."): v for k, v in old.items() if k.startswith("transformer.")})
+    assert not kept.networks.extractor.from_whole.weight.any(), "what the earlier training lacks begins at nothing"
 
 def test_nothing_to_go_on_from(frozen, cache, tmp_path):
     go = lambda nets, **more: train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path / "b", 1, judge=frozen.judge, min_flip=0, stages=0, **nets, **FIT, **more)

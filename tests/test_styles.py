@@ -35,6 +35,14 @@ def test_an_extractor_beside_an_encoder_that_reads_its_whole_map():
     assert encoder_config(whole)["whole"] and torch.equal(out.encoder.to_z.weight, whole.encoder.to_z.weight)
     assert out(torch.zeros(2, 3, 32, 32), "Hat", "with").vector.shape == (2, 6)
 
+def test_reading_the_whole_map_adds_nothing_at_first_and_then_a_code(extractor, tmp_path):
+    whole, x = ReferenceExtractor.from_config({**extractor.config, "whole": True}).eval(), torch.rand(2, 3, 32, 32) * 2 - 1
+    missing = whole.load_state_dict(extractor.state_dict(), strict=False).missing_keys
+    assert missing == ["from_whole.weight", "from_whole.bias"] and torch.equal(whole(x, "Hair", "blond").flat(), extractor(x, "Hair", "blond").flat())
+    torch.nn.init.normal_(whole.from_whole.weight); assert not torch.allclose(whole(x, "Hair", "blond").flat(), extractor(x, "Hair", "blond").flat())
+    whole.save_pretrained(tmp_path); again = ReferenceExtractor.from_pretrained(tmp_path, low_cpu_mem_usage=False)
+    assert torch.equal(again(x, "Hair", "blond").flat(), whole(x, "Hair", "blond").flat())
+
 def test_mix_ends_and_gradient():
     a, b = code(), code(seed=1)
     assert torch.equal(a.mix(b, 0).flat(), a.flat()) and torch.allclose(a.mix(b, 1).flat(), b.flat())
