@@ -7,9 +7,9 @@ __all__ = ['MIN_SIDE', 'MAX_ASPECT', 'MAX_PIXELS', 'IMAGE_SUFFIXES', 'PRECISIONS
            'ABOVE', 'CELEBA_TAGS', 'from_uint8', 'to_uint8', 'to_numpy', 'to_pil', 'ImageError', 'check_size',
            'fit_square', 'load_image', 'load_images', 'image_files', 'check_images', 'default_device', 'has_bf16',
            'default_dtype', 'PrecisionWarning', 'bf16_factor', 'resolve_precision', 'autocast_dtype', 'make_generator',
-           'randn', 'nearest', 'unknown_name', 'check_range', 'check_fields', 'Tag', 'TagSet', 'write_error',
-           'make_folder', 'atomic_write', 'settle_folder', 'atomic_folder', 'save_image', 'batched', 'shipped_names',
-           'shipped_path']
+           'randn', 'nearest', 'unknown_name', 'check_range', 'check_ranges', 'check_fields', 'Tag', 'TagSet',
+           'write_error', 'make_folder', 'atomic_write', 'settle_folder', 'atomic_folder', 'save_image', 'batched',
+           'shipped_names', 'shipped_path']
 
 # %% ../nbs/00_core.ipynb #d5cf3271
 import difflib, errno, io, json, math, numbers, os, platform, secrets, shutil, struct, threading, time, warnings
@@ -405,11 +405,16 @@ COUNT, WHOLE = (1, math.inf, "[]", True), (0, math.inf, "[]", True)      # range
 SEED = (0, 2**63 - 1, "[]", True)                                        # of seeds,
 SHARE, WEIGHT, ABOVE = (0, 1), (0,), (0, math.inf, "(]")                 # of shares, of weights, of what 0 makes useless
 
-def check_fields(o, # an object
-                 **ranges # field=(low, high, ends, whole), as many of these as it takes
+def check_ranges(**given # name=(value, range), a range as these three lines have it
                 ):
-    "Hold several fields of an object against their ranges."
-    for name, r in ranges.items(): check_range(name, getattr(o, name), *r)
+    "Hold several numbers against their ranges."
+    for name, (value, allowed) in given.items(): check_range(name, value, *allowed)
+
+def check_fields(o, # an object
+                 **ranges # field=range
+                ):
+    "The same of fields of an object."
+    check_ranges(**{name: (getattr(o, name), allowed) for name, allowed in ranges.items()})
 
 # %% ../nbs/00_core.ipynb #085c9079
 @dataclass(frozen=True)
