@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 N = 14
 SHAPE = dict(style_dim=6, n_tokens=2, token_dim=8)
 NETS = dict(shape=SHAPE, modulation=dict(width=16, blocks=1, vector_dim=8, heads=2), extractor=dict(side=2, width=16, heads=2, layers=1, bottleneck=5), mapper=dict(prior_widths=(8,), width=16, heads=2, layers=1))
-QUICK = ForwardSettings(steps=2, mixed_precision="no", options=dict(max_steps=3))
+QUICK = ForwardSettings(steps=2, precision="no", options=dict(max_steps=3))
 FIT = dict(batch_size=6, trackers=(), progress=False, device="cpu", log_every=1, warmup=0, save_every=2, lr=3e-3)
 
 
@@ -74,7 +74,7 @@ def test_what_the_cache_holds_is_what_was_computed(frozen, cache):
     with torch.no_grad():
         assert torch.allclose(frozen.autoencoder.encode(x), b["z"], atol=1e-4) and torch.allclose(frozen.autoencoder.encode_features(x), b["feats"], atol=1e-4)
         assert torch.allclose(frozen.autoencoder.encode_features(y), b["removed_feats"].flatten(0, 1), atol=1e-4)
-        read = frozen.judge.predict(y).unflatten(0, (6, 6))
+        read = frozen.critic.predict(y).unflatten(0, (6, 6))
     assert torch.equal(b["flipped"], torch.stack([read[:, c, c] == b["targets"][:, c] for c in range(6)], 1))
     assert torch.equal(b["images"], Faces().images[:6])
 
@@ -181,9 +181,9 @@ def test_wrong_number_of_faces(frozen, tmp_path, n):
 def test_training_refuses_removals_that_did_not_remove(frozen, cache, tmp_path):
     poor = StyleCache([{**p, "flipped": torch.zeros_like(p["flipped"])} for p in cache.parts], cache.tags)
     assert set(poor.flip_rate().values()) == {0.0} and "Smiling 0.000" in repr(poor)
-    with pytest.raises(ValueError, match="Smiling 0.00.*needed 0.90.*min_flip=0.00") as e: train_styles(frozen.autoencoder, classifiers(frozen), poor, tmp_path, 1, judge=frozen.judge, **NETS, **FIT)
+    with pytest.raises(ValueError, match="Smiling 0.00.*needed 0.90.*min_flip=0.00") as e: train_styles(frozen.autoencoder, classifiers(frozen), poor, tmp_path, 1, critic=frozen.critic, **NETS, **FIT)
     assert "\n" not in str(e.value)
-    train_styles(frozen.autoencoder, classifiers(frozen), poor, tmp_path, 1, judge=frozen.judge, min_flip=0, stages=0, **NETS, **FIT)
+    train_styles(frozen.autoencoder, classifiers(frozen), poor, tmp_path, 1, critic=frozen.critic, min_flip=0, stages=0, **NETS, **FIT)
 
 
 # ---- one step
@@ -259,7 +259,7 @@ def test_references_differ_and_directions_do_not(frozen, cache):
 # ---- training
 
 def test_goes_on_to_the_same_bits(frozen, cache, tmp_path):
-    how = dict(judge=frozen.judge, min_flip=0, stages=3, mixed_precision="bf16", **NETS, **FIT)
+    how = dict(critic=frozen.critic, min_flip=0, stages=3, **NETS, **FIT)
     go = lambda out, **more: train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path / out, 5, **how, **more)
     through, broken = go("a"), []
     def stop(run):
@@ -276,7 +276,7 @@ def test_goes_on_to_the_same_bits(frozen, cache, tmp_path):
     assert facts["task"]["weights"]["code"] == 6.0 and facts["task"]["settings"]["source"] == "removed"
 
 def test_other_weights_or_autoencoder_are_refused(frozen, cache, tmp_path):
-    how = dict(judge=frozen.judge, min_flip=0, stages=0, **NETS, **FIT)
+    how = dict(critic=frozen.critic, min_flip=0, stages=0, **NETS, **FIT)
     train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path, 1, **how)
     with pytest.raises(ValueError, match="weights.match: .* then, 9.0 now"): train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path, 2, weights=Weights(match=9.0), **how)
     with pytest.raises(ValueError, match="moved=0.6 came.*less than 0.5"): train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path / "moved", 1, settings=StyleSettings(moved=.6), **how)
@@ -284,7 +284,7 @@ def test_other_weights_or_autoencoder_are_refused(frozen, cache, tmp_path):
 
 def test_a_second_training_goes_on_from_the_averaged_weights(frozen, cache, tmp_path):
     flipped = StyleCache([{**p, "flipped": torch.ones_like(p["flipped"])} for p in cache.parts], cache.tags)
-    how = dict(judge=frozen.judge, stages=2, **NETS, **FIT); go = lambda out, data, **more: train_styles(frozen.autoencoder, classifiers(frozen), data, tmp_path / out, 2, **how, **more)
+    how = dict(critic=frozen.critic, stages=2, **NETS, **FIT); go = lambda out, data, **more: train_styles(frozen.autoencoder, classifiers(frozen), data, tmp_path / out, 2, **how, **more)
     seen = []
     first, old = go("a", flipped), load_stages(tmp_path / "a/stages.safetensors")
     second = go("b", flipped, init=tmp_path / "a", settings=StyleSettings(noise=.5), callback=lambda run: seen.append(run.done))
@@ -299,7 +299,7 @@ def test_a_second_training_goes_on_from_the_averaged_weights(frozen, cache, tmp_
     assert load_stages(tmp_path / "c/stages.safetensors").steps == [0, 2], "stages of other faces are no part of this figure"
 
 def test_an_earlier_training_may_get_a_fresh_encoder_and_another_way_to_read(frozen, cache, tmp_path):
-    train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path, 2, judge=frozen.judge, min_flip=0, stages=0, **NETS, **FIT)
+    train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path, 2, critic=frozen.critic, min_flip=0, stages=0, **NETS, **FIT)
     encoder, old = frozen.autoencoder.encoder.state_dict(), C.ema_weights(tmp_path, "extractor"); whole = {**NETS, "extractor": {**NETS["extractor"], "whole": True}}
     part = lambda task, name: {k.removeprefix(name): v for k, v in task.networks.extractor.state_dict().items() if k.startswith(name)}
     def begun(nets, **how):
@@ -310,13 +310,13 @@ def test_an_earlier_training_may_get_a_fresh_encoder_and_another_way_to_read(fro
     assert not kept.networks.extractor.from_whole.weight.any(), "what the earlier training lacks begins at nothing"
 
 def test_nothing_to_go_on_from(frozen, cache, tmp_path):
-    go = lambda nets, **more: train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path / "b", 1, judge=frozen.judge, min_flip=0, stages=0, **nets, **FIT, **more)
+    go = lambda nets, **more: train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path / "b", 1, critic=frozen.critic, min_flip=0, stages=0, **nets, **FIT, **more)
     with pytest.raises(ValueError, match="holds no checkpoint to go on from"): go(NETS, init=tmp_path / "nowhere")
-    train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path / "a", 1, judge=frozen.judge, min_flip=0, stages=0, **NETS, **FIT)
+    train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path / "a", 1, critic=frozen.critic, min_flip=0, stages=0, **NETS, **FIT)
     with pytest.raises(ValueError, match="another shape.*Ask for the same"): go({**NETS, "modulation": {**NETS["modulation"], "width": 32}}, init=tmp_path / "a")
 
 def test_makes_the_cache_of_a_dataset(frozen, tmp_path):
-    train_styles(frozen.autoencoder, classifiers(frozen), Faces(), tmp_path, 1, judge=frozen.judge, n=4, forward=QUICK, min_flip=0, stages=0, **NETS, **FIT)
+    train_styles(frozen.autoencoder, classifiers(frozen), Faces(), tmp_path, 1, critic=frozen.critic, n=4, forward=QUICK, min_flip=0, stages=0, **NETS, **FIT)
     assert list((tmp_path / "cache").glob("part-*.safetensors"))
 
 def test_training_lowers_the_loss(frozen, cache, tmp_path):
@@ -364,7 +364,7 @@ def test_each_ablation_leaves_out_what_it_says(frozen, cache):
 def test_finished_runs_are_kept(frozen, cache, tmp_path):
     seen = []
     def evaluate(nets): seen.append(nets); return {"psnr": 20.0 + len(seen), "what": "words"}
-    go = lambda names, steps=2: train_ablations(frozen.autoencoder, classifiers(frozen), cache, tmp_path, steps, evaluate, names=names, seeds=(0, 1), judge=frozen.judge, min_flip=0, stages=0,
+    go = lambda names, steps=2: train_ablations(frozen.autoencoder, classifiers(frozen), cache, tmp_path, steps, evaluate, names=names, seeds=(0, 1), critic=frozen.critic, min_flip=0, stages=0,
                                                 shape=SHAPE, modulation=NETS["modulation"], extractor=NETS["extractor"], progress=False, **{k: v for k, v in FIT.items() if k not in ("progress", "trackers")})
     first = go(("whole", "no_mask"))
     assert len(seen) == 4 and [r["ablation"] for r in first["rows"]] == ["whole", "no_mask"]
@@ -377,13 +377,13 @@ def test_finished_runs_are_kept(frozen, cache, tmp_path):
 def test_seeds_differ_and_repeat(frozen, cache, tmp_path):
     def weights(seed, out):
         rows = train_ablations(frozen.autoencoder, classifiers(frozen), cache, tmp_path / out, 1, lambda nets: {"sum": float(sum(p.detach().double().sum() for p in nets.modulation.parameters()))}, names=("whole",), seeds=(seed,),
-                               judge=frozen.judge, min_flip=0, stages=0, shape=SHAPE, modulation=NETS["modulation"], extractor=NETS["extractor"], progress=False, batch_size=4, device="cpu")
+                               critic=frozen.critic, min_flip=0, stages=0, shape=SHAPE, modulation=NETS["modulation"], extractor=NETS["extractor"], progress=False, batch_size=4, device="cpu")
         return rows["rows"][0]["sum"]
     assert weights(0, "a") == weights(0, "b") != weights(1, "c")
 
 def test_stages_of_ablations_are_gathered(frozen, cache, tmp_path):
     flipped = StyleCache([{**p, "flipped": torch.ones_like(p["flipped"])} for p in cache.parts], cache.tags, "flipped")
-    train_ablations(frozen.autoencoder, classifiers(frozen), flipped, tmp_path, 2, lambda nets: {"a": 1}, names=("whole", "no_mask"), seeds=(0,), judge=frozen.judge, stages=2, shape=SHAPE, modulation=NETS["modulation"],
+    train_ablations(frozen.autoencoder, classifiers(frozen), flipped, tmp_path, 2, lambda nets: {"a": 1}, names=("whole", "no_mask"), seeds=(0,), critic=frozen.critic, stages=2, shape=SHAPE, modulation=NETS["modulation"],
                     extractor=NETS["extractor"], progress=False, batch_size=4, device="cpu")
     found = gather_stages(tmp_path / "whole-0/stages.safetensors", tmp_path, ("whole", "no_mask", "flat"))
     assert list(found.ablations) == ["whole", "no_mask"] and found.ablations["no_mask"].steps == [0, 2]
@@ -410,7 +410,7 @@ def test_readers_follow_what_a_removal_moves(frozen, cache):
     assert not style_readers(frozen, part(still)).any()
     lines = style_readers(frozen, cache, least=-1., most=0.)                                    # every reading counts in full
     n, d = len(cache.tags), cache.parts[0]["z"].shape[1]
-    assert lines.shape == (n, 3, d, frozen.judge.config.n_factors) and lines[3].any() and not lines[0, 2].any()
+    assert lines.shape == (n, 3, d, frozen.critic.config.n_factors) and lines[3].any() and not lines[0, 2].any()
     u = torch.randn(4, n, d, generator=make_generator(0)); values, yes = torch.zeros(4, n, dtype=torch.long), torch.ones(4, n)
     assert style_distance(u, u, lines, values, yes) == 0 < style_distance(u, -u, lines, values, yes) and style_distance(u, -u, lines, values, 0 * yes) == 0
     want = torch.stack([((u[b, c] * 2) @ lines[c, values[b, c]]).square().mean() for b in range(4) for c in range(n)]).mean()

@@ -149,7 +149,7 @@ def measured(toy, judges): return evaluate(toy, n=24, batch_size=16, judges=judg
 
 def test_evaluation_has_the_agreed_form(measured):
     out = json.loads(json.dumps(measured.json(), allow_nan=False))
-    assert list(out) == ["autoencoder", "rows"]
+    assert list(out) == ["autoencoder", "rows", "settings"] and out["settings"]["precision"] in ("no", "bf16")
     assert list(out["autoencoder"]) == ["probe_mean", "probe_min", "round_trip_psnr", "round_trip_ssim", "z_only_psnr"]
     keys = {"method", "tag", "value", "target", "others", "identity", "psnr", "ssim", "lpips", "style_error", "diversity", "frechet"}
     assert all(set(r) == keys | {"perceptual"} for r in out["rows"])
