@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from . import sampling
 from .autoencoder import DiffusionAutoencoder
-from .checkpoints import (WEIGHTS, CheckpointError, check_finite, check_saving, load_part, read_config, said, weights_dtype,
+from .checkpoints import (CheckpointError, check_finite, check_saving, load_part, read_config, said, weights_dtype,
                                    weights_name, whole_path)
 from .core import (ImageError, atomic_folder, atomic_write, autocast_dtype, batched, check_images, load_image, make_folder,
                             make_generator, resolve_precision, save_image, settle_folder, shipped_names, shipped_path, to_pil,
@@ -748,14 +748,15 @@ def interpolate(self:LatRefPipeline, images, # see `load_images`
 # %% ../nbs/12_pipeline.ipynb #c794f3c3
 def _in_use(path):
     "Whether a folder must stay itself: the program stands in it, or it holds what is neither a file nor one of our parts."
-    return path == Path.cwd() or path in Path.cwd().parents or any(not p.is_file() and p.name not in PARTS for p in path.iterdir())
+    place, here = path.resolve(), Path.cwd().resolve()
+    return place in (here, *here.parents) or any(not p.is_file() and p.name not in PARTS for p in path.iterdir())
 
 @contextmanager
 def _saving_into(path):
     "A folder to fill that then takes the place of `path`, whose other files stay; a folder in use gets its new parts one by one."
     if path.is_dir() and _in_use(path):
         with atomic_folder(path/".new") as tmp: yield tmp
-        for p in sorted((path/".new").iterdir()):
+        for p in sorted((path/".new").iterdir(), key=lambda p: (p.name == INDEX, p.name)):
             if not p.is_dir(): os.replace(p, path/p.name); continue
             with atomic_folder(path/p.name) as part: shutil.copytree(p, part, dirs_exist_ok=True)
         shutil.rmtree(path/".new")
