@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MOST_ENTRIES', 'FRACTIONS', 'LIMITS', 'TYPES', 'MOST_HEAD', 'DTYPES', 'FLOATS', 'WEIGHTS', 'CheckpointError', 'said',
-           'whole_path', 'check_settings', 'check_arguments', 'read_config', 'open_tensors', 'read_head', 'check_head',
-           'not_finite', 'check_finite', 'read_tensors', 'at_most', 'blank', 'weights_name', 'weights_dtype',
-           'load_part', 'Network', 'check_saving']
+           'whole_path', 'settled', 'check_settings', 'check_arguments', 'read_config', 'open_tensors', 'read_head',
+           'check_head', 'not_finite', 'check_finite', 'read_tensors', 'at_most', 'blank', 'weights_name',
+           'weights_dtype', 'load_part', 'Network', 'check_saving']
 
 # %% ../nbs/00b_checkpoints.ipynb #7bbfbad7
 import inspect
@@ -40,6 +40,14 @@ def whole_path(path # as somebody wrote it
     "A path that stays the same wherever the program goes; an empty one is refused."
     if not os.fspath(path): raise CheckpointError("an empty path came. Give the name of a folder or a file.")
     return Path(os.path.abspath(user_path(path)))
+
+def settled(path # of a folder written by `atomic_folder` of chapter 00
+           ): # absolute Path
+    "The same for a folder, whose earlier version is put back if a kill struck while it was replaced."
+    try: return settle_folder(whole_path(path))
+    except (OSError, ValueError) as e:
+        if isinstance(e, CheckpointError): raise
+        raise CheckpointError(f"{shown(path)[:200]}: no such folder ({getattr(e, 'strerror', None) or said(e)}). Check the path.") from None
 
 # %% ../nbs/00b_checkpoints.ipynb #f272c9a3
 MOST_ENTRIES = 16                                                  # of a list of numbers in a config
@@ -230,7 +238,7 @@ def load_part(cls, # a `Network`
               variant=None # "fp16" and the like: which file of weights
              ): # the network, in evaluation mode
     "Load one network, all of it checked before memory is taken; whatever is wrong is one line."
-    dtype, folder = weights_dtype(dtype), settle_folder(whole_path(folder))
+    dtype, folder = weights_dtype(dtype), settled(folder)
     config = read_config(folder/"config.json", cls.__name__)
     path = _weights_file(folder, variant)
     have = read_head(path)

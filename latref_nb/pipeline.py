@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from . import sampling
 from .autoencoder import DiffusionAutoencoder
-from .checkpoints import (CheckpointError, check_finite, check_saving, load_part, read_config, said, weights_dtype,
-                                   weights_name, whole_path)
+from .checkpoints import (CheckpointError, check_finite, check_saving, load_part, read_config, said, settled,
+                                   weights_dtype, weights_name)
 from .core import (ImageError, atomic_folder, atomic_write, autocast_dtype, batched, check_images, load_image, make_folder,
-                            make_generator, resolve_precision, save_image, settle_folder, shipped_names, shipped_path, to_pil,
+                            make_generator, resolve_precision, save_image, shipped_names, shipped_path, to_pil,
                             unknown_name)
 from .directions import (METHODS, Calibration, ValueClassifier, calibrate as calibrate_edits, edit_code, fit_classifiers,
                                   global_direction, global_edit, image_specific, label_reader)
@@ -266,8 +266,7 @@ def _checkpoint_folder(name, variant=None, **hub):
     if not isinstance(name, (str, os.PathLike)): raise CheckpointError(f"{said(repr(name), 60)} came as a checkpoint. Give a shipped name, a folder or a hub id.")
     name = os.fspath(name)
     if name in shipped_names(): return shipped_path(name)
-    try: folder = settle_folder(whole_path(name))
-    except OSError as e: raise CheckpointError(f"{said(name)}: no such folder ({e.strerror}).") from None
+    folder = settled(name)
     if folder.is_dir(): return folder
     if name.count("/") == 1 and name[0] not in "./~" and not Path(name).parent.exists(): return _from_hub(name, variant, **hub)
     try: shipped_path(name)
@@ -775,7 +774,7 @@ def save_pretrained(self:LatRefPipeline, save_directory, # the folder; other fil
     "Write the whole, all or nothing; weights that are not finite are refused."
     check_saving(safe_serialization, variant, **how)
     for name, m in self.parts.items(): check_finite(m.state_dict(), f"the {name}")
-    with _saving_into(settle_folder(whole_path(save_directory))) as tmp: DiffusionPipeline.save_pretrained(self, tmp, variant=variant, **how)
+    with _saving_into(settled(save_directory)) as tmp: DiffusionPipeline.save_pretrained(self, tmp, variant=variant, **how)
 
 # %% ../nbs/12_pipeline.ipynb #f3b27b6c
 def join_images(images, # (B,3,S,S) in [-1, 1]
