@@ -57,7 +57,7 @@ LIMITS = {**dict.fromkeys(("image_size", "size"), (1, 4096)), **dict.fromkeys(("
           **dict.fromkeys(("model_channels", "enc_channels", "hidden", "width", "bottleneck"), (1, 8192)),
           **dict.fromkeys(("z_dim", "time_embed_dim", "style_dim", "token_dim", "vector_dim", "noise_dim", "dim"), (1, 16_384)),
           **dict.fromkeys(("widths", "prior_widths", "feat_dim"), (1, 65_536)), **dict.fromkeys(("grid", "side"), (1, 512)),
-          **dict.fromkeys(("n_tokens", "noise_tokens", "n_factors", "n_context"), (1, 4096)), "channel_mult": (0.01, 64),
+          **dict.fromkeys(("n_tokens", "noise_tokens"), (1, 4096)), **dict.fromkeys(("n_factors", "n_context"), (0, 4096)), "channel_mult": (0.01, 64),
           "enc_channel_mult": (0.01, 64), "attention_resolutions": (1, 4096), "enc_attention_resolutions": (1, 4096),
           "num_train_timesteps": (2, 100_000), "dropout": (0, 1), "scale_offset": (-1000, 1000)}
 

@@ -231,8 +231,8 @@ def _mentioned(path):
 def _read_pickle(path):
     "What torch.save wrote, before 1.6 too; classes of other packages become `Foreign`, and no code of the file is run."
     dummies = [(type("Foreign", (Foreign,), {}), name) for name in _mentioned(path)]
-    with torch.serialization.safe_globals(dummies):
-        return torch.load(path, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals(dummies), open(path, "rb") as f:
+        return torch.load(f, map_location="cpu", weights_only=True)
 
 
 def _kind(path):

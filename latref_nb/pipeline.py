@@ -253,7 +253,7 @@ def read_index(folder # of a pipeline
         if k not in (*PARTS, *SETTINGS): raise CheckpointError(f"{folder/INDEX}: {unknown_name('entry', said(k, 60), [*PARTS, *SETTINGS])}")
     entries = {k: config.get(k) or [None, None] for k in PARTS}
     for k, entry in entries.items():
-        known = isinstance(entry, list) and len(entry) == 2 and (entry == [None, None] or entry[1] == PARTS[k].__name__)
+        known = isinstance(entry, list) and len(entry) == 2 and (entry == [None, None] or isinstance(entry[0], str) and entry[1] == PARTS[k].__name__)
         if not known: raise CheckpointError(f"{folder/INDEX}: {k} is {said(repr(entry), 60)}. Needed: a {PARTS[k].__name__}, or null.")
     if entries["autoencoder"] == [None, None]: raise CheckpointError(f"{folder/INDEX} names no autoencoder. Copy or download it again.")
     return [k for k, entry in entries.items() if entry[1]], {k: config[k] for k in SETTINGS if k in config}
