@@ -15,10 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+import latref_nb
 import numpy as np
 import torch
 from fastcore.basics import patch
 from PIL import Image, ImageOps
+
+# %% ../nbs/00_core.ipynb #de99e30f
+latref_nb.repair_torchvision()   # before any module here imports diffusers or lpips, which import torchvision
 
 # %% ../nbs/00_core.ipynb #6e3d2f90
 def from_uint8(x # uint8 tensor of any shape, 0..255

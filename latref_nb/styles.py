@@ -142,7 +142,7 @@ def save_styles(path, # a .safetensors file
     for name, style in styles.items():
         tag, value, code = _entry(style)
         about[name] = dict(tag=tag, value=value, model=model, alone=style is code)
-        tensors |= {f"{name}/vector": code.vector.detach().cpu().contiguous(), f"{name}/tokens": code.tokens.detach().cpu().contiguous()}
+        tensors |= {f"{name}/{part}": getattr(code, part).detach().cpu().clone().contiguous() for part in ("vector", "tokens")}
     with atomic_write(path) as tmp: save_file(tensors, tmp, {"styles": json.dumps(about)})
     return path
 

@@ -1,5 +1,5 @@
 "Pictures, tags and files: what is accepted, what is refused in one clear line, and what stays behind when writing fails."
-import io, os, resource
+import io, os, resource, subprocess, sys
 from contextlib import contextmanager
 import numpy as np
 import pytest
@@ -288,3 +288,18 @@ def test_files_get_the_usual_permissions(tmp_path):
 def test_shipped_things():
     for name in shipped_names(): assert shipped_path(name).exists()
     for bad in ("", "..", "../setup.py", "/etc/passwd", "synthfaces46x"): refused(lambda: shipped_path(bad), "ships with the package", exc=FileNotFoundError)
+
+
+# ---- the package itself
+
+def test_importing_the_package_is_light_and_names_come_when_asked_for():
+    code = """
+import sys, latref_nb
+assert "torch" not in sys.modules and "PIL" not in sys.modules, "import latref_nb brings its heavy parts along"
+from latref_nb import Edit, LatRefPipeline
+import latref_nb.pipeline
+assert Edit is latref_nb.pipeline.Edit and "LatRefPipeline" in dir(latref_nb)
+try: latref_nb.LatRefPipelin
+except AttributeError as e: assert "LatRefPipeline" in str(e)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
