@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
+import numpy as np
 import torch
 from . import sampling
 from .autoencoder import DiffusionAutoencoder
@@ -22,13 +23,14 @@ from .directions import METHODS, Calibration, ValueClassifier, calibrate as cali
 from .faces import CLASSES
 from .masks import PictureMask
 from .modulation import StyleModulation
-from .sampling import INVERSIONS, Trajectory, random_xT, sampling_mode
+from .sampling import INVERSIONS, RENDERERS, Trajectory, random_xT, sampling_mode
 from .schedule import add_noise
 from .styles import LatentMapper, ReferenceExtractor, StyleCode
 from .unet import level_widths
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from fastcore.basics import patch
+from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -70,6 +72,7 @@ class Edit:
         if len(given) > 1: raise ValueError(f"{self.tag}={self.value} has {' and '.join(given)}: an edit takes its style from one source. Give one of {', '.join(SOURCES)}, or none.")
         if self.method is not None and self.method not in EDIT_METHODS: raise ValueError(unknown_name("method", self.method, EDIT_METHODS))
         if self.style is not None and not isinstance(self.style, StyleCode): raise ValueError(f"a {type(self.style).__name__} came as a style. Give a StyleCode, e.g. from pipe.reference_style or load_styles.")
+        if self.style is not None: self.style.check_for(self.tag, self.value)
         if self.seed is not None: put("seed", _whole(self.seed))
         put("gain", _number(self.gain, "gain"))
         for name in ("reference", "mask"):
@@ -285,10 +288,11 @@ def check_tags(self:LatRefPipeline, tags # TagSet that is needed
 
 # %% ../nbs/12_pipeline.ipynb #f5202ee3
 @patch
-def load_images(self:LatRefPipeline, images # a path, PIL image, array, tensor (3,S,S) or (B,3,S,S) in [-1, 1], or a list of such
+def load_images(self:LatRefPipeline, images # a path, PIL image, array (H,W,3) or (B,H,W,3), tensor (3,S,S) or (B,3,S,S) in [-1, 1], or a list of such
                ): # (B,3,S,S) on the pipeline's device
     "Anything that shows a face, in the form the networks see."
     if isinstance(images, Tensor): return check_images(images[None] if images.ndim == 3 else images, self.size).to(self.device)
+    if isinstance(images, np.ndarray) and images.ndim == 4: images = list(images)              # (B,H,W,3) -> B × (H,W,3)
     if not isinstance(images, (list, tuple)): images = [images]
     if not images: raise ImageError("no images came. Give at least one.")
     return torch.cat([self.load_images(o) if isinstance(o, Tensor) else load_image(o, self.size)[None].to(self.device) for o in images])   # B × (1,3,S,S) -> (B,3,S,S)
@@ -389,7 +393,8 @@ def modulate(self:LatRefPipeline, images, # see `load_images`
     "The codes with a style in them, before the gain: z_edit = z + gain · (z' − z)."
     self.need("style", f"a style of {tag}={value}")
     feats = self.features(images)
-    return self._head(self.modulation(feats, tag, value, _for_all(code.to(feats), len(feats), "styles")))
+    code = _for_all(code.check_for(tag, value).to(feats), len(feats), "styles")
+    return self._head(self.modulation(feats, tag, value, code))
 
 def _for_all(given, n, what):
     "One for all images, or one for each: of length n."
@@ -573,12 +578,23 @@ def _render_blend(self:LatRefPipeline, x_T, blend, n, callback, **how):
     return Trajectory(down.images[:B], x_T, down.timesteps, down.network_calls, xs, x0s)
 
 # %% ../nbs/12_pipeline.ipynb #6f4ceb11
-OUTPUT_TYPES = ("pil", "pt", "np")
+OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 
 def _as_output(x, output_type):
-    "Images (B,3,S,S) in [-1, 1] in the form asked for."
+    "Images (B,3,S,S) in [-1, 1] in the form asked for; codes pass."
     if output_type == "pil": return to_pil(x)
-    return x if output_type == "pt" else ((x + 1) / 2).clamp(0, 1).movedim(1, -1).float().cpu().numpy()    # (B,3,S,S) -> (B,S,S,3)
+    if output_type in ("pt", "latent"): return x
+    return ((x + 1) / 2).clamp(0, 1).movedim(1, -1).float().cpu().numpy()                     # (B,3,S,S) -> (B,S,S,3)
+
+_KINDS = {"DDIMScheduler": "ddim", "DPMSolverMultistepScheduler": "dpmsolver++", "UniPCMultistepScheduler": "unipc"}
+
+def _renderer(scheduler):
+    "The name of a solver from its name, a diffusers scheduler, or None for DDIM."
+    if scheduler is None or scheduler in RENDERERS: return scheduler or "ddim"
+    if type(scheduler).__name__ in _KINDS: return _KINDS[type(scheduler).__name__]
+    name = scheduler if isinstance(scheduler, str) else type(scheduler).__name__
+    raise ValueError(unknown_name("scheduler", name, [*RENDERERS, *_KINDS]))
+
 
 # %% ../nbs/12_pipeline.ipynb #4b378914
 @patch
@@ -589,16 +605,25 @@ def _stepper(self:LatRefPipeline, bar, callback=None):
         return callback(self, i, t, state) if callback else None
     return step
 
+def _repeated(way, k):
+    "A Trajectory with each of its images k times, one after the other."
+    each = lambda o, dim: None if o is None else o.repeat_interleave(k, dim)
+    return replace(way, images=each(way.images, 0), xT=each(way.xT, 0), xs=each(way.xs, 1), x0s=each(way.x0s, 1))
+
 @patch
-def _way(self:LatRefPipeline, x, z, x_T, n, code, blended, callback, generator, dtype, return_trajectory):
-    "From images to noise, unless it is given, and down again under `code`, or under what `blended` makes of the source's path: both Trajectories."
+def _way(self:LatRefPipeline, x, z, x_T, n, code, blended, callback, generator, dtype, return_trajectory, method="ddim", k=1):
+    """From images to noise, unless it is given, and down again, k times each, under `code`, or under what `blended` makes of
+    the source's path: both Trajectories; without a code only the way up."""
     how, up = dict(dtype=dtype, return_trajectory=return_trajectory), None
-    with self.progress_bar(total=n if x_T is not None else 2 * n) as bar:
-        if x_T is None: up = self._invert(x, z, n, callback_on_step_end=self._stepper(bar), dtype=dtype, return_trajectory=return_trajectory or blended is not None)
-        start = up.xT if up else random_xT(self.autoencoder, z, generator) if isinstance(x_T, str) and x_T == "random" else x_T
-        step = self._stepper(bar, callback)
-        if blended is None: return up, start, sampling.render(self.autoencoder, start, code, n, callback_on_step_end=step, **how)
-        return up, start, self._render_blend(start, blended(source_path(x, start, up, self.autoencoder.schedule)), n, step, **how)
+    with self.progress_bar(total=n * ((x_T is None) + (code is not None))) as bar:
+        if x_T is None: up = _repeated(self._invert(x, z, n, callback_on_step_end=self._stepper(bar), dtype=dtype, return_trajectory=return_trajectory or blended is not None), k)
+        every = z.repeat_interleave(k, 0)                                                     # (B,d) -> (B·k,d)
+        start = up.xT if up else random_xT(self.autoencoder, every, generator) if isinstance(x_T, str) and x_T == "random" else _for_all(x_T, len(every), "noises")
+        if code is None: return up, start, None
+        how |= dict(callback_on_step_end=self._stepper(bar, callback), method=method)
+        if blended is None: return up, start, sampling.render(self.autoencoder, start, code, n, **how)
+        path = source_path(x.repeat_interleave(k, 0), start, up, self.autoencoder.schedule)
+        return up, start, self._render_blend(start, blended(path), n, how.pop("callback_on_step_end"), **how)
 
 @patch
 def _masks(self:LatRefPipeline, edits, n):
@@ -629,36 +654,56 @@ def _blended(self:LatRefPipeline, edits, masks, codes, ends, x, generator):
     return lambda source: Blend(zs, weights, keep.expand(whole), source)
 
 # %% ../nbs/12_pipeline.ipynb #95301680
+def _variants(e, n, k):
+    "The edit for n·k pictures, k of each image one after the other; a seed counts on from picture to picture of one image."
+    each = lambda o: o if o is None or isinstance(o, (str, Image.Image)) or len(o) != n else [r for r in o for _ in range(k)]
+    seeds = None if e.seed is None else tuple(s + j for s in (e.seed if isinstance(e.seed, tuple) else (e.seed,) * n) for j in range(k))
+    style = e.style if e.style is None or len(e.style) != n else StyleCode.cat(each(list(e.style)))
+    mask = e.mask.repeat_interleave(k, 0) if isinstance(e.mask, Tensor) and e.mask.ndim > 2 and len(e.mask) == n else e.mask
+    reference = torch.stack(each(list(e.reference))) if isinstance(e.reference, Tensor) and e.reference.ndim == 4 else each(e.reference)
+    return replace(e, seed=seeds, style=style, mask=mask, reference=reference)
+
 @patch
 @torch.no_grad()
-def __call__(self:LatRefPipeline, images, # see `load_images`
+def __call__(self:LatRefPipeline, images=None, # see `load_images`
              edits=(), # see `check_edits`; applied in order; none is the round trip
              num_inference_steps=20, # steps of inversion and of rendering
-             *, generator=None, # for noise that is drawn; a list has one per image
+             *, image=None, # the same as `images`, by diffusers' name
+             generator=None, # for noise that is drawn; a list has one per picture
              x_T=None, # (B,3,S,S) noise to render from; "random" draws it; None inverts the source
              keep=None, # keep the source outside the mask of `keep_mask`: True or False; None: for style edits that have no mask of their own and are rendered from the source's noise
-             output_type="pil", # "pil", "pt" (B,3,S,S) in [-1, 1], "np" (B,S,S,3) in [0, 1]
+             num_images_per_prompt=1, # pictures of each image, one after the other; the seeds of drawn styles count on from one to the next
+             scheduler=None, # what renders: "ddim", "dpmsolver++", "unipc", or a diffusers scheduler of these kinds, on the model's own noise levels
+             output_type="pil", # "pil", "pt" (B,3,S,S) in [-1, 1], "np" (B,S,S,3) in [0, 1], "latent": the codes (B,d), nothing is rendered
+             return_dict=True, # False: a plain tuple of the fields that are there
              callback_on_step_end=None, # f(pipe, step, timestep, {"xt", "x0", "z", …}) at each rendering step; may return new "xt" or "z"
              return_trajectory=False, # keep every step of both ways
              dtype=None # autocast the network to this, e.g. torch.bfloat16
             ): # LatRefOutput
     "Edit images: encode, invert, move the code, render."
     if output_type not in OUTPUT_TYPES: raise ValueError(unknown_name("output_type", output_type, OUTPUT_TYPES))
-    edits, x = self.check_edits(edits), self.load_images(images)
+    if (images is None) == (image is None): raise ValueError(f"{'no images' if image is None else 'images and image'} came. Give one of the two.")
+    k, method, render = int(num_images_per_prompt), _renderer(scheduler), output_type != "latent"
+    if k < 1: raise ValueError(f"num_images_per_prompt={num_images_per_prompt} came. Give 1 or more.")
+    edits, once = self.check_edits(edits), self.load_images(images if image is None else image)
+    z, x = self.encode(once), once.repeat_interleave(k, 0)                                    # (B,d), (B·k,3,S,S)
+    if k > 1: edits = [_variants(e, len(once), k) for e in edits]
     masks = self._masks(edits, len(x))
-    zs, styles = self._chain(self.encode(x), edits, x, generator=generator)
-    blended = self._blended(edits, masks, styles, zs, x, generator) if any(m is not None for m in masks) else None
-    up, start, down = self._way(x, zs[0], x_T, num_inference_steps, zs[-1], blended, callback_on_step_end, generator, dtype, return_trajectory)
+    zs, styles = self._chain(z.repeat_interleave(k, 0), edits, x, generator=generator)
+    blended = self._blended(edits, masks, styles, zs, x, generator) if render and any(m is not None for m in masks) else None
+    up, start, down = self._way(once, z, x_T, num_inference_steps, zs[-1] if render else None, blended, callback_on_step_end, generator, dtype, return_trajectory, method, k)
     mask = self.keep_mask(zs[0], zs[-1], edits, False if keep is None and x_T is not None else keep)
-    images = down.images if mask is None else torch.lerp(x, down.images.clamp(-1, 1), mask)
-    return self._output(images, output_type, x_T=start, zs=zs, source=x, edits=edits, styles=styles, mask=mask, **(dict(inverted=up, rendered=down) if return_trajectory else {}))
+    made = dict(x_T=start, zs=zs, source=x, edits=edits, styles=styles, mask=mask, **(dict(inverted=up, rendered=down) if return_trajectory else {}))
+    images = zs[-1] if not render else down.images if mask is None else torch.lerp(x, down.images.clamp(-1, 1), mask)
+    out = self._output(images, output_type, **made)
+    return out if return_dict else out.to_tuple()
 
 @patch
 def _output(self:LatRefPipeline, images, output_type, zs, **made):
     "All that was made, with what the classifier reads off the codes."
     both = [self.read(z) for z in (zs[0], zs[-1])]
     chances = both[0] and {t: torch.stack([p[t] for p in both]) for t in both[0]}             # (B,n_values) twice -> (2,B,n_values)
-    return LatRefOutput(_as_output(images.clamp(-1, 1), output_type), z=zs[0], z_edit=zs[-1], zs=zs, probabilities=chances, **made)
+    return LatRefOutput(_as_output(images if output_type == "latent" else images.clamp(-1, 1), output_type), z=zs[0], z_edit=zs[-1], zs=zs, probabilities=chances, **made)
 
 # %% ../nbs/12_pipeline.ipynb #5f1856d0
 @patch
@@ -706,7 +751,7 @@ def interpolate(self:LatRefPipeline, images, # see `load_images`
     path = source_path(x, up.xT, up, self.autoencoder.schedule)
     if mask is None: down = sampling.render(self.autoencoder, each(up.xT), codes, num_inference_steps, dtype=dtype)
     else: down = self._render_blend(each(up.xT), Blend(codes[None], mask[None], 1 - mask, lambda t: each(path(t))), num_inference_steps, lambda *_: None, dtype=dtype)
-    mixed = [StyleCode(*(torch.stack(o, 1).flatten(0, 1) for o in ([c.vector for c in styles], [c.tokens for c in styles])))] if styles else []
+    mixed = [replace(styles[0], **{part: torch.stack([getattr(c, part) for c in styles], 1).flatten(0, 1) for part in ("vector", "tokens")})] if styles else []
     kept = self.keep_mask(each(z), codes, [*a, *b])
     images = down.images if kept is None else torch.lerp(each(x), down.images.clamp(-1, 1), kept)
     return self._output(images, output_type, torch.stack([each(z), codes]), x_T=each(up.xT), source=each(x), edits=[*a, *b], styles=mixed, mask=kept)

@@ -1,6 +1,7 @@
 "The pipeline's contract on a tiny random model: edits as data, outputs, conventions, saving, and everything a checkpoint can be wrong in."
 import json, os, shutil, warnings
 from pathlib import Path
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -153,7 +154,50 @@ def test_output_types(pipe, x):
     assert pt.shape == x.shape and pt.min() >= -1 and pt.max() <= 1
     assert np_.shape == (3, SIZE, SIZE, 3) and np_.min() >= 0 and np.allclose(np_, (pt.movedim(1, -1) + 1) / 2, atol=1e-5)
     assert (load_image(pil[0]) - pt[0]).abs().max() < 1.01 / 127.5 and (load_image(np_[0]) - pt[0]).abs().max() < 1.01 / 127.5
-    refused(lambda: pipe(x, output_type="latent"), "output_type 'latent'", "pil, pt, np")
+    refused(lambda: pipe(x, output_type="jpeg"), "output_type 'jpeg'", "pil, pt, np, latent")
+
+def test_an_array_that_came_out_goes_in_again(pipe, x):
+    out = pipe(x, None, 3, output_type="np").images
+    assert torch.allclose(pipe.load_images(out), torch.stack([load_image(o) for o in out])) and pipe(out, None, 2, output_type="np").images.shape == out.shape
+
+def test_codes_without_rendering(pipe, x):
+    whole, codes = pipe(x, "Male=with", 3, output_type="pt"), pipe(x, "Male=with", 3, output_type="latent")
+    assert torch.equal(codes.images, whole.z_edit) and near(pipe.render(codes.x_T, codes.images, 3), whole.images)
+
+def test_a_plain_tuple(pipe, x):
+    out = pipe(x, "Male=with", 3, output_type="pt", return_dict=False)
+    assert isinstance(out, tuple) and torch.equal(out[0], pipe(x, "Male=with", 3, output_type="pt").images)
+
+def test_image_is_another_name_for_images(pipe, x):
+    assert torch.equal(pipe(image=x, num_inference_steps=2, output_type="pt").images, pipe(x, (), 2, output_type="pt").images)
+    refused(lambda: pipe(), "no images came"); refused(lambda: pipe(x, image=x), "Give one of the two")
+
+def test_schedulers_by_name_and_from_diffusers(pipe, x):
+    by = lambda s, n=4: pipe(x, "Male=with", n, scheduler=s, output_type="pt").images
+    assert near(by(None), by("ddim")) and near(by(diffusers.DPMSolverMultistepScheduler()), by("dpmsolver++")) and not near(by("unipc"), by("ddim"))
+    refused(lambda: by("euler"), "scheduler 'euler'", "dpmsolver++"); refused(lambda: by(diffusers.DDPMScheduler()), "scheduler 'DDPMScheduler'", "UniPCMultistepScheduler")
+
+@pytest.mark.parametrize("edits", ["Male=with:seed=5", "Male=with:seed=5,8,2", [Edit("Male", "with", seed=5, mask=np.eye(SIZE))], "Smiling=with"])
+def test_several_pictures_of_each_image(styled, x, edits):
+    "They are those that single calls make, with seeds that count on."
+    edits = styled.check_edits(edits)
+    many = styled(x, edits, 3, num_images_per_prompt=2, output_type="pt")
+    assert many.images.shape == (6, 3, SIZE, SIZE) and torch.equal(many.source[0], many.source[1])
+    for i, j in ((0, 0), (1, 1), (2, 1)):
+        seed = edits[0].seed if not isinstance(edits[0].seed, tuple) else edits[0].seed[i]
+        one = styled(x[i:i+1], [Edit(e.tag, e.value, seed=None if seed is None else seed + j, mask=e.mask) for e in edits], 3, output_type="pt")
+        assert torch.allclose(one.images[0], many.images[2 * i + j], atol=1e-4)
+
+def test_several_pictures_in_the_styles_of_as_many_references(styled, x, refs):
+    codes = styled.reference_style(refs, "Male", "with")
+    a, b = (styled(x, Edit("Male", "with", **how), 3, num_images_per_prompt=2, output_type="pt").images for how in (dict(reference=refs), dict(style=codes)))
+    assert torch.allclose(a, b, atol=1e-5) and torch.allclose(a[0::2], styled(x, Edit("Male", "with", reference=refs), 3, output_type="pt").images, atol=1e-4)
+    refused(lambda: styled(x, num_images_per_prompt=0), "num_images_per_prompt=0")
+
+def test_a_style_of_another_tag_is_refused(styled, refs):
+    glasses = styled.reference_style(refs[:1], "Eyeglasses", "with")
+    refused(lambda: Edit("Smiling", "with", style=glasses), "a style of Eyeglasses=with came for Smiling=with")
+    refused(lambda: styled.modulate(refs, "Eyeglasses", "without", glasses), "Eyeglasses=with came for Eyeglasses=without")
 
 def test_images_of_every_kind(pipe, x, tmp_path):
     im = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 40, 3), dtype=np.uint8)); im.save(tmp_path/"me.png")
