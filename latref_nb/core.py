@@ -841,7 +841,7 @@ def _exchange(tmp, path):
 def _replaceable(path, overwrite):
     "A folder's real path, or an error where it cannot be made or exchanged."
     path = _place(settle_folder(path))
-    if path.is_symlink(): path = path.resolve()                    # what the link stands for is exchanged, the link stays
+    if path.is_symlink() or ".." in path.parts: path = path.resolve()      # a link stays; no way through what is exchanged
     said, here = shown(path), Path(os.path.abspath(os.curdir)).resolve()
     if path.resolve() in (here, *here.parents):
         raise OSError(f"cannot write {said}: it is the folder you are in, or one above. Choose a folder of its own.")

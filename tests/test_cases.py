@@ -1,12 +1,12 @@
 "Small inputs that other programs made oddly, and variations of each kind: what must be read is read, the rest is one line."
-import io, os, shutil, struct, subprocess, sys, zlib
+import io, struct, subprocess, sys, warnings, zlib
 from pathlib import Path
 import numpy as np
 import pytest
 import torch
 from PIL import Image, PngImagePlugin, features
-from latref_nb.core import ImageError, IMAGE_SUFFIXES, TagSet, image_suffixes, load_image, read_formats
-from latref_nb.datasets import AnnotationError, open_faces
+from latref_nb.core import CELEBA_TAGS, ImageError, Tag, TagSet, load_image, read_formats
+from latref_nb.datasets import AnnotationError, FaceFolder, FacesWarning, open_faces
 
 CASES = Path(__file__).parent/"fixtures"/"cases"
 
@@ -316,3 +316,121 @@ def test_a_large_picture_made_small_on_the_way_is_the_same(mode, size):
     got = load_image(im, size, crop=False)
     assert got.shape[1:] == (size, round(2601 * k)) and (got - pixels(want)).abs().mean() < 0.01
     assert (load_image(encoded(im.convert("RGB"), "JPEG", quality=95), size, crop=False) - pixels(want)).abs().mean() < 0.02
+
+
+# ---- labels.csv: a cell means what its tag says, or is refused
+
+@pytest.mark.parametrize("case,want", [("digits12", [0, 1, 0, 1])])
+def test_the_cases_of_labels(case, want):
+    ds = open_faces(CASES/"labels"/case, 16, TagSet.load(CASES/"labels"/f"{case}.tags.json"))
+    assert ds.labels[:, 0].tolist() == want
+
+def test_the_case_of_a_word_that_is_a_number():
+    tags = TagSet.load(CASES/"labels"/"word_is_col3.tags.json")
+    refused(lambda: open_faces(CASES/"labels"/"word_is_col3", 16, tags), "labels.csv, line 2", "'1'", "black, blond, brown", exc=AnnotationError)
+
+def folder_of(root, names):
+    for n in names:
+        (root/n).parent.mkdir(parents=True, exist_ok=True)
+        halves(16, 16).save(root/n, "PNG")
+    return root
+
+def read_labels(root, text, tags, recursive=False):
+    "The first column of labels that a CSV gives a folder, by file name."
+    data = text if isinstance(text, bytes) else text.encode()
+    (root/"labels.csv").write_bytes(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FacesWarning)
+        ds = FaceFolder(root, 16, tags, root/"labels.csv", recursive)
+    return {p.relative_to(root).as_posix(): l for p, l in zip(ds.paths, ds.labels[:, 0].tolist())}
+
+def one(*values, attributes=()): return TagSet([Tag("T", values, attributes)])
+
+TWO, THREE = one("without", "with"), one("red", "green", "blue")
+
+@pytest.mark.parametrize("tags,cells,want", [
+    (TWO, ["with", "without", "1", "0", "-1", "+1"], [1, 0, 1, 0, 0, 1]), (TWO, ["1.0", "0.0", "-1.0", "", "nan", "NaN"], [1, 0, 0, -1, -1, -1]),
+    (one("1", "2"), ["1", "2", "1.0", "2.0", "", "NA"], [0, 1, 0, 1, -1, -1]), (one("0", "1"), ["0", "1", "0.0", "1.0"], [0, 1, 0, 1]),
+    (one("1", "0"), ["1", "0", "1.0"], [0, 1, 0]), (one("-1", "1"), ["-1", "1"], [0, 1]), (one("2", "1", "0"), ["2", "1", "0", ""], [0, 1, 2, -1]),
+    (one("none", "some"), ["none", "some", ""], [0, 1, -1]), (one("na", "da"), ["na", "da", "nan"], [0, 1, -1]),
+    (one("1.0", "2.5"), ["1", "1.0", "2.5"], [0, 0, 1]), (THREE, ["blue", "red", "null"], [2, 0, -1]),
+    (one("caf\u00e9", "th\u00e9"), ["caf\u00e9", "the\u0301"], [0, 1]), (one("a, b", "c"), ['"a, b"', "c"], [0, 1])])
+def test_what_cells_mean(tmp_path, tags, cells, want):
+    folder_of(tmp_path, [f"{i}.png" for i in range(len(cells))])
+    rows = "".join(f"{i}.png,{c}\n" for i, c in enumerate(cells))
+    assert list(read_labels(tmp_path, "file,T\n" + rows, tags).values()) == want
+
+@pytest.mark.parametrize("tags,cell", [
+    (THREE, "0"), (THREE, "1"), (THREE, "-1"), (THREE, "1.0"), (THREE, "rde"), (one("1", "2"), "0"), (one("1", "2"), "-1"), (one("1", "2"), "3"),
+    (one("0", "1"), "-1"), (TWO, "2"), (TWO, "yes"), (TWO, "With"), (TWO, "1.5"), (TWO, "\u0661"), (one("x", "1"), "0")])
+def test_cells_that_mean_nothing_are_refused(tmp_path, tags, cell):
+    folder_of(tmp_path, ["a.png", "b.png"])
+    said = refused(lambda: read_labels(tmp_path, f"file,T\na.png,\nb.png,{cell}\n", tags), "labels.csv, line 3", exc=AnnotationError)
+    assert all(v in said for v in tags["T"].values)
+
+PAIR = {"a.png": 1, "b c.png": 0}
+
+@pytest.mark.parametrize("text", [
+    "file,T\na.png,with\nb c.png,without\n", "file ,T \na.png ,with \nb c.png , without\n", "file;T\na.png;with\nb c.png;without\n",
+    "file\tT\na.png\twith\nb c.png\twithout\n", "file,T\r\na.png,with\r\nb c.png,without\r\n", "file,T\ra.png,with\rb c.png,without",
+    '"file","T"\n"a.png","with"\n"b c.png","without"\n', '"file" , "T"\n"a.png" , "with"\n "b c.png" , "without"\n',
+    ",file,T\n0,a.png,with\n1,b c.png,without\n", "Unnamed: 0,file,T\n5,a.png,1.0\n9,b c.png,0.0\n", ",T\na.png,with\nb c.png,without\n",
+    "file,T,\na.png,with,\nb c.png,without,\n", "file,T\n\na.png,with\n,\nb c.png,without,,\n\n", "file,note,T\na,1.5,with\n./b c.png,?,without\n",
+    "\ufefffile,T\na.png,with\nb c.png,without\n", "file,T\na.png,with\nb c.png,without\na,with\n", "file,T\na.png,\nb c.png,without\na.png,with\n",
+    "file,T,B\na.png,with,1\nb c.png,without,0\n", "file,B\na.png,1.0\nb c.png,-1.0\n"])
+def test_the_many_ways_to_write_a_csv(tmp_path, text):
+    folder_of(tmp_path, PAIR)
+    assert read_labels(tmp_path, text, one("without", "with", attributes=("B",))) == PAIR
+
+@pytest.mark.parametrize("text,words", [
+    ("file,T\na.png,with\nb c.png,with\na,without\n", ["lines 2 and 4", "a.png"]), ("file,T\na.png,with\n\na.png,0\n", ["lines 2 and 4"]),
+    ("file,T\nz.png,with\n", ["none of its 1 rows", "a.png"]), ("T,file\nwith,a.png\n", ["none of the columns file is a tag"]),
+    ("file,T\n", ["holds no rows"]), ("file,T,T\na.png,with,without\n", ["'T' comes twice"]), ("file,t\na.png,with\n", ["none of the columns t"]),
+    ("file,T,B\na.png,with,0\n", ["line 2", "T is with in its own column and without by"]), ("file T\na.png with\n", ["none of the columns (none)"]),
+    ("file,T\n,with\n", ["line 2", "names no file"]), ("file,T\na.png,with,1\n", ["line 2", "3 cells"]), ("file,T\na.png\n", ["line 2", "1 cells"]),
+    (b"file,T\n\xff\xfe.png,with\n", ["not a text file", "UTF-8"]), ("file,T\na.png,\"with\n" + "x" * 200_000, ["field larger"]),
+    ("file,B\na.png,with\n", ["line 2", "'with' came for B"]), (" \n\n", ["is empty"])])
+def test_a_csv_that_cannot_be_used(tmp_path, text, words):
+    folder_of(tmp_path, PAIR)
+    refused(lambda: read_labels(tmp_path, text, one("without", "with", attributes=("B",))), "labels.csv", *words, exc=AnnotationError)
+
+@pytest.mark.parametrize("of_file,of_row", [("caf\u00e9.png", "cafe\u0301.png"), ("cafe\u0301.png", "caf\u00e9.png"), ("\uac00.png", "\u1100\u1161"),
+                                            ("cafe\u0301.png", "cafe\u0301.png"), ("in\u0308/a.png", "\u00efn/a.png".replace("\u00efn", "i\u006e\u0308"))])
+def test_accents_in_both_ways(tmp_path, of_file, of_row):
+    folder_of(tmp_path, [of_file, "other.png"])
+    assert read_labels(tmp_path, f"file,T\n{of_row},with\n", TWO, recursive=True)[of_file] == 1
+    both = TagSet([Tag("Stra\u00dfe\u0301", ("o\u0308de", "voll"))])
+    assert read_labels(tmp_path, f"file,Stra\u00df\u00e9\n{of_row},\u00f6de\n", both, recursive=True)[of_file] == 0
+
+def test_one_name_for_several_pictures(tmp_path):
+    folder_of(tmp_path, ["x/1.png", "y/1.png", "2.png", "x/2.png", "y/3.png"])
+    read = lambda rows: read_labels(tmp_path, "file,T\n" + rows, TWO, recursive=True)
+    for row in ("1.png", "1"): refused(lambda: read(f"2.png,1\n{row},1\n"), "line 3", "2 pictures (x/1.png, y/1.png)", "Write the path", exc=AnnotationError)
+    assert read("x/1.png,1\ny\\1.png,0\n2.png,1\nx/2,0\n3,1\n") == {"x/1.png": 1, "y/1.png": 0, "2.png": 1, "x/2.png": 0, "y/3.png": 1}
+    (tmp_path/"2.jpg").write_bytes((tmp_path/"2.png").read_bytes())
+    assert read("2.png,1\n2.jpg,0\n")["2.jpg"] == 0
+
+@pytest.mark.parametrize("text", [
+    "image_id,Smiling,Male\n000001.jpg,1,-1\n000002.jpg,0,\n", ",image_id,Smiling,Male\n0,000001.jpg,1.0,-1.0\n1,000002.jpg,-1.0,nan\n",
+    "image_id;Smiling;Male\r\n000001.png;1;0\r\n000002;-1;NaN\r\n", "image_id,Smiling,Male\n000001.jpg,1,-1\n000002.jpg,0,\n000001.jpg,1,\n"])
+def test_celeba_as_a_csv_takes_the_same_cells(tmp_path, text):
+    folder_of(tmp_path/"img_align_celeba", ["000001.jpg", "000002.jpg"])
+    (tmp_path/"list_attr_celeba.csv").write_text(text)
+    ds = open_faces(tmp_path, 16)
+    assert ds.layout == "CelebA" and [CELEBA_TAGS.decode(l)["Smiling"] for l in ds.labels] == ["with", "without"]
+    assert [CELEBA_TAGS.decode(l)["Male"] for l in ds.labels] == ["without", None] and ds.attributes.tolist() == [[1, -1], [-1, 0]]
+
+@pytest.mark.parametrize("text,words", [
+    ("2\nSmiling\n000001.jpg 1\n000002.jpg 1\n000001.jpg -1\n", "lines 3 and 5"), ("Smiling Smiling\n000001.jpg 1 1\n", "'Smiling' comes twice"),
+    ("image_id,Smiling\n000001.jpg,1\n000001.jpg,0\n", "lines 2 and 3"), ("image_id,Smiling\n000001.jpg,yes\n", "line 2: the value 'yes'")])
+def test_celeba_rows_that_contradict(tmp_path, text, words):
+    folder_of(tmp_path/"img_align_celeba", ["000001.jpg", "000002.jpg"])
+    (tmp_path/("list_attr_celeba.csv" if "," in text else "list_attr_celeba.txt")).write_text(text)
+    refused(lambda: open_faces(tmp_path, 16), words, exc=AnnotationError)
+
+def test_celeba_with_a_second_copy_of_a_picture(tmp_path):
+    folder_of(tmp_path/"img_align_celeba", ["000001.jpg", "000001.png", "000002.png", "000002.webp"])
+    (tmp_path/"list_attr_celeba.txt").write_text("Smiling\n000001.jpg 1.0\n")
+    with pytest.warns(FacesWarning, match="3 pictures have no row"): assert [p.name for p in open_faces(tmp_path).paths] == ["000001.jpg"]
+    (tmp_path/"list_attr_celeba.txt").write_text("Smiling\n000001.jpg 1\n000002.jpg 1\n")
+    refused(lambda: open_faces(tmp_path, 16), "line 3", "2 pictures", exc=AnnotationError)
