@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['AnnotationError', 'FacesWarning', 'read_attributes', 'labels_of', 'ImageSet', 'CelebA', 'CelebAMaskHQ', 'FaceFolder',
-           'open_faces', 'fingerprint', 'write_celebamask_hq', 'write_celeba', 'TensorFaces', 'cached',
-           'region_weights']
+           'open_faces', 'fingerprint', 'write_celebamask_hq', 'write_celeba', 'TensorFaces', 'cached', 'provenance',
+           'labelled_as', 'region_weights']
 
 # %% ../nbs/01a_datasets.ipynb #457591ae
 import csv, hashlib, io, json, os, re, unicodedata, warnings
@@ -17,7 +17,7 @@ from PIL import Image
 from fastcore.basics import patch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
-from .core import (CELEBA_TAGS, ImageError, TagSet, atomic_write, file_size, from_uint8, image_files,
+from .core import (CELEBA_TAGS, SHARE, ImageError, TagSet, atomic_write, check_range, file_size, from_uint8, image_files,
                             load_image, nearest, passed_over, read_json, save_image, shown, to_uint8, unknown_name,
                             user_path, write_json)
 from .faces import CLASSES
@@ -502,6 +502,7 @@ class TensorFaces(Dataset):
                 ):
         if images.dtype != torch.uint8 or images.ndim != 4 or len(images) != len(labels): raise ValueError(f"images {tuple(images.shape)} of {images.dtype} and labels {tuple(labels.shape)} came. Needed: uint8 (n,3,S,S) and (n,{len(tags)}).")
         self.images, self.labels, self.tags, self.size = images, labels, tags, images.shape[-1]
+        self.provenance = None                                                         # of the dataset they were taken from, see `provenance`
         self.weights, self.regions = None, 0.0                                         # (n,1,S,S) of every pixel and the power behind them, see `weigh`
     def __len__(self): return len(self.images)
     def __getitem__(self, i):
@@ -568,7 +569,7 @@ def cached(ds, # any dataset of this or the previous chapter
     if path is not None: return _cached_file(ds, n, user_path(path), labels, tags, chunk, progress)
     images = torch.empty(n, 3, ds.size, ds.size, dtype=torch.uint8)
     for at, x in _chunks(ds, n, chunk, progress): images[at:at + len(x)] = x
-    return TensorFaces(images, labels, tags)
+    return _from(TensorFaces(images, labels, tags), fingerprint(ds, n))
 
 # %% ../nbs/01a_datasets.ipynb #c3e2ee67
 def _cached_file(ds, n, path, labels, tags, chunk, progress):
@@ -576,13 +577,46 @@ def _cached_file(ds, n, path, labels, tags, chunk, progress):
     key = fingerprint(ds, n)
     if path.exists():
         found, start, shape = _read_cache(path)
-        if found == key and shape == [n, 3, ds.size, ds.size]: return _map_cache(path, start, shape, tags)
+        if found == key and shape == [n, 3, ds.size, ds.size]: return _from(_map_cache(path, start, shape, tags), key)
         warnings.warn(f"{path}: is {'damaged' if found is None else 'of other faces or settings'}; it is made anew.", FacesWarning, stacklevel=3)
     with atomic_write(path) as tmp, open(tmp, "wb") as f:
         f.write(_cache_header(n, ds.size, tags, key)); f.write(labels.numpy().tobytes())
         for _, x in _chunks(ds, n, chunk, progress): f.write(x.numpy().tobytes())
     _, start, shape = _read_cache(path)
-    return _map_cache(path, start, shape, tags)
+    return _from(_map_cache(path, start, shape, tags), key)
+
+# %% ../nbs/01a_datasets.ipynb #5b1c1a02
+def _from(faces, key):
+    "Faces that know which dataset they were taken from."
+    faces.provenance = {"pictures and labels": key[:16]}
+    return faces
+
+def provenance(ds # any dataset
+              ): # dict of plain data; empty where it cannot be told
+    "What a training notes of its data: cheap also for a large folder, whose files are known by names, sizes and times."
+    own = getattr(ds, "provenance", None)
+    if own: return own
+    return {"pictures and labels": fingerprint(ds)[:16]} if all(hasattr(ds, k) for k in ("batch", "labels", "tags")) else {}
+
+# %% ../nbs/01a_datasets.ipynb #5b1c1a03
+class _Relabelled(Dataset):
+    "A dataset with other columns of labels; all else is its own."
+    def __init__(self, ds, tags, where): self.ds, self.tags, self.where = ds, tags, where
+    def __len__(self): return len(self.ds)
+    def __getattr__(self, name):
+        if name.startswith("__") or name == "ds": raise AttributeError(name)
+        return getattr(self.ds, name)
+    @property
+    def labels(self): return torch.as_tensor(self.ds.labels)[:, self.where]
+    def batch(self, indices): return (b := self.ds.batch(indices)) | {"labels": b["labels"][:, self.where]}
+    def __getitem__(self, i): return (o := self.ds[i]) | {"labels": o["labels"][self.where]}
+
+def labelled_as(ds, # a dataset with `labels` and `tags`
+                tags # TagSet, all of them among the dataset's
+               ): # the dataset itself where its columns are these already
+    "A dataset with its labels in the columns of these tags, found by name."
+    own = getattr(ds, "tags", tags)
+    return ds if own.alike(tags) else _Relabelled(ds, tags, tags.columns(own, "the dataset", "Open it with these tags."))
 
 # %% ../nbs/01a_datasets.ipynb #b11ca6a9
 def region_weights(masks, # (B,C,S,S) bool, one class true at each pixel
@@ -600,6 +634,6 @@ def weigh(self:TensorFaces, source, # the dataset these faces are of, with `mask
          ): # the same TensorFaces
     "Keep a weight of every pixel beside the pictures, by the region it belongs to."
     if not hasattr(source, "masks"): raise ValueError(f"{getattr(source, 'layout', type(source).__name__)} has no masks to weigh regions by. Allowed: synthfaces, CelebAMask-HQ. Or leave the regions out.")
-    self.regions = power
+    self.regions = check_range("regions", power, *SHARE)
     self.weights = torch.cat([region_weights(source.masks(range(i, min(i + chunk, len(self)))), power).half() for i in range(0, len(self), chunk)])
     return self

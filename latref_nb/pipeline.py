@@ -17,9 +17,11 @@ import numpy as np
 import torch
 from . import sampling
 from .autoencoder import DiffusionAutoencoder
-from .core import (ImageError, atomic_folder, atomic_write, batched, check_images, load_image, make_folder, make_generator, save_image, settle_folder, shipped_names,
-                            shipped_path, to_pil, unknown_name)
-from .directions import METHODS, Calibration, ValueClassifier, calibrate as calibrate_edits, edit_code, fit_classifiers
+from .core import (ImageError, atomic_folder, atomic_write, autocast_dtype, batched, check_images, load_image, make_folder,
+                            make_generator, resolve_precision, save_image, settle_folder, shipped_names, shipped_path, to_pil,
+                            unknown_name)
+from .directions import (METHODS, Calibration, ValueClassifier, calibrate as calibrate_edits, edit_code, fit_classifiers,
+                                  label_reader)
 from .faces import CLASSES
 from .masks import PictureMask
 from .modulation import StyleModulation
@@ -195,7 +197,7 @@ def _check_parts(autoencoder, parts):
     if not set(parts) - {"picture_mask"}: raise ValueError("an autoencoder alone edits nothing. Give classifiers (linear and mlp), or style networks (modulation with extractor or mapper), or both.")
     (first, one), *others = parts.items()
     for name, m in others:
-        if m.tags != one.tags: raise ValueError(f"{first} and {name} know different tags: {one.tags} and {m.tags}. Train both on the same labels.")
+        if not m.tags.alike(one.tags): raise ValueError(f"{first} and {name} know different tags: {one.tags} and {m.tags}. Train both on the same labels.")
     for name in ("linear", "mlp"):
         if name in parts and parts[name].config.z_dim != c.z_dim: raise ValueError(f"the {name} classifier reads codes of {parts[name].config.z_dim} numbers, the autoencoder gives {c.z_dim}. Fit it on this autoencoder's codes.")
     if "linear" in parts and parts["linear"].config.kind != "linear": raise ValueError(f"linear is a classifier of kind {parts['linear'].config.kind!r}. Fit it with kind='linear'.")
@@ -283,7 +285,7 @@ def from_pretrained(cls:LatRefPipeline, name, # a shipped name, a folder, or a h
 def check_tags(self:LatRefPipeline, tags # TagSet that is needed
               ): # the pipeline
     "Refuse a checkpoint with other tags than the data has."
-    if self.tags != tags: raise CheckpointError(f"this checkpoint knows {self.tags}, and {tags} is needed. Use a checkpoint trained on these tags.")
+    if not self.tags.alike(tags): raise CheckpointError(f"this checkpoint knows {self.tags}, and {tags} is needed. Use a checkpoint trained on these tags.")
     return self
 
 # %% ../nbs/12_pipeline.ipynb #f5202ee3
@@ -678,7 +680,7 @@ def __call__(self:LatRefPipeline, images=None, # see `load_images`
              return_dict=True, # False: a plain tuple of the fields that are there
              callback_on_step_end=None, # f(pipe, step, timestep, {"xt", "x0", "z", …}) at each rendering step; may return new "xt" or "z"
              return_trajectory=False, # keep every step of both ways
-             dtype=None # autocast the network to this, e.g. torch.bfloat16
+             dtype=None # autocast the network to this dtype, or to a precision's: "auto", "no", "bf16"
             ): # LatRefOutput
     "Edit images: encode, invert, move the code, render."
     if output_type not in OUTPUT_TYPES: raise ValueError(unknown_name("output_type", output_type, OUTPUT_TYPES))
@@ -840,13 +842,15 @@ def edit_files(pipe, # LatRefPipeline
                edits, # see `check_edits`
                out, # folder for the images, the strips and edits.json
                *, batch_size=8, # files at a time: memory does not grow with their number
+               precision="auto", # of the network in both loops: by the machine, see chapter 00; or "no", "bf16"
                seed=None, # image i uses seed + i
                report=None, # called with each row
-               **how # more arguments of the pipeline: num_inference_steps, x_T, dtype
+               **how # more arguments of the pipeline: num_inference_steps, x_T
               ): # EditReport
     "Edit files one small batch after the other."
     edits = pipe.check_edits(edits); ready, out = pipe.loaded(edits), make_folder(out)
     result, used = EditReport(out, [], out/"edits.json"), set()
+    how = {"dtype": resolve_precision(precision, pipe.device)} | how
     try:
         for batch in batched(files, batch_size):
             rows = _edit_batch(pipe, batch, len(result.rows), ready, out, used, seed, how)
@@ -857,7 +861,8 @@ def edit_files(pipe, # LatRefPipeline
 
 def _write_report(result, pipe, edits, seed, how):
     "edits.json, whole or not at all."
-    head = {"model": str(pipe.name_or_path or ""), "edits": [str(e) for e in edits], "seed": seed, **{k: v for k, v in how.items() if isinstance(v, (int, float, str))}}
+    more = {k: v for k, v in how.items() if k != "dtype" and isinstance(v, (int, float, str))}
+    head = {"model": str(pipe.name_or_path or ""), "edits": [str(e) for e in edits], "seed": seed, "precision": str(how["dtype"]), **more}
     with atomic_write(result.path) as tmp: tmp.write_text(json.dumps(head | {"files": result.rows}, indent=1, ensure_ascii=False), encoding="utf-8")
 
 # %% ../nbs/12_pipeline.ipynb #031d981b
@@ -899,14 +904,15 @@ STRENGTHS = inspect.signature(calibrate_edits).parameters["strengths"].default  
 @patch
 @torch.no_grad()
 def calibrate(self:LatRefPipeline, images, # (n,3,S,S) faces that no classifier was fitted on
-              judge, # images (b,3,S,S) → labels (b,n_tags): a network that trained none of the parts
+              judge, # a network that trained none of the parts, or its predict: images (b,3,S,S) → labels (b,n_tags)
               methods=METHODS, # whose strengths to find
-              num_inference_steps=20, batch_size=64, dtype=None, # of rendering, see the call
+              num_inference_steps=20, batch_size=64, precision="auto", # of rendering, see the call's dtype
               progress=False, # show a bar
               **how # more arguments of chapter 08's `calibrate`: strengths, n, pairs
              ): # {method: Calibration}; the strengths are kept in the classifiers
     "Choose the strength of every edit by looking at decoded faces."
-    parts = list(self.load_images(images).split(batch_size))
+    parts, judge = list(self.load_images(images).split(batch_size)), label_reader(judge, self.tags)
+    dtype = autocast_dtype(precision, self.device)
     z = torch.cat([self.encode(x) for x in parts]); before = torch.cat([judge(x) for x in parts])
     x_T = torch.cat([self.invert(x, o, num_inference_steps, dtype=dtype) for x, o in zip(parts, z.split(batch_size))])
     tries, found = len(methods) * len(how.get("pairs") or self.tags.pairs) * len(how.get("strengths") or STRENGTHS), {}

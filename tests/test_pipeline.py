@@ -612,6 +612,24 @@ def test_codes_of_a_dataset(pipe):
     assert torch.allclose(z, pipe.encode(ds.x), atol=1e-5) and torch.equal(labels, ds.labels)
     assert len(encode_dataset(pipe.autoencoder, ds, 7, batch_size=4)[0]) == 7
 
+def test_calibration_reads_a_network_by_name(x):
+    "A judge that knows the tags in other columns finds the same strengths; one that lacks a tag is refused."
+    p, how = tiny_pipeline(), dict(num_inference_steps=1, strengths=(1., 2.), n=3, pairs=[("Male", "with")], methods=("global_direction",), precision="no")
+    class Reader:
+        def __init__(self, tags): self.tags = tags
+        def predict(self, images): return torch.stack([(images.mean((1, 2, 3)) * (CELEBA_TAGS.index(t.name) + 2)).abs().mul(50).long() % len(t) for t in self.tags], 1)
+    faces = torch.rand(8, 3, SIZE, SIZE, generator=make_generator(4)) * 2 - 1
+    def go(judge): return p.calibrate(faces, judge, **how)["global_direction"].rows
+    turned = Reader(TagSet(list(CELEBA_TAGS)[::-1]))
+    assert go(Reader(CELEBA_TAGS)) == go(turned) == go(turned.predict)
+    refused(lambda: go(Reader(TagSet(list(CELEBA_TAGS)[:5]))), "the judge knows", "Male")
+
+def test_parts_are_compared_by_names_and_values(pipe):
+    bare = TagSet([Tag(t.name, t.values) for t in CELEBA_TAGS])                    # the columns of CelebA do not matter to a network
+    made = LatRefPipeline(pipe.autoencoder, pipe.linear, ValueClassifier(Z, bare, kind="mlp"))
+    assert made.check_tags(bare) is made
+    refused(lambda: LatRefPipeline(pipe.autoencoder, pipe.linear, ValueClassifier(Z, TagSet(list(CELEBA_TAGS)[::-1]), kind="mlp")), "know different tags")
+
 def test_calibration_looks_at_decoded_pictures(x):
     p = tiny_pipeline(); faces = Faces(12); seen = []
     def judge(images): seen.append(len(images)); return torch.stack([(images.mean((1, 2, 3)) > -9).long() * (torch.arange(len(images)) % len(t)) for t in CELEBA_TAGS], 1)
