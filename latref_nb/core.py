@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['MIN_SIDE', 'MAX_ASPECT', 'MAX_PIXELS', 'IMAGE_SUFFIXES', 'CELEBA_TAGS', 'from_uint8', 'to_uint8', 'to_numpy',
-           'to_pil', 'ImageError', 'check_size', 'fit_square', 'load_image', 'load_images', 'image_files',
-           'check_images', 'default_device', 'default_dtype', 'make_generator', 'randn', 'nearest', 'unknown_name',
-           'Tag', 'TagSet', 'write_error', 'make_folder', 'atomic_write', 'settle_folder', 'atomic_folder',
-           'save_image', 'batched', 'shipped_names', 'shipped_path']
+           'to_pil', 'ImageError', 'check_size', 'FileError', 'user_path', 'shown', 'file_size', 'fit_square',
+           'load_image', 'load_images', 'image_files', 'check_images', 'default_device', 'default_dtype',
+           'make_generator', 'randn', 'nearest', 'unknown_name', 'Tag', 'TagSet', 'write_error', 'make_folder',
+           'atomic_write', 'settle_folder', 'atomic_folder', 'json_text', 'write_json', 'read_json', 'save_image',
+           'batched', 'shipped_names', 'shipped_path']
 
 # %% ../nbs/00_core.ipynb #d5cf3271
-import difflib, errno, io, json, os, secrets, shutil, struct, threading, warnings
+import difflib, errno, io, json, os, secrets, shutil, stat, struct, threading, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -67,6 +68,41 @@ def check_size(w, # width in pixels
     if w * h > MAX_PIXELS: raise ImageError(f"{said} is {w*h/1e6:.0f} megapixels. At most {MAX_PIXELS//10**6} are read; make it smaller first.")
     if max(w, h) > MAX_ASPECT * min(w, h):
         raise ImageError(f"{said} is too elongated. The long side may be at most {MAX_ASPECT} times the short one; crop it around the face.")
+
+# %% ../nbs/00_core.ipynb #1f383dba
+class FileError(ValueError):
+    "A file that cannot be used: the message names it and says what came, what is allowed and how to mend it."
+
+def user_path(path # as somebody wrote it, perhaps with ~ for the home folder
+             ): # Path
+    "A path as the system takes it; what exists under the written name is left alone."
+    path = os.fspath(path)
+    return Path(path if os.path.lexists(path) else os.path.expanduser(path))
+
+def shown(name # a path, or any text
+         ): # text in one line that every UTF-8 terminal takes
+    "A name for messages: line ends, control characters and bytes that are no text come as escapes."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
+
+# %% ../nbs/00_core.ipynb #d4c676a7
+_shut = "no permission to read it. Change its permissions, or copy it"
+
+def file_size(path, # where
+              what, # what is needed there: "a tags file", "one image file"
+              exc=FileError # the kind of error
+             ): # bytes
+    "The size of a regular file that is there; anything else is an `exc` in one line, and nothing is opened."
+    said, needed = shown(path), f"{what} is needed"
+    try: info = os.stat(path)
+    except PermissionError: raise exc(f"{said}: {_shut}.") from None
+    except FileNotFoundError:
+        there = "is a link to nothing" if os.path.islink(path) else "no such file"
+        raise exc(f"{said}: {there}; {needed}. Check the path.") from None
+    except (OSError, ValueError) as e:                               # too long, a file used as a folder, a NUL inside
+        raise exc(f"{said[:200]}: cannot be found ({getattr(e, 'strerror', None) or e}); {needed}.") from None
+    if stat.S_ISDIR(info.st_mode): raise exc(f"{said}: is a folder, and {needed}.")
+    if not stat.S_ISREG(info.st_mode): raise exc(f"{said}: is a pipe, a socket or a device, and {needed}.")
+    return info.st_size
 
 # %% ../nbs/00_core.ipynb #79083cbe
 def _refuse_frames(im, what):
@@ -484,6 +520,45 @@ def atomic_folder(path, # the folder to appear
         tmp.mkdir()
         yield tmp
         _exchange(tmp, path)
+
+# %% ../nbs/00_core.ipynb #f839c7f8
+def _plain(o):
+    "What JSON has no form for: paths as text; arrays, tensors and their numbers as lists and numbers."
+    if isinstance(o, os.PathLike): return os.fspath(o)
+    if hasattr(o, "tolist"): return o.tolist()
+    raise TypeError(f"a {type(o).__name__} cannot be written as JSON.")
+
+def json_text(data # plain data; also paths, arrays and tensors
+             ): # text that UTF-8 can always hold
+    "Data as readable JSON, names in any encoding included."
+    text = json.dumps(data, indent=1, ensure_ascii=False, default=_plain) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+def write_json(data, # see `json_text`
+               path # the file to appear; None writes nothing
+              ): # its path, or None
+    "Write data as JSON, whole or not at all."
+    if path is None: return None
+    path, text = user_path(path), json_text(data)
+    with atomic_write(path) as tmp: tmp.write_bytes(text.encode("utf-8"))
+    return path
+
+# %% ../nbs/00_core.ipynb #a80203d6
+def read_json(path, # a regular file
+              what="a JSON file", # how messages call it: "a tags file"
+              limit=1_000_000 # bytes; anything larger is refused unread
+             ): # plain data
+    "Read JSON; whatever is wrong with the file is a `FileError` in one line that names it."
+    path = user_path(path)
+    said, size = shown(path), file_size(path, what)
+    if size > limit: raise FileError(f"{said}: is {size:,} bytes long; {what} of at most {limit:,} is needed.")
+    try:
+        with open(path, "rb") as f: return json.loads(f.read(limit + 1))
+    except RecursionError: raise FileError(f"{said}: is nested too deeply, and {what} is needed.") from None
+    except ValueError as e:                                      # not JSON, not text, a number of 5000 digits
+        raise FileError(f"{said}: is not JSON ({shown(e)[:80]}), and {what} is needed.") from None
+    except PermissionError: raise FileError(f"{said}: {_shut}.") from None
+    except OSError as e: raise FileError(f"{said}: cannot be read ({e.strerror}), and {what} is needed.") from None
 
 # %% ../nbs/00_core.ipynb #23a3cb13
 def save_image(x, # (3,H,W) in [-1, 1], or a PIL image

@@ -1,13 +1,16 @@
 "Pictures, tags and files: what is accepted, what is refused in one clear line, and what stays behind when writing fails."
-import io, os, resource
+import io, json, math, os, resource, socket
+from pathlib import Path
 from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from latref_nb.core import (CELEBA_TAGS, ImageError, Tag, TagSet, atomic_folder, atomic_write, batched, check_images, default_device, image_files,
-                            load_image, load_images, make_generator, nearest, randn, save_image, settle_folder, shipped_names, shipped_path, to_numpy, to_pil)
+from latref_nb.core import (CELEBA_TAGS, FileError, ImageError, Tag, TagSet, atomic_folder, atomic_write, batched,
+                            check_images, default_device, file_size, image_files, json_text, load_image, load_images,
+                            make_generator, nearest, randn, read_json, save_image, settle_folder, shipped_names,
+                            shipped_path, shown, to_numpy, to_pil, user_path, write_json)
 
 
 def photo(w=40, h=30, seed=0):
@@ -278,6 +281,60 @@ def test_a_kill_between_the_renames_is_mended(tmp_path):
     assert settle_folder(tmp_path/"m").is_dir() and os.listdir(tmp_path) == ["m"]
     with atomic_folder(tmp_path/"m") as t: (t/"two").touch()
     assert os.listdir(tmp_path) == ["m"] and os.listdir(tmp_path/"m") == ["two"]
+
+# ---- JSON, and what is no regular file
+
+ODD_NAMES = ["plain", "ü é 中 🙂", "caf\udce9.png", "\\udcff \udcff", "two\nlines", 'a"b\\', "\x00\x1f\x7f", "\ud800"]
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_json_takes_any_name(tmp_path, name):
+    path = write_json({name: [name]}, tmp_path/"new"/"a.json")
+    assert read_json(path) == {name: [name]} and json.loads(path.read_text(encoding="utf-8")) == {name: [name]}
+    assert "\n" not in shown(name) and shown(name).encode("utf-8")
+
+def test_json_takes_numbers_of_all_kinds(tmp_path):
+    data = {"n": np.float32(0.5), "a": np.arange(3), "t": torch.ones(2), "p": tmp_path}
+    data |= {"nan": math.nan, "inf": -math.inf, "none": None}
+    back = read_json(write_json(data, tmp_path/"a.json"))
+    assert back["n"] == 0.5 and back["a"] == [0, 1, 2] and back["t"] == [1, 1] and back["p"] == str(tmp_path)
+    assert math.isnan(back["nan"]) and back["inf"] == -math.inf and back["none"] is None
+    assert write_json({}, None) is None
+    with pytest.raises(TypeError, match="cannot be written"): write_json({"o": object()}, tmp_path/"b.json")
+    assert os.listdir(tmp_path) == ["a.json"]
+
+@pytest.mark.parametrize("content,words", [
+    (b"", "is not JSON"), (b"\xff\xfe\x00\x80", "is not JSON"), (b"<html>\n404", "is not JSON"), (b"9" * 5000, "is not JSON"),
+    (b"[" * 50_000, "nested too deeply"), (b'{"a":' * 50_000, "nested too deeply"),
+    (b"[" + b"1," * 600_000 + b"1]", "at most 1,000,000")])
+def test_json_that_cannot_be_used_is_one_line(tmp_path, content, words):
+    (tmp_path/"x.json").write_bytes(content)
+    refused(lambda: read_json(tmp_path/"x.json", "a recipe"), "x.json", words, "a recipe", exc=FileError)
+
+def not_regular(folder):
+    "Paths of what stands in a folder under a file's name and is none."
+    os.mkfifo(folder/"pipe")
+    for name, target in (("broken", folder/"gone"), ("device", "/dev/zero"), ("loop", "loop")): (folder/name).symlink_to(target)
+    (folder/"folder").mkdir()
+    (folder/"file").touch()
+    with socket.socket(socket.AF_UNIX) as s: s.bind(str(folder/"socket"))
+    names = ("pipe", "broken", "device", "loop", "folder", "socket", "gone", "file/x", "n" * 300, "nul\0")
+    return [folder/n for n in names]
+
+def test_only_regular_files_are_opened(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)                                     # a socket's path must be short
+    for path in not_regular(Path()): refused(lambda: read_json(path), "a JSON file is needed", exc=FileError)
+    (tmp_path/"link.json").symlink_to(write_json([1], tmp_path/"real.json"))
+    assert read_json(tmp_path/"link.json") == [1] and file_size("real.json", "x") == len(json_text([1]))
+
+def test_the_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    write_json([1], "~/a.json")
+    assert os.listdir(tmp_path) == ["a.json"] and read_json("~/a.json") == [1]
+    (tmp_path/"~").mkdir()
+    (tmp_path/"~"/"b.json").write_text("[2]")
+    assert read_json("~/b.json") == [2] and user_path("~nobody-here/x") == Path("~nobody-here/x")
+
 
 def test_files_get_the_usual_permissions(tmp_path):
     (tmp_path/"plain").touch()
