@@ -54,8 +54,9 @@ OURS = (ValueError, OSError, IndexError, training.TrainingError)   # what our ow
 
 def one_line(e # an exception, or a text
             ): # its message without line breaks, and nothing in it that a terminal could not show
-    "What a terminal is told about an error."
-    return shown(" ".join(str(e).split())) or type(e).__name__
+    "What a terminal is told about an error; a very long one without its middle."
+    words = shown(" ".join(str(e).split())) or type(e).__name__
+    return words if len(words) <= 500 else f"{words[:330]} … {words[-160:]}"
 
 def told(e # an exception
         ): # one line
@@ -263,7 +264,8 @@ def _probe(folder):
         os.rmdir(tempfile.mkdtemp(prefix=".part-", dir=folder))
     except OSError as e:
         if e.errno is None: raise                                                  # make_folder has said it already
-        raise write_error(e, folder) or OSError(f"cannot write {shown(folder)}: {e.strerror}. Choose another place.") from None
+        said = f"cannot write {shown(folder)}: {e.strerror}. Choose another place."
+        raise write_error(e, folder) or OSError(said) from None
     finally:
         for p in new:
             with suppress(OSError): p.rmdir()
@@ -279,6 +281,8 @@ def check_place(out, # folder to be made, or to be added to
         raise OSError(f"{said}: that is a file, and a folder is to be made. Choose another name.")
     names = sorted(shown(p.name) for p in out.iterdir() if lost(p)) if lost and out.is_dir() else []
     if names: raise OSError(f"{said}: what is in it would be lost ({', '.join(names[:3])}). Choose a new folder.")
+    if lost and out.is_dir() and out.resolve() in (Path.cwd(), *Path.cwd().parents):
+        raise OSError(f"{said}: it is written anew as a whole, and you are in it. Give a folder in it, or leave it.")
     _probe(out if out.is_dir() and not lost else out.parent)
 
 # %% ../nbs/17_commands.ipynb #d57e8ea1
@@ -452,7 +456,7 @@ def begun_network(folder, # of a trained autoencoder
 
 def _typed():
     "The command line as it was typed, in one line."
-    return one_line(" ".join([Path(sys.argv[0]).name, shlex.join(sys.argv[1:])]))
+    return shown(" ".join([Path(sys.argv[0]).name, shlex.join(sys.argv[1:])]))
 
 BEFORE = "training_before.json"                              # the records of an autoencoder's earlier stages, oldest first
 
@@ -503,7 +507,7 @@ def begin_training(out, # folder of the training
     check_place(out)
     if (Path(out)/"checkpoint").exists() and not resume: raise ValueError(f"{out} holds a checkpoint already. Add --resume to go on from it, or choose another --out.")
     if others := _others_things(Path(out), makes):
-        raise ValueError(f"{out} holds {others[0]}, which would be overwritten and is of no training. Choose another --out.")
+        raise ValueError(f"{out} holds {others[0]}, which is of no training and would be lost. Choose another --out.")
     out = make_folder(out)
     if init and not (out/"commands.txt").exists(): note(init, out)
     with open(out/"commands.txt", "a", encoding="utf-8") as f: f.write(_typed() + "\n")
@@ -733,6 +737,7 @@ def train_styles(
     resume:bool=False, # go on from the checkpoint in --out
 ):
     "Train the style networks of a pipeline: forward-backward consistency, no pairs."
+    check_place(out)
     check_place(Path(out)/"pipeline", lost_by_pipeline)
     chosen, pipe = grouped_settings(set), _with_classifiers(model, device)
     _check_styles(pipe, chosen)
@@ -799,6 +804,7 @@ def train_mask(
     resume:bool=False, # go on from the checkpoint in --out
 ):
     "Train the mask of a pipeline: where an edit with a style may show."
+    check_place(out)
     check_place(Path(out)/"pipeline", lost_by_pipeline)
     chosen, pipe = grouped_settings(set, MASK_SETTINGS), _with_classifiers(model, device)
     open_data(data, n, pipe.size, data_seed, cache="none", tags=pipe.tags)         # bad data leaves no folder behind
@@ -902,8 +908,8 @@ latref_edit photos/ --edit Bangs=with:method=image_specific --model runs/mine --
 def latref_edit(
     files:Param("image files, and folders of image files", str, nargs="+", opt=False),
     edit:Param("Tag=value, and behind it :ref=her.png or :seed=3 or :method=image_specific, :gain=0.8, :mask=where.png; may be repeated, applied in order; none is the round trip", str, action="append")=None,
-    out:Param("folder for the edited images, the strips and edits.json; files that lie there and are not of an earlier run "
-              "are never overwritten: the new ones get a number", str, required=True)=None,
+    out:Param("folder for the edited images, the strips and edits.json; what lies there and is not of an earlier run "
+              "is never overwritten: the new files get a number", str, required=True)=None,
     model:str="synthfaces64", # a shipped name, a folder, or a hub id
     steps:int=20, # of inversion and of rendering
     seed:Number(int, -MOST_SEED, MOST_SEED)=None, # of noise that edits draw

@@ -789,7 +789,7 @@ def own_products(out # a folder, perhaps one that `edit_files` has written to
     try:
         record = read_json(path, "a record of edits", limit=10**9)
         names = [r["edited"] for r in record["files"] if "edited" in r] + record.get("earlier", [])
-        stems = [n.removesuffix(PRODUCTS[0]) for n in names]
+        stems = [n.removesuffix(PRODUCTS[0]) for n in names if Path(n).name == n]
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise ValueError(f"{shown(path)} is in the way: it is no record of edits ({_brief(str(e))}). "
                          "Move it away, or choose another folder.") from None
