@@ -1,0 +1,196 @@
+"Small inputs that other programs made oddly, and variations of each kind: what must be read is read, the rest is one line."
+import io, os, shutil, struct, subprocess, sys, zlib
+from pathlib import Path
+import numpy as np
+import pytest
+import torch
+from PIL import Image, PngImagePlugin
+from latref_nb.core import ImageError, IMAGE_SUFFIXES, TagSet, image_suffixes, load_image, read_formats
+from latref_nb.datasets import AnnotationError, open_faces
+
+CASES = Path(__file__).parent/"fixtures"/"cases"
+
+
+def halves(w=96, h=64):
+    "Red left, blue right, a green corner: every way to turn it looks different."
+    a = np.zeros((h, w, 3), np.uint8)
+    a[:, :w // 2, 0] = 230
+    a[:, w // 2:, 2] = 230
+    a[:h // 4, :w // 8, 1] = 230
+    return Image.fromarray(a)
+
+def encoded(im, fmt="PNG", **kw):
+    b = io.BytesIO()
+    im.save(b, fmt, **kw)
+    return b.getvalue()
+
+def pixels(im): return torch.from_numpy(np.array(im.convert("RGB"))).permute(2, 0, 1) / 127.5 - 1       # (3,H,W)
+
+def refused(f, *words, exc=ImageError):
+    "`f` raises `exc` with one short line that holds all words."
+    with pytest.raises(exc) as e: f()
+    said = str(e.value)
+    assert "\n" not in said and len(said) < 400, said
+    for w in words: assert w in said, said
+    return said
+
+
+# ---- orientation: one tag alone, whatever is wrong with the others
+
+def directory(entries, order="<"):
+    "EXIF of one directory; entries are (tag, type, count, four bytes)."
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(entries))
+    return head + b"".join(struct.pack(order + "HHI", *e[:3]) + e[3].ljust(4, b"\0") for e in entries) + bytes(4)
+
+def turned(order, code=6, kind=3):
+    "The entry of the orientation."
+    return 0x0112, kind, 1, struct.pack(order + {1: "B", 3: "H", 4: "I", 8: "h", 11: "f"}.get(kind, "H"), code)
+
+BROKEN = {"resolution undefined": (0x011A, 7, 8, b"\xff\xff\xff\xff"), "artist rational": (0x013B, 5, 1, b"\xff\xff\xff\x0f"),
+          "no such type": (0x010F, 99, 3, b"abc"), "count without end": (0x0110, 2, 0xFFFFFFFF, b"\x08"),
+          "unit a string": (0x0128, 2, 4, b"inch"), "exif elsewhere": (0x8769, 4, 1, b"\xff\xff\xff\x7f"),
+          "gps of no type": (0x8825, 0, 0, b""), "description a float": (0x010E, 11, 1, b"\x00\x00\xc0\x7f"),
+          "resolution without parts": (0x011B, 5, 0, b""), "date signed": (0x0132, 9, 2, b"\xff\xff\xff\xff")}
+
+def with_exif(fmt, exif):
+    if fmt == "raw profile":
+        text = "\nexif\n%8d\n%s\n" % (len(exif), exif.hex())
+        info = PngImagePlugin.PngInfo()
+        info.add_text("Raw profile type exif", text, zip=True)
+        return encoded(halves(), "PNG", pnginfo=info)
+    return encoded(halves(), fmt, exif=b"Exif\0\0" + exif, **({"lossless": True} if fmt == "WEBP" else {}))
+
+@pytest.mark.parametrize("name", ["rational_as_undefined", "artist_rational"])
+def test_the_cases_are_read_upright(name):
+    want = load_image(CASES/"exif"/"good6.jpg")
+    assert want.shape == (3, 96, 64)
+    for src in (CASES/f"exif/{name}.jpg", (CASES/f"exif/{name}.jpg").read_bytes(), Image.open(CASES/f"exif/{name}.jpg")):
+        assert torch.equal(load_image(src), want)
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP", "raw profile"])
+def test_no_other_tag_decides_about_the_orientation(fmt, order):
+    want = load_image(with_exif(fmt, b"")).rot90(-1, (1, 2))
+    for name, tag in BROKEN.items():
+        entries = sorted([turned(order), (0x0100, 3, 1, b"\1\0"), tag])
+        assert torch.equal(load_image(with_exif(fmt, directory(entries, order))), want), name
+    assert torch.equal(load_image(with_exif(fmt, directory([*BROKEN.values(), turned(order)], order))), want)
+
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("code,undo", [
+    (2, "FLIP_LEFT_RIGHT"), (3, "ROTATE_180"), (4, "FLIP_TOP_BOTTOM"), (5, "TRANSPOSE"), (6, "ROTATE_90"), (7, "TRANSVERSE"), (8, "ROTATE_270")])
+def test_all_eight_orientations_in_every_format(fmt, code, undo):
+    if fmt not in read_formats(): pytest.skip(f"this Pillow has no {fmt}")
+    exif = Image.Exif()
+    exif[0x0112] = code
+    lying = halves().transpose(getattr(Image.Transpose, undo))
+    options = {"WEBP": {"lossless": True}, "AVIF": {"quality": 100}, "JPEG": {"quality": 95, "subsampling": 0}}.get(fmt, {})
+    for src in (data := encoded(lying, fmt, exif=exif, **options), Image.open(io.BytesIO(data))):
+        x = load_image(src)
+        assert x.shape == (3, 64, 96) and (x - pixels(halves())).abs().mean() < 0.05
+
+@pytest.mark.parametrize("entry", [
+    (0x0112, 2, 2, b"6"), (0x0112, 5, 1, b"\6"), (0x0112, 7, 1, b"\6"), (0x0112, 3, 0, b"\6"), (0x0112, 3, 2, b"\6\0\6\0"), (0x0112, 3, 1, b"\0"),
+    (0x0112, 3, 1, b"\11"), (0x0112, 3, 1, b"\xff\xff"), (0x0112, 4, 1, b"\6\0\1\0"), (0x0112, 99, 1, b"\6")], ids=str)
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG"])
+def test_an_orientation_of_a_wrong_kind_is_passed_over(fmt, entry):
+    assert load_image(with_exif(fmt, directory([entry]))).shape == (3, 64, 96)
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("kind", [1, 3, 4])
+def test_whole_numbers_of_any_width_turn(order, kind):
+    assert load_image(with_exif("JPEG", directory([turned(order, 6, kind)], order))).shape == (3, 96, 64)
+
+def tiff(entries, big=False):
+    "An uncompressed grey TIFF of 16×12 pixels, left half white, with more tags."
+    data = bytes([255] * 8 + [0] * 8) * 12
+    H = lambda v: struct.pack("<H", v)
+    at = 16 + len(data)
+    tags = [(256, 3, 1, H(16)), (257, 3, 1, H(12)), (258, 3, 1, H(8)), (259, 3, 1, H(1)), (262, 3, 1, H(1)), (273, 3, 1, H(16)),
+            (277, 3, 1, H(1)), (278, 3, 1, H(12)), (279, 3, 1, H(len(data)))]
+    tags = sorted([*tags, *entries])
+    if not big:
+        body = b"".join(struct.pack("<HHI", *t[:3]) + t[3].ljust(4, b"\0") for t in tags)
+        return b"II*\0" + struct.pack("<I", at) + bytes(8) + data + struct.pack("<H", len(tags)) + body + bytes(4)
+    body = b"".join(struct.pack("<HHQ", *t[:3]) + t[3].ljust(8, b"\0") for t in tags)
+    return b"II+\0" + struct.pack("<HHQ", 8, 0, at) + data + struct.pack("<Q", len(tags)) + body + bytes(8)
+
+@pytest.mark.parametrize("big", [False, True])
+def test_a_tiff_is_read_by_its_pixel_tags_alone(big):
+    assert load_image(tiff([], big))[0, 0].tolist() == [1.0] * 8 + [-1.0] * 8
+    for name, tag in BROKEN.items():
+        x = load_image(tiff([turned("<"), tag], big))
+        assert x.shape == (3, 16, 12) and (x[0, :8] == 1).all() and (x[0, 8:] == -1).all(), name
+    everything = [*BROKEN.values(), (0x8773, 7, 4, b"icc?"), (0x02BC, 1, 4, b"<xmp"), (0x0128, 3, 1, b"\3\0")]
+    assert load_image(tiff(everything, big)).shape == (3, 12, 16)
+
+
+# ---- metadata never decides whether pixels are read
+
+def chunk(kind, data): return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+def png_with(*chunks, last=False):
+    "A PNG with more chunks, behind its header or behind its pixels."
+    data = encoded(halves())
+    at = data.index(b"IEND") - 4 if last else 33
+    return data[:at] + b"".join(chunks) + data[at:]
+
+MUCH = zlib.compress(bytes(40_000_000))
+CHUNKS = {"zTXt": chunk(b"zTXt", b"Comment\0\0" + MUCH), "iTXt": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + MUCH),
+          "tEXt": chunk(b"tEXt", b"Comment\0" + b"x" * 2_000_000), "iccp": chunk(b"iCCP", b"p\0\0" + MUCH),
+          "profile": chunk(b"zTXt", b"Raw profile type exif\0\0" + MUCH), "no icc": chunk(b"iCCP", b"p\0\0not packed"),
+          "icc method": chunk(b"iCCP", b"p\0\7" + MUCH), "no text": chunk(b"zTXt", b"Comment\0\0not packed"),
+          "eXIf": chunk(b"eXIf", b"MM no directory"), "pHYs": chunk(b"pHYs", b"\0"), "cHRM": chunk(b"cHRM", b"\0"),
+          "gAMA": chunk(b"gAMA", b""), "sRGB": chunk(b"sRGB", b""), "crc": chunk(b"tIME", b"now")[:-4] + b"oops",
+          "private": chunk(b"prVt", bytes(50))}
+
+@pytest.mark.parametrize("last", [False, True], ids=["before", "behind"])
+@pytest.mark.parametrize("name", CHUNKS)
+def test_png_metadata(name, last):
+    assert torch.equal(load_image(png_with(CHUNKS[name], last=last)), pixels(halves()))
+
+def test_much_text_in_many_pieces():
+    x = load_image(CASES/"ztxt1m.png")
+    assert x.shape == (3, 64, 96) and x.std() > 0.1
+    assert torch.equal(load_image(png_with(*[CHUNKS["zTXt"]] * 20, *CHUNKS.values())), pixels(halves()))
+
+def segment(kind, data): return struct.pack(">BBH", 0xFF, kind, len(data) + 2) + data
+
+MPF = b"MPF\0II*\0\x08\0\0\0"
+SEGMENTS = {"exif": segment(0xE1, b"Exif\0\0MM no directory"), "xmp": segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x"),
+            "icc": segment(0xE2, b"ICC_PROFILE\0\1"), "icc counts": segment(0xE2, b"ICC_PROFILE\0\xff\xffbad") * 300,
+            "mpf": segment(0xE2, MPF + b"\xff\xff"), "mpf tags": segment(0xE2, MPF + struct.pack("<HHHI4s", 1, 0xB001, 2, 9, b"two\0")),
+            "photoshop": segment(0xED, b"Photoshop 3.0\x008BIM\x04\x04\xff\xff\xff\xff"), "comment": segment(0xFE, b"\xff" * 60_000) * 40,
+            "jfif": segment(0xE0, b"JFIF\0\1"), "adobe": segment(0xEE, b"Adobe"), "empty": segment(0xE1, b"") + segment(0xE5, b""),
+            "fill": b"\xff" * 7}
+
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_jpeg_metadata(name):
+    data = encoded(halves(), "JPEG", quality=95)
+    want = load_image(data)
+    assert torch.equal(load_image(data[:20] + SEGMENTS[name] + data[20:]), want)
+    assert torch.equal(load_image(data[:2] + SEGMENTS[name] + data[2:]), want)
+    assert torch.equal(load_image(data + b"a preview, a film, or anything" * 99), want)
+
+def test_adobe_colours_are_kept():
+    "Without its Adobe segment a CMYK JPEG would come out inverted."
+    data = encoded(halves().convert("CMYK"), "JPEG", quality=95)
+    assert (load_image(data) - pixels(halves())).abs().mean() < 0.05
+
+@pytest.mark.parametrize("fmt,at", [("WEBP", b"EXIF"), ("WEBP", b"XMP "), ("WEBP", b"ICCP"), ("AVIF", b"Exif"), ("AVIF", b"mime")])
+def test_metadata_of_webp_and_avif(fmt, at):
+    if fmt not in read_formats(): pytest.skip(f"this Pillow has no {fmt}")
+    junk = b"\xffMM no directory at all, nor a profile"
+    options = {"exif": junk} if at in (b"EXIF", b"Exif") else {"icc_profile": junk} if at == b"ICCP" else {"xmp": junk}
+    if fmt == "AVIF" and at == b"Exif":                        # a whole one is written, then its directory broken
+        exif = Image.Exif()
+        exif[0x0112], exif[0x013B] = 1, "somebody"
+        data = encoded(halves(), fmt, quality=100, exif=exif.tobytes(), icc_profile=b"", xmp=b"")
+        data = data.replace(b"II*\0\x08\0\0\0", b"II*\0\xff\xff\xff\x7f").replace(b"MM\0*\0\0\0\x08", b"MM\0*\x7f\xff\xff\xff")
+    else: data = encoded(halves(), fmt, quality=100, **options)
+    assert at in data and (load_image(data) - pixels(halves())).abs().mean() < 0.1
+
+@pytest.mark.parametrize("data", [png_with(*CHUNKS.values()), encoded(halves(), "JPEG", comment=b"x" * 99)], ids=["png", "jpeg"])
+def test_damaged_pixels_are_still_told(data):
+    said = refused(lambda: load_image(data[:-40]), "pixels are damaged or cut short")
+    assert "is damaged" not in said
