@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, features
 from latref_nb.core import ImageError, IMAGE_SUFFIXES, TagSet, image_suffixes, load_image, read_formats
 from latref_nb.datasets import AnnotationError, open_faces
 
@@ -194,3 +194,125 @@ def test_metadata_of_webp_and_avif(fmt, at):
 def test_damaged_pixels_are_still_told(data):
     said = refused(lambda: load_image(data[:-40]), "pixels are damaged or cut short")
     assert "is damaged" not in said
+
+
+# ---- one reader for faces and masks: formats, sizes, modes, memory
+
+PS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n0 0 40 40 rectfill showpage\n%%EOF\n"
+
+@pytest.mark.parametrize("name", ["face.png", "face.jpg", "face.eps"])
+def test_no_other_program_is_started(tmp_path, monkeypatch, name):
+    "An EPS under any name would start Ghostscript: here one that leaves a mark."
+    (tmp_path/"gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    (tmp_path/"gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    (tmp_path/name).write_bytes(PS)
+    refused(lambda: load_image(tmp_path/name), "not an image")
+    refused(lambda: load_image(PS), "not an image")
+    assert not (tmp_path/"started").exists()
+
+@pytest.mark.parametrize("fmt", ["ICO", "TGA", "PCX", "SGI", "PDF", "DDS", "ICNS"])
+def test_formats_that_are_not_named_are_not_opened(fmt):
+    refused(lambda: load_image(encoded(halves(64, 64), fmt)), "not an image", "PNG, JPEG")
+
+def grey_file(a, fmt, **kw): return encoded(Image.fromarray(a), fmt, **kw)
+
+RAMP = np.arange(256, dtype=np.int32).reshape(8, 32)
+
+@pytest.mark.parametrize("src,want", [
+    (Image.fromarray(RAMP), RAMP), (Image.fromarray(RAMP * 257), RAMP), (grey_file(RAMP, "TIFF"), RAMP),
+    (grey_file(RAMP * 257, "TIFF"), RAMP), (grey_file((RAMP * 257).astype(np.uint16), "PNG"), RAMP),
+    (grey_file((RAMP * 257).astype(np.uint16), "TIFF"), RAMP), (Image.fromarray((RAMP * 257).astype(">u2")), RAMP),
+    (grey_file(RAMP.astype(np.uint16), "PNG"), (RAMP + 128) // 257), (grey_file((RAMP / 255).astype(np.float32), "TIFF"), RAMP),
+    (b"P5 32 8 65535\n" + (RAMP * 257).astype(">u2").tobytes(), RAMP), (b"P5 32 8 65535\n" + RAMP.astype(">u2").tobytes(), RAMP // 257),
+], ids=["I 8 bits", "I 16 bits", "tiff I 8", "tiff I 16", "png 16", "tiff 16", "I;16B", "png 16 dark", "tiff floats", "pgm 16", "pgm dark"])
+def test_numbers_of_every_width(src, want):
+    got = (load_image(src)[0] * 127.5 + 127.5).round()
+    assert (got - torch.from_numpy(np.asarray(want))).abs().max() <= 1
+
+@pytest.mark.parametrize("a", [RAMP - 1, RAMP + 65500, RAMP * 1_000_000, (RAMP / 4).astype(np.float32), np.full((9, 9), np.nan, np.float32)])
+def test_numbers_that_are_no_picture_are_refused(a):
+    for src in (Image.fromarray(a), grey_file(a, "TIFF")): refused(lambda: load_image(src), "range over")
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "I", "F", "LAB", "I;16"])
+def test_every_mode_is_read_right_or_refused(mode):
+    im = halves().convert("L").convert("I") if mode == "I" else halves()
+    if mode == "LAB" and not features.check("littlecms2"): pytest.skip("this Pillow cannot make LAB pictures")
+    if mode == "F": im, want = Image.fromarray(np.asarray(halves().convert("L"), np.float32) / 255), halves().convert("L")
+    elif mode == "I;16": im, want = Image.fromarray(np.asarray(halves().convert("L")).astype(np.uint16) * 257), halves().convert("L")
+    elif mode in ("La", "RGBa"): im, want = halves().convert(mode[:-1] + "A").convert(mode), halves().convert("L" if mode == "La" else "RGB")
+    else: im, want = im.convert(mode), halves().convert(mode).convert("RGB") if mode != "I" else halves().convert("L")
+    assert (load_image(im) - pixels(want)).abs().max() < 0.03
+
+def test_transparency_in_all_its_ways():
+    palette = halves().quantize(4)
+    clear = [palette.getpixel((0, 40)), palette.getpixel((90, 40))]
+    opacity = bytes(0 if i == clear[0] else 255 for i in range(4))
+    x = load_image(encoded(palette, transparency=opacity))
+    assert (x[:, 40, 0] == 1).all() and (x[:, 40, 90] != 1).any()
+    for mode, value in (("L", 7), ("RGB", (9, 9, 9)), ("1", 0)):
+        x = load_image(encoded(Image.new(mode, (20, 20), value), transparency=value))
+        assert (x == 1).all(), mode
+    sixteen = np.full((16, 16), 300, np.uint16)
+    sixteen[:8] = 40_000
+    x = load_image(encoded(Image.fromarray(sixteen), transparency=300))
+    assert (x[:, 8:] == 1).all() and (x[:, :8] < 1).all()
+
+def closed(path): (im := Image.open(path)).close(); return im
+def closed_after_loading(path): (im := Image.open(path)).load(); im.close(); return im
+def file_closed(path):
+    with open(path, "rb") as f: return Image.open(f)
+def bytes_closed(path): (f := io.BytesIO(path.read_bytes())); im = Image.open(f); f.close(); return im
+
+@pytest.mark.parametrize("make", [closed, closed_after_loading, file_closed, bytes_closed], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("fmt", ["PNG", "JPEG", "TIFF", "BMP"])
+def test_closed_pil_images(tmp_path, make, fmt):
+    halves().save(tmp_path/"a", fmt)
+    refused(lambda: load_image(make(tmp_path/"a")), "closed", "Open it again")
+
+def test_a_pil_image_of_a_file_that_is_gone(tmp_path):
+    halves().save(tmp_path/"a.png")
+    im = Image.open(tmp_path/"a.png")
+    (tmp_path/"a.png").unlink()
+    assert torch.equal(load_image(im), pixels(halves()))
+
+
+MEASURE = """
+import resource, sys
+from latref_nb.core import load_image
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+for path in sys.argv[1:]:
+    before, x = peak(), load_image(path, 64)
+    assert x.shape == (3, 64, 64)
+    print(peak() - before)
+"""
+
+def big_files(folder):
+    "Files of some hundred kilobytes that are huge when decoded: {path: megabytes that reading it small may take}."
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        Image.new("RGB", (8660, 5774), "red").save(folder/"fifty.jpg")
+        Image.new("P", (9990, 9990)).save(folder/"palette.png")
+        Image.fromarray(np.full((9990, 9990), 999, np.uint16)).save(folder/"sixteen.png")
+        Image.new("LA", (7000, 7000)).save(folder/"transparent.png")
+    finally: Image.MAX_IMAGE_PIXELS = limit
+    return {folder/"fifty.jpg": 100, folder/"palette.png": 200, folder/"sixteen.png": 300, folder/"transparent.png": 300}
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss is Linux's")
+def test_memory_is_bounded_by_what_is_decoded(tmp_path):
+    limits = big_files(tmp_path)
+    assert all(p.stat().st_size < 1_000_000 for p in limits)
+    done = subprocess.run([sys.executable, "-c", MEASURE, *map(str, limits)], capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-500:]
+    for grown, (path, limit) in zip(map(int, done.stdout.split()), limits.items()): assert grown < limit, (path.name, grown)
+
+@pytest.mark.parametrize("mode,size", [("RGB", 16), ("RGB", 100), ("RGBA", 16), ("P", 16), ("L", 16)])
+def test_a_large_picture_made_small_on_the_way_is_the_same(mode, size):
+    "Against Pillow's plain way: the whole picture converted, then resized."
+    small = np.random.default_rng(0).integers(0, 255, (9, 13, 3), dtype=np.uint8)
+    im = Image.fromarray(small).resize((2601, 1801), Image.Resampling.BICUBIC).convert(mode)
+    k = size / 1801
+    want = im.convert("RGB").resize((round(2601 * k), size), Image.Resampling.LANCZOS)
+    got = load_image(im, size, crop=False)
+    assert got.shape[1:] == (size, round(2601 * k)) and (got - pixels(want)).abs().mean() < 0.01
+    assert (load_image(encoded(im.convert("RGB"), "JPEG", quality=95), size, crop=False) - pixels(want)).abs().mean() < 0.02
