@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['OURS', 'MOST', 'NUMBERS', 'PLACES', 'latref_data', 'MOST_WEIGHTS', 'BEFORE', 'STYLE_SETTINGS', 'STYLES_BEFORE',
-           'STYLES', 'MASK', 'MASK_SETTINGS', 'NETWORK_WORDS', 'latref_train', 'UNREAD', 'UsageError', 'one_line',
-           'told', 'Voice', 'voices', 'guarded', 'Number', 'place', 'named_place', 'device_name', 'make_parser',
-           'run_command', 'command', 'Commands', 'check_place', 'lost_by_pipeline', 'lost_by_network', 'check_table',
-           'open_data', 'keep_data', 'weighed_data', 'data_synthfaces', 'value_shares', 'data_info', 'new_network',
-           'begun_network', 'record', 'stages_of', 'note_before', 'begin_training', 'train_autoencoder',
-           'second_opinion', 'train_classifiers', 'grouped_settings', 'with_networks', 'train_styles',
-           'note_styles_before', 'save_trained', 'train_mask', 'compare_edits', 'latref_edit', 'training_words',
-           'card_text', 'card_folder', 'write_card', 'deviations', 'eval_ablations', 'latref_eval', 'latref_convert']
+           'STYLES', 'MASK', 'MASK_SETTINGS', 'NETWORK_WORDS', 'latref_train', 'UsageError', 'one_line', 'told',
+           'Voice', 'voices', 'guarded', 'Number', 'place', 'named_place', 'device_name', 'make_parser', 'run_command',
+           'command', 'Commands', 'check_place', 'lost_by_pipeline', 'lost_by_network', 'check_table', 'open_data',
+           'keep_data', 'weighed_data', 'data_synthfaces', 'value_shares', 'data_info', 'new_network', 'begun_network',
+           'record', 'stages_of', 'note_before', 'begin_training', 'train_autoencoder', 'second_opinion',
+           'train_classifiers', 'grouped_settings', 'with_networks', 'train_styles', 'note_styles_before',
+           'save_trained', 'train_mask', 'compare_edits', 'latref_edit', 'training_words', 'card_text', 'card_folder',
+           'write_card', 'deviations', 'eval_ablations', 'latref_eval', 'latref_convert']
 
 # %% ../nbs/17_commands.ipynb #3b22f8e0
 import argparse, inspect, math, os, re, shlex, shutil, sys, tempfile, time, traceback, warnings
@@ -29,7 +29,7 @@ from .autoencoder import PRESETS, DiffusionAutoencoder, from_preset
 from .consistency import ABLATIONS, ForwardSettings, Frozen, StyleSettings, Weights, build_cache
 from .consistency import style_networks, train_ablations, train_styles as train_style_networks
 from .core import CELEBA_TAGS, TagSet, atomic_folder, atomic_write, default_device, image_files, make_folder, make_generator, shipped_names, shipped_path, unknown_name, write_error
-from .core import FileError, read_json, settle_folder, shown, user_path, write_json
+from .core import FileError, passed_over, read_json, settle_folder, shown, user_path, write_json
 from .datasets import cached, open_faces, write_celeba, write_celebamask_hq
 from .directions import METHODS, global_direction, global_edit, image_specific, probe_accuracy
 from .faces import SynthFaces
@@ -55,8 +55,7 @@ OURS = (ValueError, OSError, IndexError, training.TrainingError)   # what our ow
 def one_line(e # an exception, or a text
             ): # its message without line breaks, and nothing in it that a terminal could not show
     "What a terminal is told about an error; a very long one without its middle."
-    words = shown(" ".join(str(e).split())) or type(e).__name__
-    return words if len(words) <= 500 else f"{words[:330]} … {words[-160:]}"
+    return shown(" ".join(str(e).split()), 500) or type(e).__name__
 
 def told(e # an exception
         ): # one line
@@ -241,7 +240,9 @@ class Commands:
         "The page of `--help`."
         rows = [f"  {n:<14} {f.__doc__}" for n, (f, _) in self.commands.items()]
         examples = [f"  {l.strip()}" for _, e in self.commands.values() for l in e.strip().splitlines()]
-        return "\n".join([f"usage: {self.prog} {{{','.join(self.commands)}}} ...", "", self.doc, "", "commands:", *rows, "", "examples:", *examples, "", f"{self.prog} COMMAND --help tells more."])
+        usage, end = f"usage: {self.prog} {{{','.join(self.commands)}}} ...", f"{self.prog} COMMAND --help tells more."
+        trace = "--traceback behind a command shows where an error came from."
+        return "\n".join([usage, "", self.doc, "", "commands:", *rows, "", "examples:", *examples, "", end, trace])
     def run(self, argv=None):
         "Parse and call: the exit code."
         first, *rest = (sys.argv[1:] if argv is None else argv) or [None]
@@ -456,7 +457,7 @@ def begun_network(folder, # of a trained autoencoder
 
 def _typed():
     "The command line as it was typed, in one line."
-    return shown(" ".join([Path(sys.argv[0]).name, shlex.join(sys.argv[1:])]))
+    return shown(" ".join([Path(sys.argv[0]).name, shlex.join(sys.argv[1:])]), MOST)
 
 BEFORE = "training_before.json"                              # the records of an autoencoder's earlier stages, oldest first
 
@@ -514,6 +515,13 @@ def begin_training(out, # folder of the training
     return out
 
 # %% ../nbs/17_commands.ipynb #265f6406
+def _check_cache(cache):
+    "Find out now whether faces can be kept in a file."
+    if cache in ("memory", "none"): return
+    path = Path(os.path.abspath(cache))
+    if path.is_dir(): raise OSError(f"cannot write {shown(path)}: that is a folder. Give --cache the name of a file.")
+    _probe(path.parent)
+
 def train_autoencoder(
     out:Param("folder of the run; the network will be in its folder autoencoder", str, required=True)=None,
     data:str="synthfaces", # synthfaces, or a folder: CelebAMask-HQ, CelebA or images
@@ -551,7 +559,7 @@ def train_autoencoder(
     faces = open_data(data, n, model.config.image_size, data_seed, cache="none", tags=tags)     # bad data leaves no folder behind
     how = dict(z_features=z_features, x0_distance=x0_distance)
     if z_image or z_features or x0_distance: ruler = load_perceptual().to(default_device(device)); how |= dict(distance=ruler.distance, features=ruler.features if z_features else None)
-    if cache not in ("memory", "none"): _probe(Path(os.path.abspath(cache)).parent)
+    _check_cache(cache)
     out = begin_training(out, resume, threads, init, makes=("autoencoder",))
     faces = weighed_data(faces, n, cache, regions)
     training.train_autoencoder(faces, out, model, steps, weighting=weighting, z_labels=z_labels, z_image=z_image, warmup_z=warmup_z, high_noise=high_noise, batch_size=batch_size, lr=lr,
@@ -849,13 +857,6 @@ latref_train = Commands("latref_train", "Train the parts. Ctrl-C saves; the same
     **{kind: (_network_command(kind, f"Train the network that {what}."), f"latref_train {kind} --out runs/{kind}") for kind, what in NETWORK_WORDS.items() if kind in RECIPES})
 
 # %% ../nbs/17_commands.ipynb #5df462ab
-UNREAD = (".heic", ".heif", ".svg", ".psd", ".eps", ".pdf", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".raw", ".jxl")
-
-def _passed_over(folder, recursive):
-    "Files that look like pictures and cannot be read."
-    found = Path(folder).glob("**/*" if recursive else "*")
-    return sorted(p for p in found if p.suffix.lower() in UNREAD and p.name[0] != ".")
-
 def _all_files(paths, recursive, out):
     "Files as given and folders as their images, without what earlier runs left in `out`; and what was passed over."
     ours, found = {os.path.realpath(Path(out)/n) for n in own_products(out)}, []
@@ -863,12 +864,12 @@ def _all_files(paths, recursive, out):
     named = set(map(Path, paths))
     kept = [f for f in found if f in named or os.path.realpath(f) not in ours]
     if not kept: raise ValueError(f"{shown(paths[0])}: holds only pictures that were edited there. Give others.")
-    return kept, [f for p in paths if Path(p).is_dir() for f in _passed_over(p, recursive)]
+    return kept, [found for p in paths if Path(p).is_dir() for found in passed_over(p, recursive)]
 
-def _say_passed_over(files, most=5):
-    "One line for each file that was passed over, up to a handful."
-    said = [f"{shown(f)}: was passed over; {f.suffix} is not read. Save it as PNG or JPEG." for f in files[:most]]
-    said += [f"{len(files) - most} more files were passed over for their kind."] * (len(files) > most)
+def _say_passed_over(found, most=5):
+    "One line for each (file, why) that was passed over, up to a handful."
+    said = [f"{shown(f)}: was passed over ({why})." for f, why in found[:most]]
+    said += [f"and {len(found) - most} more were passed over."] * (len(found) > most)
     for line in said: print(f"latref_edit: {line}", file=sys.stderr)
 
 def _say_row(bar):

@@ -19,7 +19,7 @@ from . import sampling
 from .autoencoder import DiffusionAutoencoder
 from .core import (ImageError, atomic_folder, batched, check_images, load_image, make_folder, make_generator, save_image, settle_folder, shipped_names,
                             shipped_path, to_pil, unknown_name)
-from .core import read_json, shown, user_path, write_json
+from .core import read_json, short_name, shown, user_path, write_json
 from .directions import METHODS, Calibration, ValueClassifier, calibrate as calibrate_edits, edit_code, fit_classifiers
 from .faces import CLASSES
 from .masks import PictureMask
@@ -805,8 +805,7 @@ def _free_names(out, inputs):
     mine, kept, used = own_products(out), {_real(p) for p in inputs}, set()
     def theirs(path): return os.path.lexists(path) and path.name not in mine or _real(path) in kept
     def name_of(file):
-        stem, n = Path(file).stem, 1
-        while len(stem.encode("utf-8", "surrogatepass")) > 200: stem = stem[:-1]   # with what comes behind, at most 255
+        stem, n = short_name(Path(file).stem, 40), 1                        # room for a number and for what follows
         name = stem
         while name in used or any(theirs(out/(name + k)) for k in PRODUCTS): n, name = n + 1, f"{stem}-{n + 1}"
         used.add(name)
@@ -816,7 +815,7 @@ def _free_names(out, inputs):
 # %% ../nbs/12_pipeline.ipynb #6b2f3c18
 def _error_row(file, e):
     "What is said of a file that was not edited: one line that names it."
-    said = shown(e if isinstance(e, ImageError) else " ".join(str(e).split())[:300] or type(e).__name__)
+    said = shown(e if isinstance(e, ImageError) else " ".join(str(e).split()) or type(e).__name__, 500)
     if not isinstance(e, ImageError):
         kind = "" if isinstance(e, (ValueError, OSError)) else f"{type(e).__name__}: "
         said = f"{shown(file)}: was not edited ({kind}{said})."
