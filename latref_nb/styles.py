@@ -10,7 +10,6 @@ __all__ = ['StyleCode', 'swap_styles', 'save_styles', 'load_styles', 'tag_number
 # %% ../nbs/09_styles.ipynb #b21f8323
 import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
