@@ -32,7 +32,7 @@ def said(e, # an exception, or any text
          limit=160 # characters
         ): # text in one line
     "What an exception says, on one line; its kind where it says nothing."
-    return shown(" ".join(str(e).split()) or type(e).__name__)[:limit]
+    return shown(" ".join(str(e).split()) or type(e).__name__, limit)
 
 # %% ../nbs/00b_checkpoints.ipynb #c949f3bf
 def whole_path(path # as somebody wrote it
