@@ -18,7 +18,7 @@ import matplotlib as mpl
 import numpy as np
 import torch
 import torch.nn.functional as F
-from .checkpoints import CheckpointError, said, whole_path
+from .checkpoints import CheckpointError, one_line, whole_path
 from .core import atomic_write, file_size, unknown_name
 from .faces import CLASSES
 from .modulation import style_attention_layers
@@ -361,7 +361,7 @@ def load_attention(path, # written by `save_attention`
         with np.load(path, allow_pickle=False) as f:
             if "about" not in f: raise ValueError("it has no entry 'about'")
             return {n: _loaded_map(n, a, torch.from_numpy(f[n])) for n, a in json.loads(str(f["about"])).items()}
-    except Exception as e: raise CheckpointError(f"{path} holds no recorded attention: {said(e)}. {mend}") from None
+    except Exception as e: raise CheckpointError(f"{path} holds no recorded attention: {one_line(e, 160)}. {mend}") from None
 
 def _loaded_map(name, about, weights):
     "One layer of a file, where what is said of it and its array agree."

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from .checkpoints import CheckpointError, Network, open_tensors, read_tensors, said, whole_path
+from .checkpoints import CheckpointError, Network, open_tensors, read_tensors, one_line, whole_path
 from .core import (COUNT, PRECISIONS, SEED, SHARE, WEIGHT, WHOLE, FileError, atomic_write, check_fields, from_uint8,
                             make_folder, make_generator, read_json, resolve_precision, shipped_path, to_uint8, unknown_name)
 from .datasets import labelled_as
@@ -777,7 +777,7 @@ def go_on_from(folder, # of an earlier training
         fresh = ("from_whole.", "encoder.") if fresh_encoder else ("from_whole.",)                # of the extractor; what the earlier one has goes before
         new = {k: v for k, v in m.state_dict().items() if name == "extractor" and k.startswith(fresh)}
         try: old = ema_weights(folder, name); m.load_state_dict({**new, **old, **{k: v for k, v in new.items() if k.startswith("encoder.")}})
-        except (OSError, FileError) as e: raise ValueError(f"{folder}: holds no checkpoint to go on from, or a damaged one ({said(e)}). Give the folder that `latref_train styles --out` wrote.") from None
+        except (OSError, FileError) as e: raise ValueError(f"{folder}: holds no checkpoint to go on from, or a damaged one ({one_line(e, 160)}). Give the folder that `latref_train styles --out` wrote.") from None
         except RuntimeError as e: raise ValueError(f"{folder}: its networks have another shape than these ({str(e).splitlines()[-1].strip()[:120]}). Ask for the same shape, modulation, extractor and mapper, or begin anew.") from None
 
 def _callbacks(*functions):
@@ -819,7 +819,7 @@ def load_stages(path # written by `save_stages`
     "Read stages."
     try: return _read_stages(whole_path(path))
     except Exception as e:
-        raise CheckpointError(f"{path}: holds no stages of a training, or is damaged ({said(e, 120)}). train_styles writes such a file.") from None
+        raise CheckpointError(f"{path}: holds no stages of a training, or is damaged ({one_line(e, 120)}). train_styles writes such a file.") from None
 
 def _read_stages(path):
     "Stages with those of the ablations; anything thrown says what does not fit."

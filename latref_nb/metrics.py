@@ -19,7 +19,7 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .checkpoints import Network, load_part, not_finite, said
+from .checkpoints import Network, load_part, not_finite, one_line
 from .core import (ABOVE, CELEBA_TAGS, COUNT, atomic_write, batched, check_range, check_ranges, make_generator, nearest, randn,
                             resolve_precision, shipped_path)
 from .datasets import cached
@@ -371,7 +371,7 @@ def load_lpips(weights=None, # torchvision's AlexNet weights; None: from its cac
     model = lpips.LPIPS(net="alex", pretrained=True, pnet_rand=True, verbose=False)
     backbone = {f"slice{k}.{name}": p for k, slice_ in enumerate((model.net.slice1, model.net.slice2, model.net.slice3, model.net.slice4, model.net.slice5), 1) for name, p in slice_.state_dict().items()}
     try: tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e: raise ValueError(f"{path} cannot be read as weights ({said(e, 120)}). Give torchvision's {ALEXNET}.") from None
+    except Exception as e: raise ValueError(f"{path} cannot be read as weights ({one_line(e, 120)}). Give torchvision's {ALEXNET}.") from None
     try: model.net.load_state_dict({k: tensors["features." + k.split(".", 1)[1]] for k in backbone})
     except (KeyError, TypeError, RuntimeError): raise ValueError(f"{path} does not hold AlexNet's weights. Give torchvision's {ALEXNET}.") from None
     if not_finite(model.net.state_dict()): raise ValueError(f"{path} holds NaN or infinity. Give torchvision's {ALEXNET}.")

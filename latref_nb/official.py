@@ -22,7 +22,7 @@ from dataclasses import dataclass, fields
 import torch
 
 from .autoencoder import PRESETS, DiffusionAutoencoder, check_choice
-from .checkpoints import FLOATS, CheckpointError, check_arguments, read_tensors, said, weights_dtype, whole_path
+from .checkpoints import FLOATS, CheckpointError, check_arguments, read_tensors, one_line, weights_dtype, whole_path
 from .core import Tag, TagSet, file_size, unknown_name
 from .modulation import StyleModulation
 from .pipeline import LatRefPipeline
@@ -151,8 +151,8 @@ def _on_meta(make, **settings):
         with torch.device("meta"):
             return make(**settings)
     except (TypeError, RuntimeError, ZeroDivisionError, OverflowError, IndexError) as e:
-        words = " ".join(f"{k}={said(v, 40)}" for k, v in settings.items())
-        raise ValueError(f"no network can be built from {words}: {said(e)}") from None
+        words = " ".join(f"{k}={one_line(v, 40)}" for k, v in settings.items())
+        raise ValueError(f"no network can be built from {words}: {one_line(e, 160)}") from None
 
 
 def _shapes(config):
@@ -273,8 +273,8 @@ def read_checkpoint(
         tensors = named_tensors(_read_any(path, kind), weights)
     except Exception as e:  # zip, pickle, safetensors and the system each have errors of their own
         if _whole(path, kind, e):
-            raise CheckpointError(f"{path} is no readable checkpoint: of a kind that is not understood ({said(e, 120)}). Give a state dict that torch.save wrote, or safetensors.") from e
-        raise CheckpointError(f"{path} is no readable checkpoint: damaged, cut short or of another kind ({said(e, 120)}). Download it again.") from e
+            raise CheckpointError(f"{path} is no readable checkpoint: of a kind that is not understood ({one_line(e, 120)}). Give a state dict that torch.save wrote, or safetensors.") from e
+        raise CheckpointError(f"{path} is no readable checkpoint: damaged, cut short or of another kind ({one_line(e, 120)}). Download it again.") from e
     if not tensors:
         raise CheckpointError(f"{path} holds no named tensors. Give a checkpoint with a state dict.")
     return tensors
@@ -328,9 +328,9 @@ def named_tags(
     if isinstance(tags, TagSet):
         return tags
     if not isinstance(tags, (list, tuple)) or not all(isinstance(t, str) for t in tags):
-        raise ValueError(f"tags={said(repr(tags), 60)} came. Give a list of names, such as ['Male', 'Young'].")
+        raise ValueError(f"tags={one_line(repr(tags), 60)} came. Give a list of names, such as ['Male', 'Young'].")
     if type(values) is not int or not 2 <= values <= 100:
-        raise ValueError(f"values={said(repr(values), 40)} came. A tag has 2 to 100 values.")
+        raise ValueError(f"values={one_line(repr(values), 40)} came. A tag has 2 to 100 values.")
     words = ("without", "with") if values == 2 else tuple(str(i) for i in range(values))
     return TagSet(Tag(name, words) for name in tags)
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from . import sampling
 from .autoencoder import DiffusionAutoencoder
-from .checkpoints import (CheckpointError, check_finite, check_saving, load_part, read_config, said, settled,
+from .checkpoints import (CheckpointError, check_finite, check_saving, load_part, read_config, one_line, settled,
                                    weights_dtype, weights_name)
 from .core import (ImageError, atomic_folder, autocast_dtype, batched, check_images, load_image, make_folder,
                             make_generator, read_json, resolve_precision, save_image, shipped_names, shipped_path,
@@ -172,14 +172,14 @@ def check_how(iterations, # of a fixed-point inversion
               sure # probability
              ): # None, or a ValueError
     "Refuse settings of a pipeline that no edit could use."
-    if type(iterations) is not int or not 1 <= iterations <= 1000: raise ValueError(f"iterations={said(repr(iterations), 40)} came. Allowed: 1 to 1000.")
+    if type(iterations) is not int or not 1 <= iterations <= 1000: raise ValueError(f"iterations={one_line(repr(iterations), 40)} came. Allowed: 1 to 1000.")
     if isinstance(sure, bool) or not isinstance(sure, (int, float)) or not math.isfinite(sure):
-        raise ValueError(f"sure={said(repr(sure), 40)} came. Needed: a probability; above 1 nobody is left alone.")
-    if not isinstance(options or {}, dict): raise ValueError(f"options={said(repr(options), 40)} came. Needed: {{method: {{argument: value}}}}.")
+        raise ValueError(f"sure={one_line(repr(sure), 40)} came. Needed: a probability; above 1 nobody is left alone.")
+    if not isinstance(options or {}, dict): raise ValueError(f"options={one_line(repr(options), 40)} came. Needed: {{method: {{argument: value}}}}.")
     for method, given in (options or {}).items():
         if method not in EDIT_OPTIONS: raise ValueError(unknown_name("method in options", method, EDIT_OPTIONS))
         known = {k for f in EDIT_OPTIONS[method] for k, p in inspect.signature(f).parameters.items() if p.default is not p.empty}
-        if not isinstance(given, dict): raise ValueError(f"options of {method} are {said(repr(given), 40)}. Needed: {{argument: value}}.")
+        if not isinstance(given, dict): raise ValueError(f"options of {method} are {one_line(repr(given), 40)}. Needed: {{argument: value}}.")
         for k in given:
             if k not in known: raise ValueError(unknown_name(f"option of {method}", k, sorted(known)))
 
@@ -264,11 +264,11 @@ def read_index(folder # of a pipeline
     "What a pipeline's folder says of itself; anything of another type is a `CheckpointError`."
     config = {k: v for k, v in read_config(folder/INDEX, "LatRefPipeline").items() if not k.startswith("_")}
     for k in config:
-        if k not in (*PARTS, *SETTINGS): raise CheckpointError(f"{folder/INDEX}: {unknown_name('entry', said(k, 60), [*PARTS, *SETTINGS])}")
+        if k not in (*PARTS, *SETTINGS): raise CheckpointError(f"{folder/INDEX}: {unknown_name('entry', one_line(k, 60), [*PARTS, *SETTINGS])}")
     entries = {k: config.get(k) or [None, None] for k in PARTS}
     for k, entry in entries.items():
         known = isinstance(entry, list) and len(entry) == 2 and (entry == [None, None] or isinstance(entry[0], str) and entry[1] == PARTS[k].__name__)
-        if not known: raise CheckpointError(f"{folder/INDEX}: {k} is {said(repr(entry), 60)}. Needed: a {PARTS[k].__name__}, or null.")
+        if not known: raise CheckpointError(f"{folder/INDEX}: {k} is {one_line(repr(entry), 60)}. Needed: a {PARTS[k].__name__}, or null.")
     if entries["autoencoder"] == [None, None]: raise CheckpointError(f"{folder/INDEX} names no autoencoder. Copy or download it again.")
     return [k for k, entry in entries.items() if entry[1]], {k: config[k] for k in SETTINGS if k in config}
 
@@ -277,7 +277,7 @@ HUB = ("revision", "cache_dir", "token", "force_download", "local_files_only")  
 
 def _checkpoint_folder(name, variant=None, **hub):
     "Where a shipped name, a folder or a hub id lies on this disk."
-    if not isinstance(name, (str, os.PathLike)): raise CheckpointError(f"{said(repr(name), 60)} came as a checkpoint. Give a shipped name, a folder or a hub id.")
+    if not isinstance(name, (str, os.PathLike)): raise CheckpointError(f"{one_line(repr(name), 60)} came as a checkpoint. Give a shipped name, a folder or a hub id.")
     name = os.fspath(name)
     if name in shipped_names(): return shipped_path(name)
     folder = settled(name)
@@ -301,7 +301,7 @@ def _check_changes(changes, use_safetensors):
         known = ["torch_dtype", "variant", "use_safetensors", *HUB, *PARTS, *SETTINGS]
         if k not in known: raise ValueError(unknown_name("argument of from_pretrained", k, known))
         if k in PARTS and not (isinstance(v, torch.nn.Module) and hasattr(v, "config") or v is None and k != "autoencoder"):
-            raise ValueError(f"{k}={said(repr(v), 40)} came. Give a {PARTS[k].__name__}{'' if k == 'autoencoder' else ', or None to leave it out'}.")
+            raise ValueError(f"{k}={one_line(repr(v), 40)} came. Give a {PARTS[k].__name__}{'' if k == 'autoencoder' else ', or None to leave it out'}.")
 
 @patch(cls_method=True)
 def from_pretrained(cls:LatRefPipeline, name, # a shipped name, a folder, or a hub id
@@ -319,7 +319,7 @@ def from_pretrained(cls:LatRefPipeline, name, # a shipped name, a folder, or a h
     unused = {"extractor", "mapper"} if "modulation" in changes and changes["modulation"] is None else set()
     own = {k: load_part(PARTS[k], folder/k, dtype if k == "autoencoder" else None, variant) for k in saved if k not in changes.keys() | unused}
     try: pipe = cls(**own, **(settings | changes))
-    except (TypeError, ValueError) as e: raise CheckpointError(f"{folder}: {said(e, 400)}") from None
+    except (TypeError, ValueError) as e: raise CheckpointError(f"{folder}: {one_line(e, 400)}") from None
     pipe.register_to_config(_name_or_path=str(name))
     return pipe
 

@@ -36,7 +36,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm.auto import tqdm
 
-from .checkpoints import CheckpointError, read_head, read_tensors, said
+from .checkpoints import CheckpointError, read_head, read_tensors, one_line
 from .core import (ABOVE, COUNT, PRECISIONS, SEED, SHARE, WEIGHT, WHOLE, FileError, atomic_folder, atomic_write, check_fields, check_ranges,
                             file_size, make_folder, read_json,
                             resolve_precision, shown,
@@ -341,7 +341,7 @@ def checked_state(path # of a state.json
     if not isinstance(state, dict) or not isinstance(state.get("config"), dict): raise CheckpointError(f"{path} holds no state of a training")
     try: check_ranges(**{k: (state.get(k), WHOLE) for k in ("step", "steps", "ema_step")}, **{k: (state.get(k), WEIGHT) for k in ("seconds", "lr", "decay")})
     except ValueError as e: raise CheckpointError(f"{path}: {e}") from None
-    if state.get("precision", "no") not in PRECISIONS: raise CheckpointError(f"{path}: precision is {said(repr(state['precision']), 40)}")
+    if state.get("precision", "no") not in PRECISIONS: raise CheckpointError(f"{path}: precision is {one_line(repr(state['precision']), 40)}")
     if not state["ema_step"] <= state["step"] <= state["steps"]:
         raise CheckpointError(f"{path}: step {state['step']} of {state['steps']}, ema_step {state['ema_step']}; the last is at most the first")
     return state
@@ -375,7 +375,7 @@ def restore(self:Run): # what the settings changed, as lines
         wrong = _differences(state["config"], self.config())
         files = {} if wrong else self.read_files(state)
     except Exception as e:
-        raise ValueError(f"{self.checkpoint} cannot be read ({said(e, 400)}). It is damaged or no checkpoint of ours: move it away to start anew.") from e
+        raise ValueError(f"{self.checkpoint} cannot be read ({one_line(e, 400)}). It is damaged or no checkpoint of ours: move it away to start anew.") from e
     if wrong: raise ValueError(f"{self.checkpoint} was made by another training: {'; '.join(wrong)}. Give the same values, or another folder.")
     self.parts.load_state_dict(files["weights"])
     for (name, p), shadow in zip(self.params.items(), self.ema.values):
