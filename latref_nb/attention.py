@@ -182,11 +182,11 @@ def _shared(thing, name, # whose function is listened to, and what it is called
             make, # (former function, list of listeners) → the function in its place
             listener # what this recording adds
            ):
-    "One function in a former one's place for all recordings; the last of them to close, in whatever order, puts the former back."
+    "One function in a former one's place for all recordings; the last of them to close puts the former back."
     now = getattr(thing, name)
     if not hasattr(now, "listeners"):
         now = make(now, listeners := [])
-        now.listeners, now.former = listeners, vars(thing).get(name)                         # None: the class's own method
+        now.listeners, now.former = listeners, vars(thing).get(name)                     # None: the class's own method
         setattr(thing, name, now)
     now.listeners.append(listener)
     try: yield
@@ -200,26 +200,32 @@ def _hearing_mask(former, listeners):
     "A translator's mask, told to all listeners as the mean over its channels."
     def mask(h, value):
         m = former(h, value)                                                                 # (B,w,4,4)
-        for hear in list(listeners): hear(lambda heads: m.float().flatten(2).mean(1)[:, None, :, None])   # (B,w,4,4) -> (B,1,16,1)
+        weights = lambda heads: m.float().flatten(2).mean(1)[:, None, :, None]           # (B,w,4,4) -> (B,1,16,1)
+        for hear in list(listeners): hear(weights)
         return m
     return mask
 
 def _hearing_processor(former, listeners):
     "An attention processor, told to all listeners."
     def processor(block, q, k, v):
-        for hear in list(listeners): hear(lambda heads, name="layer": attention_weights(_choose(q, heads, name), _choose(k, heads, name)))
+        def weights(heads, name): return attention_weights(_choose(q, heads, name), _choose(k, heads, name))
+        for hear in list(listeners): hear(weights)
         return former(block, q, k, v)
     return processor
 
 def _listen(layer, hear):
     "Call `hear(layer, a function that makes the weights)` whenever a layer has worked, as long as the context lasts."
-    if layer.kind == "mask": return _shared(layer.module, "mask", _hearing_mask, lambda weights: hear(layer, weights))
-    return _shared(layer.module, "processor", _hearing_processor, lambda weights: hear(layer, lambda heads: weights(heads, layer.name)))
+    def hear_mask(weights): hear(layer, weights)
+    def hear_heads(weights): hear(layer, lambda heads: weights(heads, layer.name))
+    if layer.kind == "mask": return _shared(layer.module, "mask", _hearing_mask, hear_mask)
+    return _shared(layer.module, "processor", _hearing_processor, hear_heads)
 
 # %% ../nbs/13_attention.ipynb #7af29789
 class _Clock:
     "Which step is under way: told by what the U-Net and the pipeline are called with."
-    def __init__(self): self.up, self.step, self.t, self.again, self.calls, self.thread = False, -1, None, False, {}, threading.get_ident()
+    def __init__(self):
+        self.up, self.step, self.t, self.again, self.calls = False, -1, None, False, {}
+        self.thread = threading.get_ident()
     def start(self, up): self.up, self.step, self.t = up, -1, None
     def tick(self, t):
         "A call of the U-Net at level t."
@@ -263,7 +269,9 @@ def _check_steps(asked, # numbers, or None
                 ):
     "Name steps that were to be recorded and never came."
     missing = sorted(set(asked or ()) - set(walked))
-    if missing and walked: raise ValueError(f"steps {', '.join(map(str, missing))} came, and the steps walked were 0 to {max(walked)}. Choose among these, or walk more of them.")
+    if missing and walked:
+        raise ValueError(f"steps {', '.join(map(str, missing))} came, and the steps walked were 0 to {max(walked)}. "
+                         f"Choose among these, or walk more of them.")
 
 @contextmanager
 def record_attention(pipe, # LatRefPipeline
@@ -361,15 +369,19 @@ def load_attention(path, # written by `save_attention`
         with np.load(path, allow_pickle=False) as f:
             if "about" not in f: raise ValueError("it has no entry 'about'")
             return {n: _loaded_map(n, a, torch.from_numpy(f[n])) for n, a in json.loads(str(f["about"])).items()}
-    except Exception as e: raise CheckpointError(f"{path} holds no recorded attention: {one_line(e, 160)}. {mend}") from None
+    except Exception as e:
+        raise CheckpointError(f"{path} holds no recorded attention: {one_line(e, 160)}. {mend}") from None
 
 def _loaded_map(name, about, weights):
     "One layer of a file, where what is said of it and its array agree."
     kind, steps, heads = (about[k] for k in ("kind", "steps", "heads"))
     if kind not in KINDS: raise ValueError(f"{name} is of kind {kind!r}")
-    if not weights.is_floating_point() or not weights.isfinite().all(): raise ValueError(f"{name} holds what is no finite number")
-    if not all(isinstance(o, list) and all(type(v) is int for v in o) for o in (steps, heads)): raise ValueError(f"steps and heads of {name} are no lists of numbers")
-    if weights.ndim != 5 or tuple(weights.shape[1:3]) != (len(steps), len(heads)): raise ValueError(f"{name} has the shape {tuple(weights.shape)}, for {len(steps)} steps and {len(heads)} heads")
+    if not weights.is_floating_point() or not weights.isfinite().all():
+        raise ValueError(f"{name} holds what is no finite number")
+    if not all(isinstance(o, list) and all(type(v) is int for v in o) for o in (steps, heads)):
+        raise ValueError(f"steps and heads of {name} are no lists of numbers")
+    if weights.ndim != 5 or tuple(weights.shape[1:3]) != (len(steps), len(heads)):
+        raise ValueError(f"{name} has the shape {tuple(weights.shape)}, for {len(steps)} steps and {len(heads)} heads")
     return AttentionMap(name, kind, weights, steps, heads)
 
 # %% ../nbs/13_attention.ipynb #ab7c9b9f

@@ -44,22 +44,29 @@ def whole_path(path # as somebody wrote it
 def settled(path # of a folder written by `atomic_folder` of chapter 00
            ): # absolute Path
     "The same for a folder, whose earlier version is put back if a kill struck while it was replaced."
-    try: return settle_folder(whole_path(path))
+    try:
+        path = settle_folder(whole_path(path))
+        os.path.isdir(path) or path.exists()                        # a name that no system takes
+        return path
     except (OSError, ValueError) as e:
         if isinstance(e, CheckpointError): raise
-        raise CheckpointError(f"{shown(path)[:200]}: no such folder ({getattr(e, 'strerror', None) or one_line(e)}). Check the path.") from None
+        raise CheckpointError(f"{shown(path)}: no such folder ({getattr(e, 'strerror', None) or one_line(e)}). Check "
+                              f"the path.") from None
 
 # %% ../nbs/00b_checkpoints.ipynb #f272c9a3
 MOST_ENTRIES = 16                                                  # of a list of numbers in a config
 FRACTIONS = ("channel_mult", "enc_channel_mult", "dropout", "scale_offset")    # settings that need not be whole
-LIMITS = {**dict.fromkeys(("image_size", "size"), (1, 4096)), **dict.fromkeys(("in_channels", "heads", "num_heads"), (1, 256)),
-          **dict.fromkeys(("patch_size", "enc_patch_size", "num_res_blocks", "enc_num_res_blocks", "layers", "blocks"), (1, 64)),
-          **dict.fromkeys(("model_channels", "enc_channels", "hidden", "width", "bottleneck"), (1, 8192)),
-          **dict.fromkeys(("z_dim", "time_embed_dim", "style_dim", "token_dim", "vector_dim", "noise_dim", "dim"), (1, 16_384)),
-          **dict.fromkeys(("widths", "prior_widths", "feat_dim"), (1, 65_536)), **dict.fromkeys(("grid", "side"), (1, 512)),
-          **dict.fromkeys(("n_tokens", "noise_tokens"), (1, 4096)), **dict.fromkeys(("n_factors", "n_context"), (0, 4096)), "channel_mult": (0.01, 64),
-          "enc_channel_mult": (0.01, 64), "attention_resolutions": (1, 4096), "enc_attention_resolutions": (1, 4096),
-          "num_train_timesteps": (2, 100_000), "dropout": (0, 1), "scale_offset": (-1000, 1000)}
+def _alike(low, high, *names): return dict.fromkeys(names, (low, high))
+
+LIMITS = {
+    **_alike(1, 4096, "image_size", "size", "attention_resolutions", "enc_attention_resolutions", "n_tokens", "noise_tokens"),
+    **_alike(1, 64, "patch_size", "enc_patch_size", "num_res_blocks", "enc_num_res_blocks", "layers", "blocks"),
+    **_alike(1, 256, "in_channels", "heads", "num_heads"), **_alike(1, 512, "grid", "side"),
+    **_alike(1, 8192, "model_channels", "enc_channels", "hidden", "width", "bottleneck"),
+    **_alike(1, 16_384, "z_dim", "time_embed_dim", "style_dim", "token_dim", "vector_dim", "noise_dim", "dim"),
+    **_alike(1, 65_536, "widths", "prior_widths", "feat_dim"), **_alike(0, 4096, "n_factors", "n_context"),
+    **_alike(0.01, 64, "channel_mult", "enc_channel_mult"), "num_train_timesteps": (2, 100_000), "dropout": (0, 1),
+    "scale_offset": (-1000, 1000)}
 
 # %% ../nbs/00b_checkpoints.ipynb #77b1c788
 def check_settings(**settings # numbers, lists of numbers; None and what has no bounds are passed over
@@ -88,7 +95,8 @@ def check_arguments(cls, # a class whose constructor says the types of its argum
     for name in settings:
         if name not in known: raise ValueError(unknown_name(f"setting of {cls.__name__}", one_line(name, 60), known))
     for name, p in known.items():
-        if name not in settings and p.default is p.empty: raise ValueError(f"{cls.__name__} needs the setting {name}, which is missing.")
+        if name not in settings and p.default is p.empty:
+            raise ValueError(f"{cls.__name__} needs the setting {name}, which is missing.")
         value, want = settings.get(name, p.default), TYPES.get(p.annotation)
         if want is None or value is p.default: continue
         if not isinstance(value, want) or isinstance(value, bool) != (p.annotation is bool):
@@ -103,12 +111,14 @@ def read_config(path, # of a JSON file
     "A JSON config that names the class it belongs to."
     path, needed = Path(path), f"the config of a {class_name}"
     if not os.path.lexists(path):
-        raise CheckpointError(f"{shown(path.parent)} has no {path.name}, so it is no checkpoint of this kind. Give a folder written by save_pretrained.")
+        raise CheckpointError(f"{shown(path.parent)} has no {path.name}, so it is no checkpoint of this kind. Give a "
+                              f"folder written by save_pretrained.")
     try: config = read_json(path, needed)
     except FileError as e: raise CheckpointError(f"{e} Copy or download it again.") from None
     name = config.get("_class_name") if isinstance(config, dict) else None
     if name != class_name:
-        raise CheckpointError(f"{shown(path)} describes a {one_line(name or 'thing of no name', 60)}, and a {class_name} is needed. Give a folder written by its save_pretrained.")
+        raise CheckpointError(f"{shown(path)} describes a {one_line(name or 'thing of no name', 60)}, and a "
+                              f"{class_name} is needed. Give a folder written by its save_pretrained.")
     return config
 
 # %% ../nbs/00b_checkpoints.ipynb #54cca992
@@ -126,7 +136,8 @@ def open_tensors(path, # of a safetensors file
         with safe_open(path, "pt") as f: yield f
     except CheckpointError: raise
     except Exception as e:
-        raise CheckpointError(f"{shown(path)} cannot be read as {what} ({one_line(e, 160)}). It is damaged or cut short; copy or download it again.") from e
+        raise CheckpointError(f"{shown(path)} cannot be read as {what} ({one_line(e, 160)}). It is damaged or cut "
+                              f"short; copy or download it again.") from e
 
 def read_head(path, # of a safetensors file
               what="weights" # for messages
@@ -150,10 +161,12 @@ def check_head(path, # of the file, for messages
     missing, foreign = [k for k in want if k not in have], [k for k in have if k not in want]
     if missing or foreign:
         first = one_line([*missing, *foreign][0], 80)
-        raise CheckpointError(f"{file}: {len(missing)} weights are missing and {len(foreign)} are foreign, e.g. {first}. {mend}")
+        raise CheckpointError(f"{file}: {len(missing)} weights are missing and {len(foreign)} are foreign, e.g. "
+                              f"{first}. {mend}")
     for name, t in want.items():
         dtype, shape = have[name]
-        if shape != tuple(t.shape): raise CheckpointError(f"{file}: {name} has the shape {shape}, and {tuple(t.shape)} is needed. {mend}")
+        if shape != tuple(t.shape):
+            raise CheckpointError(f"{file}: {name} has the shape {shape}, and {tuple(t.shape)} is needed. {mend}")
         if dtype not in (FLOATS if t.is_floating_point() else (t.dtype,)):
             raise CheckpointError(f"{file}: {name} is stored as {dtype}, and {t.dtype} is needed. {mend}")
 
@@ -167,7 +180,9 @@ def check_finite(tensors, # {name: tensor}
                  what # whose they are, for the message
                 ): # None, or a ValueError
     "Refuse to save weights that are not finite."
-    if name := not_finite(tensors): raise ValueError(f"{what} is not saved: {name} holds NaN or infinity. Look at what made it, or load the last good checkpoint.")
+    if name := not_finite(tensors):
+        raise ValueError(f"{what} is not saved: {name} holds NaN or infinity. Look at what made it, or load the last "
+                         f"good checkpoint.")
 
 def read_tensors(path, # of a safetensors file
                  want=None, # {name: tensor} to compare names, shapes and kinds with; None: take what there is
@@ -179,7 +194,9 @@ def read_tensors(path, # of a safetensors file
     if want is not None: check_head(path, read_head(path, what), want)
     def own(t): return t.to(dtype or t.dtype if t.is_floating_point() else t.dtype, copy=True)
     with open_tensors(path, what) as f: tensors = {k: own(f.get_tensor(k)) for k in f.keys()}
-    if finite and (name := not_finite(tensors)): raise CheckpointError(f"{shown(path)}: {one_line(name, 80)} holds NaN or infinity. These are no usable {what}; copy or make them again.")
+    if finite and (name := not_finite(tensors)):
+        raise CheckpointError(f"{shown(path)}: {one_line(name, 80)} holds NaN or infinity. These are no usable {what}; "
+                              f"copy or make them again.")
     return tensors
 
 # %% ../nbs/00b_checkpoints.ipynb #ae5944be
@@ -218,9 +235,11 @@ def weights_dtype(dtype=None # None, a torch.dtype, its name, or "auto"
                  ): # torch.dtype; None for "auto": as stored
     "In what floating-point numbers weights shall be read."
     if isinstance(dtype, str) and dtype == "auto": return None
-    found = torch.float32 if dtype is None else getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    found = torch.float32 if dtype is None else dtype
+    if isinstance(found, str): found = getattr(torch, found.removeprefix("torch."), None)
     if isinstance(found, torch.dtype) and found in FLOATS: return found
-    raise ValueError(f"torch_dtype={one_line(repr(dtype), 40)} came. Allowed: a floating-point dtype such as torch.float16, its name, or 'auto'.")
+    raise ValueError(f"torch_dtype={one_line(repr(dtype), 40)} came. Allowed: a floating-point dtype such as "
+                     f"torch.float16, its name, or 'auto'.")
 
 # %% ../nbs/00b_checkpoints.ipynb #25aa4341
 def _weights_file(folder, variant):
@@ -229,8 +248,10 @@ def _weights_file(folder, variant):
     if os.path.lexists(path): return path
     others = sorted(p.name for p in folder.glob("diffusion_pytorch_model*"))
     found = [o for n in others for o in re.findall(r"model\.([\w-]+)\.safetensors$", n)]
-    hint = f" Give variant={found[0]!r}." if found and not variant else f" Only one file of safetensors is read, and there is {others[0]}." if others else ""
-    raise CheckpointError(f"{shown(folder)} has no {path.name}. The checkpoint is incomplete; copy or download it again.{hint}")
+    hint = f" Only one file of safetensors is read, and there is {others[0]}." if others else ""
+    if found and not variant: hint = f" Give variant={found[0]!r}."
+    raise CheckpointError(f"{shown(folder)} has no {path.name}. The checkpoint is incomplete; copy or download it "
+                          f"again.{hint}")
 
 def load_part(cls, # a `Network`
               folder, # written by its `save_pretrained`
@@ -243,7 +264,9 @@ def load_part(cls, # a `Network`
     path = _weights_file(folder, variant)
     have = read_head(path)
     try: part = blank(cls, {k: v for k, v in config.items() if not k.startswith("_")}, len(have))
-    except Exception as e: raise CheckpointError(f"{shown(folder)} cannot be loaded ({one_line(e, 160)}). Its config is damaged, or not of these weights.") from e
+    except Exception as e:
+        raise CheckpointError(f"{shown(folder)} cannot be loaded ({one_line(e, 160).rstrip('.')}). Its config is damaged, or not "
+                              f"of these weights.") from e
     part.load_state_dict(read_tensors(path, part.state_dict(), dtype=dtype), assign=True)
     part.register_to_config(_name_or_path=str(folder))
     return part.eval()
@@ -264,11 +287,12 @@ class Network(ModelMixin, ConfigMixin):
                        ): # the network, in evaluation mode
         "As diffusers', and a folder is read by `load_part`."
         local = {"subfolder", "dtype", "low_cpu_mem_usage", "local_files_only", "use_safetensors"}
-        if not os.path.isdir(name) or how.keys() - local: return super().from_pretrained(name, torch_dtype=weights_dtype(torch_dtype), variant=variant, **how)
+        if not os.path.isdir(name) or how.keys() - local:
+            return super().from_pretrained(name, torch_dtype=weights_dtype(torch_dtype), variant=variant, **how)
         return load_part(cls, os.path.join(name, how.get("subfolder") or ""), how.get("dtype") or torch_dtype, variant)
 
     def save_pretrained(self, save_directory, # folder
-                        safe_serialization=True, variant=None, # other weights than safetensors are refused; see `load_part`
+                        safe_serialization=True, variant=None, # only safetensors are written; see `load_part`
                         **how # more of diffusers' arguments
                        ):
         "Write config and weights; what could not be loaded again is refused."
@@ -279,5 +303,9 @@ class Network(ModelMixin, ConfigMixin):
 def check_saving(safe_serialization=True, variant=None, max_shard_size=None, use_flashpack=False, **how):
     "Refuse ways of saving from which nothing here is loaded."
     weights_name(variant)
-    if not safe_serialization or use_flashpack: raise ValueError("only safetensors can be loaded again, so nothing else is saved. Leave safe_serialization and use_flashpack out.")
-    if max_shard_size is not None: raise ValueError(f"max_shard_size={max_shard_size!r} came; a network is loaded from one file, so it is saved as one. Leave it out.")
+    if not safe_serialization or use_flashpack:
+        raise ValueError("only safetensors can be loaded again, so nothing else is saved. Leave safe_serialization and "
+                         "use_flashpack out.")
+    if max_shard_size is not None:
+        raise ValueError(f"max_shard_size={max_shard_size!r} came; a network is loaded from one file, so it is saved "
+                         f"as one. Leave it out.")

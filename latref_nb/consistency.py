@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from .checkpoints import CheckpointError, Network, open_tensors, read_tensors, one_line, whole_path
+from .checkpoints import CheckpointError, Network, one_line, open_tensors, read_tensors, whole_path
 from .core import (COUNT, PRECISIONS, SEED, SHARE, WEIGHT, WHOLE, FileError, atomic_write, check_fields, from_uint8,
                             make_folder, make_generator, read_json, resolve_precision, shipped_path, to_uint8, unknown_name)
 from .datasets import labelled_as
@@ -266,7 +266,8 @@ def _base_of(frozen, dataset, settings, folder, rows):
     bases, settled = _bases(frozen, settings), settings.settle is not None
     if settled: rows = range(min(settings.settled_by, len(dataset)))
     try:
-        with open_tensors(folder/("settling.safetensors" if settled else "part-000000.safetensors")) as f: found = f.metadata()["key"]
+        first = folder/("settling.safetensors" if settled else "part-000000.safetensors")
+        with open_tensors(first) as f: found = f.metadata()["key"]
     except FileError: return bases[0]
     return next((b for b in bases if part_key(b, dataset, rows) == found), bases[0])
 
@@ -777,7 +778,9 @@ def go_on_from(folder, # of an earlier training
         fresh = ("from_whole.", "encoder.") if fresh_encoder else ("from_whole.",)                # of the extractor; what the earlier one has goes before
         new = {k: v for k, v in m.state_dict().items() if name == "extractor" and k.startswith(fresh)}
         try: old = ema_weights(folder, name); m.load_state_dict({**new, **old, **{k: v for k, v in new.items() if k.startswith("encoder.")}})
-        except (OSError, FileError) as e: raise ValueError(f"{folder}: holds no checkpoint to go on from, or a damaged one ({one_line(e, 160)}). Give the folder that `latref_train styles --out` wrote.") from None
+        except (OSError, FileError) as e:
+            raise ValueError(f"{folder}: holds no checkpoint to go on from, or a damaged one ({one_line(e, 160)}). "
+                             f"Give the folder that `latref_train styles --out` wrote.") from None
         except RuntimeError as e: raise ValueError(f"{folder}: its networks have another shape than these ({str(e).splitlines()[-1].strip()[:120]}). Ask for the same shape, modulation, extractor and mapper, or begin anew.") from None
 
 def _callbacks(*functions):
@@ -819,29 +822,36 @@ def load_stages(path # written by `save_stages`
     "Read stages."
     try: return _read_stages(whole_path(path))
     except Exception as e:
-        raise CheckpointError(f"{path}: holds no stages of a training, or is damaged ({one_line(e, 120)}). train_styles writes such a file.") from None
+        raise CheckpointError(f"{path}: holds no stages of a training, or is damaged ({one_line(e, 120)}). "
+                              f"train_styles writes such a file.") from None
 
 def _read_stages(path):
     "Stages with those of the ablations; anything thrown says what does not fit."
-    tensors = read_tensors(path, what="a file of stages", finite=False)            # a loss that was not there yet is NaN
+    tensors = read_tensors(path, what="a file of stages", finite=False)   # a loss that was not there yet is NaN
     with open_tensors(path, "a file of stages") as f: about = f.metadata() or {}
-    main = _checked_stages(Stages(**{k: tensors[k] for k in STAGE_TENSORS}, **{k: json.loads(about[k]) for k in STAGE_LISTS}))
+    lists = {k: json.loads(about[k]) for k in STAGE_LISTS}
+    main = _checked_stages(Stages(**{k: tensors[k] for k in STAGE_TENSORS}, **lists))
     for name in [k[9:] for k in about if k.startswith("ablation.")]:
         own = {k: tensors[f"ablation.{name}.{k}"] for k in STAGE_TENSORS[2:]}
-        main.ablations[name] = _checked_stages(replace(main, **own, **json.loads(about[f"ablation.{name}"]), ablations={}))
+        told = json.loads(about[f"ablation.{name}"])
+        main.ablations[name] = _checked_stages(replace(main, **own, **told, ablations={}))
     return main
 
 def _checked_stages(s):
     "The same stages, where lists and tensors speak of the same faces, steps and terms."
     for name, kind in dict(steps=int, faces=int, references=int, terms=str, tags=str, values=str).items():
         entries = getattr(s, name)
-        if not isinstance(entries, list) or not all(type(o) is kind for o in entries): raise ValueError(f"{name} is no list of {kind.__name__}")
+        if not isinstance(entries, list) or not all(type(o) is kind for o in entries):
+            raise ValueError(f"{name} is no list of {kind.__name__}")
     n, p, size = len(s.faces), len(s.steps), tuple(s.original.shape[1:])
-    if not len(s.references) == len(s.tags) == len(s.values) == n: raise ValueError("faces, references, tags and values are not of one length")
-    shapes = dict(original=(n, *size), removed=(n, *size), restored=(p, n, *size), swapped=(p, n, *size), losses=(p, len(s.terms)))
+    if not len(s.references) == len(s.tags) == len(s.values) == n:
+        raise ValueError("faces, references, tags and values are not of one length")
+    shapes = dict(original=(n, *size), removed=(n, *size), restored=(p, n, *size), swapped=(p, n, *size))
+    shapes["losses"] = (p, len(s.terms))
     for name, shape in shapes.items():
         t = getattr(s, name)
-        if tuple(t.shape) != shape or (t.dtype == torch.uint8) == (name == "losses"): raise ValueError(f"{name} is {t.dtype} of shape {tuple(t.shape)}")
+        if tuple(t.shape) != shape or (t.dtype == torch.uint8) == (name == "losses"):
+            raise ValueError(f"{name} is {t.dtype} of shape {tuple(t.shape)}")
     if len(size) != 3 or size[0] != 3 or not n * p: raise ValueError(f"{p} moments of {n} pictures of shape {size}")
     return s
 
@@ -1053,8 +1063,8 @@ def _kept_result(path):
     "The row that a finished run left, or a CheckpointError."
     try: row = read_json(path, "the result of a run")
     except FileError as e: raise CheckpointError(f"{e} Move it away to do this run again.") from None
-    numbers = [v for k, v in row.items() if k not in ("ablation", "key")] if isinstance(row, dict) else [None]
-    if not all(isinstance(v, (int, float)) for v in numbers) or not {"ablation", "seed", "key", "seconds"} <= row.keys():
+    kinds = {"ablation": str, "key": str, "seed": int, "seconds": (int, float)}
+    if not isinstance(row, dict) or not all(isinstance(row.get(k), kind) for k, kind in kinds.items()):
         raise CheckpointError(f"{path}: holds no result of a run. Move it away to do this run again.")
     return row
 

@@ -93,7 +93,8 @@ def check_strengths(strengths # what should be {method: {"Tag=value": strength}}
     numbers = [s for row in rows for s in (row.values() if isinstance(row, dict) else [row])]
     for s in numbers:
         if isinstance(s, bool) or not isinstance(s, (int, float)) or not math.isfinite(s):
-            raise ValueError(f"strengths hold {str(s)[:40]!r}. Needed: {{method: {{'Tag=value': a finite number}}}}, as set_strengths writes them.")
+            raise ValueError(f"strengths hold {str(s)[:40]!r}. Needed: {{method: {{'Tag=value': a finite number}}}}, "
+                             f"as set_strengths writes them.")
 
 class ValueClassifier(Network):
     "Reads the value of every tag off a semantic code, by one small head a tag on the normalised code."

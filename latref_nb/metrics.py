@@ -168,7 +168,7 @@ class FactorNet(Network):
                 ):
         super().__init__()
         self.tags = tag_set(tags)
-        with torch.device("cpu"): shown = shown or visible_styles(self.tags)           # also where the network itself takes no memory
+        with torch.device("cpu"): shown = shown or visible_styles(self.tags)     # also where the network takes no memory
         self.register_to_config(tags=tag_list(self.tags), widths=list(widths), shown=shown, _use_default_values=[])
         self.trunk, self.head = FaceTrunk(widths), face_head(size, widths[-1], sum(len(STYLES[t]) for t in self.tags.names))
         with torch.device("cpu"): self.masks = {t.name: self.shown_mask(t, shown) for t in self.tags}   # (n_values,k)
@@ -371,10 +371,13 @@ def load_lpips(weights=None, # torchvision's AlexNet weights; None: from its cac
     model = lpips.LPIPS(net="alex", pretrained=True, pnet_rand=True, verbose=False)
     backbone = {f"slice{k}.{name}": p for k, slice_ in enumerate((model.net.slice1, model.net.slice2, model.net.slice3, model.net.slice4, model.net.slice5), 1) for name, p in slice_.state_dict().items()}
     try: tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e: raise ValueError(f"{path} cannot be read as weights ({one_line(e, 120)}). Give torchvision's {ALEXNET}.") from None
+    except Exception as e:
+        raise ValueError(f"{path} cannot be read as weights ({one_line(e, 120)}). Give torchvision's "
+                         f"{ALEXNET}.") from None
     try: model.net.load_state_dict({k: tensors["features." + k.split(".", 1)[1]] for k in backbone})
     except (KeyError, TypeError, RuntimeError): raise ValueError(f"{path} does not hold AlexNet's weights. Give torchvision's {ALEXNET}.") from None
-    if not_finite(model.net.state_dict()): raise ValueError(f"{path} holds NaN or infinity. Give torchvision's {ALEXNET}.")
+    if not_finite(model.net.state_dict()):
+        raise ValueError(f"{path} holds NaN or infinity. Give torchvision's {ALEXNET}.")
     return model.eval().requires_grad_(False)
 
 # %% ../nbs/14_metrics.ipynb #e022d425

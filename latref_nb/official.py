@@ -22,7 +22,7 @@ from dataclasses import dataclass, fields
 import torch
 
 from .autoencoder import PRESETS, DiffusionAutoencoder, check_choice
-from .checkpoints import FLOATS, CheckpointError, check_arguments, read_tensors, one_line, weights_dtype, whole_path
+from .checkpoints import FLOATS, CheckpointError, check_arguments, one_line, read_tensors, weights_dtype, whole_path
 from .core import Tag, TagSet, file_size, unknown_name
 from .modulation import StyleModulation
 from .pipeline import LatRefPipeline
@@ -81,7 +81,8 @@ def _plain_names(tensors):
     "The tensors under their names without the words of wrappers."
     out = {".".join(w for w in k.split(".") if w not in FRAMEWORKS): v for k, v in tensors.items()}
     if len(out) < len(tensors):
-        raise CheckpointError(f"Of {len(tensors)} tensors only {len(out)} names are left without {', '.join(FRAMEWORKS)}. Give one network alone.")
+        raise CheckpointError(f"Of {len(tensors)} tensors only {len(out)} names are left without "
+                              f"{', '.join(FRAMEWORKS)}. Give one network alone.")
     return out
 
 
@@ -142,7 +143,8 @@ def check_weights(
         raise CheckpointError(f"The weights do not fit the config. {'; '.join(found)}. Give the config the checkpoint was trained with.")
     bad = [f"{k} ({why})" for k in want if (why := _unusable(came[k]))]
     if bad:
-        raise CheckpointError(f"{len(bad)} tensors are no finite floating-point numbers: {_some(bad)}. Give another copy of the {what} checkpoint.")
+        raise CheckpointError(f"{len(bad)} tensors are no finite floating-point numbers: {_some(bad)}. Give another "
+                              f"copy of the {what} checkpoint.")
 
 # %% ../nbs/16_official.ipynb #3f4dae6e
 def _on_meta(make, **settings):
@@ -188,7 +190,8 @@ def diffae_from_state_dict(
     check_weights(_shapes(config), came)
     model = _on_meta(DiffusionAutoencoder, **config)
     names = published_names(model.state_dict())
-    model.load_state_dict({k: came[names[k]].detach().to("cpu", dtype or came[names[k]].dtype, copy=True) for k in names}, assign=True)
+    came = {k: came[theirs].detach() for k, theirs in names.items()}
+    model.load_state_dict({k: v.to("cpu", dtype or v.dtype, copy=True) for k, v in came.items()}, assign=True)
     return model.eval()
 
 # %% ../nbs/16_official.ipynb #b35c0a79
@@ -243,7 +246,7 @@ def _kind(path):
 
 
 def _whole(path, kind, error):
-    "Whether all bytes of a file are there and right, as far as its kind can tell; then it is of a kind that is not understood."
+    "Whether all bytes of a file are there and right, as far as its kind can tell."
     if kind == "zip":
         return zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip() is None
     return kind == "old" and isinstance(error, pickle.UnpicklingError) or kind == "other" and path.suffix != ".safetensors"
@@ -273,8 +276,11 @@ def read_checkpoint(
         tensors = named_tensors(_read_any(path, kind), weights)
     except Exception as e:  # zip, pickle, safetensors and the system each have errors of their own
         if _whole(path, kind, e):
-            raise CheckpointError(f"{path} is no readable checkpoint: of a kind that is not understood ({one_line(e, 120)}). Give a state dict that torch.save wrote, or safetensors.") from e
-        raise CheckpointError(f"{path} is no readable checkpoint: damaged, cut short or of another kind ({one_line(e, 120)}). Download it again.") from e
+            raise CheckpointError(f"{path} is no readable checkpoint: of a kind that is not understood "
+                                  f"({one_line(e, 120)}). Give a state dict that torch.save wrote, or "
+                                  f"safetensors.") from e
+        raise CheckpointError(f"{path} is no readable checkpoint: damaged, cut short or of another kind "
+                              f"({one_line(e, 120)}). Download it again.") from e
     if not tensors:
         raise CheckpointError(f"{path} holds no named tensors. Give a checkpoint with a state dict.")
     return tensors

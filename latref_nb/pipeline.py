@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from . import sampling
 from .autoencoder import DiffusionAutoencoder
-from .checkpoints import (CheckpointError, check_finite, check_saving, load_part, read_config, one_line, settled,
-                                   weights_dtype, weights_name)
+from .checkpoints import (CheckpointError, check_finite, check_saving, load_part, one_line, read_config,
+                                   settled, weights_dtype, weights_name)
 from .core import (ImageError, atomic_folder, autocast_dtype, batched, check_images, load_image, make_folder,
                             make_generator, read_json, resolve_precision, save_image, shipped_names, shipped_path,
                             short_name, shown, to_pil, unknown_name, user_path, write_json)
@@ -165,21 +165,25 @@ class LatRefOutput(BaseOutput):
     styles: list = None          # of StyleCode (B), or None for a direction: one for each edit
 
 # %% ../nbs/12_pipeline.ipynb #c7a1e0b2
-EDIT_OPTIONS = {"global_direction": (global_edit, global_direction), "image_specific": (image_specific,)}   # whose arguments `options` may name
+EDIT_OPTIONS = {"global_direction": (global_edit, global_direction), "image_specific": (image_specific,)}   # see `options`
 
 def check_how(iterations, # of a fixed-point inversion
               options, # {method: {argument: value}}, or None
               sure # probability
              ): # None, or a ValueError
     "Refuse settings of a pipeline that no edit could use."
-    if type(iterations) is not int or not 1 <= iterations <= 1000: raise ValueError(f"iterations={one_line(repr(iterations), 40)} came. Allowed: 1 to 1000.")
+    if type(iterations) is not int or not 1 <= iterations <= 1000:
+        raise ValueError(f"iterations={one_line(repr(iterations), 40)} came. Allowed: 1 to 1000.")
     if isinstance(sure, bool) or not isinstance(sure, (int, float)) or not math.isfinite(sure):
         raise ValueError(f"sure={one_line(repr(sure), 40)} came. Needed: a probability; above 1 nobody is left alone.")
-    if not isinstance(options or {}, dict): raise ValueError(f"options={one_line(repr(options), 40)} came. Needed: {{method: {{argument: value}}}}.")
+    if not isinstance(options or {}, dict):
+        raise ValueError(f"options={one_line(repr(options), 40)} came. Needed: {{method: {{argument: value}}}}.")
     for method, given in (options or {}).items():
         if method not in EDIT_OPTIONS: raise ValueError(unknown_name("method in options", method, EDIT_OPTIONS))
-        known = {k for f in EDIT_OPTIONS[method] for k, p in inspect.signature(f).parameters.items() if p.default is not p.empty}
-        if not isinstance(given, dict): raise ValueError(f"options of {method} are {one_line(repr(given), 40)}. Needed: {{argument: value}}.")
+        takes = [p for f in EDIT_OPTIONS[method] for p in inspect.signature(f).parameters.values()]
+        known = {p.name for p in takes if p.default is not p.empty}
+        if not isinstance(given, dict):
+            raise ValueError(f"options of {method} are {one_line(repr(given), 40)}. Needed: {{argument: value}}.")
         for k in given:
             if k not in known: raise ValueError(unknown_name(f"option of {method}", k, sorted(known)))
 
@@ -257,27 +261,34 @@ def _check_styles(c, modulation=None, extractor=None, mapper=None):
 # %% ../nbs/12_pipeline.ipynb #da08b3f5
 PARTS = {"autoencoder": DiffusionAutoencoder, "linear": ValueClassifier, "mlp": ValueClassifier, "modulation": StyleModulation,
          "extractor": ReferenceExtractor, "mapper": LatentMapper, "picture_mask": PictureMask}
-INDEX, SETTINGS = "model_index.json", ("method", "inversion", "iterations", "options", "sure")   # of a pipeline's folder; saved in it
+INDEX, SETTINGS = "model_index.json", ("method", "inversion", "iterations", "options", "sure")
 
 def read_index(folder # of a pipeline
               ): # names of the parts that were saved, {setting: value}
     "What a pipeline's folder says of itself; anything of another type is a `CheckpointError`."
     config = {k: v for k, v in read_config(folder/INDEX, "LatRefPipeline").items() if not k.startswith("_")}
     for k in config:
-        if k not in (*PARTS, *SETTINGS): raise CheckpointError(f"{folder/INDEX}: {unknown_name('entry', one_line(k, 60), [*PARTS, *SETTINGS])}")
+        if k not in (*PARTS, *SETTINGS):
+            raise CheckpointError(f"{folder/INDEX}: {unknown_name('entry', one_line(k, 60), [*PARTS, *SETTINGS])}")
     entries = {k: config.get(k) or [None, None] for k in PARTS}
     for k, entry in entries.items():
-        known = isinstance(entry, list) and len(entry) == 2 and (entry == [None, None] or isinstance(entry[0], str) and entry[1] == PARTS[k].__name__)
-        if not known: raise CheckpointError(f"{folder/INDEX}: {k} is {one_line(repr(entry), 60)}. Needed: a {PARTS[k].__name__}, or null.")
-    if entries["autoencoder"] == [None, None]: raise CheckpointError(f"{folder/INDEX} names no autoencoder. Copy or download it again.")
+        known = isinstance(entry, list) and [type(o) for o in entry] == [str, str] and entry[1] == PARTS[k].__name__
+        known = known or entry == [None, None]
+        if not known:
+            raise CheckpointError(f"{folder/INDEX}: {k} is {one_line(repr(entry), 60)}. Needed: a {PARTS[k].__name__}, "
+                                  f"or null.")
+    if entries["autoencoder"] == [None, None]:
+        raise CheckpointError(f"{folder/INDEX} names no autoencoder. Copy or download it again.")
     return [k for k, entry in entries.items() if entry[1]], {k: config[k] for k in SETTINGS if k in config}
 
 # %% ../nbs/12_pipeline.ipynb #753c3867
-HUB = ("revision", "cache_dir", "token", "force_download", "local_files_only")      # diffusers' arguments that only a hub id needs
+HUB = ("revision", "cache_dir", "token", "force_download", "local_files_only")   # what only a hub id needs
 
 def _checkpoint_folder(name, variant=None, **hub):
     "Where a shipped name, a folder or a hub id lies on this disk."
-    if not isinstance(name, (str, os.PathLike)): raise CheckpointError(f"{one_line(repr(name), 60)} came as a checkpoint. Give a shipped name, a folder or a hub id.")
+    if not isinstance(name, (str, os.PathLike)):
+        raise CheckpointError(f"{one_line(repr(name), 60)} came as a checkpoint. Give a shipped name, a folder or a "
+                              f"hub id.")
     name = os.fspath(name)
     if name in shipped_names(): return shipped_path(name)
     folder = settled(name)
@@ -296,19 +307,22 @@ def _from_hub(name, variant=None, **hub):
 # %% ../nbs/12_pipeline.ipynb #0eeafcc3
 def _check_changes(changes, use_safetensors):
     "Refuse arguments that `from_pretrained` does not know, and parts that are no networks."
-    if use_safetensors is False: raise ValueError("use_safetensors=False came; weights are read from safetensors files only. Leave it out.")
+    if use_safetensors is False:
+        raise ValueError("use_safetensors=False came; weights are read from safetensors files only. Leave it out.")
     for k, v in changes.items():
         known = ["torch_dtype", "variant", "use_safetensors", *HUB, *PARTS, *SETTINGS]
         if k not in known: raise ValueError(unknown_name("argument of from_pretrained", k, known))
-        if k in PARTS and not (isinstance(v, torch.nn.Module) and hasattr(v, "config") or v is None and k != "autoencoder"):
-            raise ValueError(f"{k}={one_line(repr(v), 40)} came. Give a {PARTS[k].__name__}{'' if k == 'autoencoder' else ', or None to leave it out'}.")
+        network = isinstance(v, torch.nn.Module) and hasattr(v, "config")
+        if k in PARTS and not (network or v is None and k != "autoencoder"):
+            raise ValueError(f"{k}={one_line(repr(v), 40)} came. Give a "
+                             f"{PARTS[k].__name__}{'' if k == 'autoencoder' else ', or None to leave it out'}.")
 
 @patch(cls_method=True)
 def from_pretrained(cls:LatRefPipeline, name, # a shipped name, a folder, or a hub id
-                    torch_dtype=None, # of the autoencoder's weights: None for float32, "auto" as saved, a dtype or its name
+                    torch_dtype=None, # of the autoencoder: None for float32, "auto" as saved, a dtype or its name
                     variant=None, # "fp16" and the like: which files of weights
                     use_safetensors=True, # nothing else is read, so False is refused
-                    **changes # parts in the saved ones' place, or None; settings: method, inversion, …; for a hub id those of `HUB`
+                    **changes # parts, or None, in the saved ones' place; settings: method, inversion, …; `HUB`'s for a hub id
                    ): # LatRefPipeline
     "Load the whole; whatever is wrong with it is said in one line."
     dtype, hub = changes.pop("dtype", None) or torch_dtype, {k: changes.pop(k) for k in HUB if k in changes}
@@ -317,7 +331,8 @@ def from_pretrained(cls:LatRefPipeline, name, # a shipped name, a folder, or a h
     folder = _checkpoint_folder(name, variant, **hub)
     saved, settings = read_index(folder)
     unused = {"extractor", "mapper"} if "modulation" in changes and changes["modulation"] is None else set()
-    own = {k: load_part(PARTS[k], folder/k, dtype if k == "autoencoder" else None, variant) for k in saved if k not in changes.keys() | unused}
+    needed = [k for k in saved if k not in changes.keys() | unused]
+    own = {k: load_part(PARTS[k], folder/k, dtype if k == "autoencoder" else None, variant) for k in needed}
     try: pipe = cls(**own, **(settings | changes))
     except (TypeError, ValueError) as e: raise CheckpointError(f"{folder}: {one_line(e, 400)}") from None
     pipe.register_to_config(_name_or_path=str(name))
@@ -813,13 +828,13 @@ def interpolate(self:LatRefPipeline, images, # see `load_images`
 
 # %% ../nbs/12_pipeline.ipynb #c794f3c3
 def _in_use(path):
-    "Whether a folder must stay itself: the program stands in it, or it holds what is neither a file nor one of our parts."
+    "Whether a folder must stay itself: one stands in it, or it holds what is neither a file nor one of our parts."
     place, here = path.resolve(), Path.cwd().resolve()
     return place in (here, *here.parents) or any(not p.is_file() and p.name not in PARTS for p in path.iterdir())
 
 @contextmanager
 def _saving_into(path):
-    "A folder to fill that then takes the place of `path`, whose other files stay; a folder in use gets its new parts one by one."
+    "A folder to fill, then put in the place of `path`, whose other files stay; one in use gets its parts one by one."
     if path.is_dir() and _in_use(path):
         with atomic_folder(path/".new") as tmp: yield tmp
         for p in sorted((path/".new").iterdir(), key=lambda p: (p.name == INDEX, p.name)):
@@ -841,7 +856,8 @@ def save_pretrained(self:LatRefPipeline, save_directory, # the folder; other fil
     "Write the whole, all or nothing; weights that are not finite are refused."
     check_saving(safe_serialization, variant, **how)
     for name, m in self.parts.items(): check_finite(m.state_dict(), f"the {name}")
-    with _saving_into(settled(save_directory)) as tmp: DiffusionPipeline.save_pretrained(self, tmp, variant=variant, **how)
+    with _saving_into(settled(save_directory)) as tmp:
+        DiffusionPipeline.save_pretrained(self, tmp, variant=variant, **how)
 
 # %% ../nbs/12_pipeline.ipynb #f3b27b6c
 def join_images(images, # (B,3,S,S) in [-1, 1]

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .autoencoder import SemanticEncoder
-from .checkpoints import CheckpointError, Network, check_arguments, check_finite, open_tensors, read_tensors, one_line, whole_path
+from .checkpoints import (CheckpointError, Network, check_arguments, check_finite, one_line, open_tensors,
+                                   read_tensors, whole_path)
 from .core import Tag, atomic_write, randn, unknown_name
 from .directions import tag_list, tag_set
 
@@ -165,10 +166,13 @@ def load_styles(path, # written by `save_styles`
     "Read styles back; those of another model are refused."
     try: found = _read_styles(path)
     except CheckpointError as e: raise CheckpointError(f"{e} A file of styles is made with save_styles.") from None
-    except Exception as e: raise CheckpointError(f"{path}: is not a file of styles, or is damaged ({one_line(e, 160)}). Make one with save_styles.") from None
+    except Exception as e:
+        raise CheckpointError(f"{path}: is not a file of styles, or is damaged ({one_line(e, 160)}). Make one with "
+                              f"save_styles.") from None
     for name, (owner, *_) in found.items():
         if model is not None and owner != model:
-            raise ValueError(f"{path}: the style {name!r} belongs to the model {owner!r}, and {model!r} is to use it. Styles mean something to their own model only; make it anew there.")
+            raise ValueError(f"{path}: the style {name!r} belongs to the model {owner!r}, and {model!r} is to use it. "
+                             f"Styles mean something to their own model only; make it anew there.")
     return {name: code if alone else (code.tag, code.value, code) for name, (_, alone, code) in found.items()}
 
 # %% ../nbs/09_styles.ipynb #891e6fd7

@@ -314,11 +314,14 @@ def save(self:Run):
     self.check_finite()
     if not self.acc.is_main_process: return
     tensors = self.state_tensors()
-    state = {"step": self.done, "moments": len(tensors["optimizer"]), **{k: getattr(self.settings, k) for k in Settings.told}, "seconds": self.seconds, "ema_step": self.ema.n, "config": self.config()}
+    told = {k: getattr(self.settings, k) for k in Settings.told}
+    state = {"step": self.done, "moments": len(tensors["optimizer"]), **told, "seconds": self.seconds,
+             "ema_step": self.ema.n, "config": self.config()}
     try:
         with atomic_folder(self.checkpoint) as tmp:
             for name, part in tensors.items():
-                save_file({k: v.detach().cpu().contiguous().clone() for k, v in part.items()}, tmp / f"{name}.safetensors")
+                part = {k: v.detach().cpu().contiguous().clone() for k, v in part.items()}
+                save_file(part, tmp / f"{name}.safetensors")
             (tmp / "state.json").write_text(json.dumps(state, indent=1))
     except OSError as e: raise OSError(f"{e} Step {self.done} is not saved. {self.last_good()}") from e
 
@@ -332,18 +335,22 @@ def _of_today(state, # of a checkpoint
     return {"precision": word, **state, "config": old | ({} if old.get("data") else {"data": config["data"]})}
 
 # %% ../nbs/07_training.ipynb #7e51c0a1
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")                                 # what AdamW keeps of every weight that ever had a gradient
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")                 # what AdamW keeps of every weight that ever had a gradient
 
 def checked_state(path # of a state.json
                  ): # dict
     "Where a training stood, every field of its kind; else a ValueError."
     state = read_json(path, "the state of a training", 16_000_000)
-    if not isinstance(state, dict) or not isinstance(state.get("config"), dict): raise CheckpointError(f"{path} holds no state of a training")
-    try: check_ranges(**{k: (state.get(k), WHOLE) for k in ("step", "steps", "ema_step")}, **{k: (state.get(k), WEIGHT) for k in ("seconds", "lr", "decay")})
+    if not isinstance(state, dict) or not isinstance(state.get("config"), dict):
+        raise CheckpointError(f"{path} holds no state of a training")
+    ranges = {"step": WHOLE, "steps": WHOLE, "ema_step": WHOLE, "seconds": WEIGHT, "lr": WEIGHT, "decay": WEIGHT}
+    try: check_ranges(**{k: (state.get(k), allowed) for k, allowed in ranges.items()})
     except ValueError as e: raise CheckpointError(f"{path}: {e}") from None
-    if state.get("precision", "no") not in PRECISIONS: raise CheckpointError(f"{path}: precision is {one_line(repr(state['precision']), 40)}")
+    if state.get("precision", "no") not in PRECISIONS:
+        raise CheckpointError(f"{path}: precision is {one_line(repr(state['precision']), 40)}")
     if not state["ema_step"] <= state["step"] <= state["steps"]:
-        raise CheckpointError(f"{path}: step {state['step']} of {state['steps']}, ema_step {state['ema_step']}; the last is at most the first")
+        raise CheckpointError(f"{path}: step {state['step']} of {state['steps']}, ema_step {state['ema_step']}; the "
+                              f"last is at most the first")
     return state
 
 @patch
@@ -353,9 +360,11 @@ def read_files(self:Run, state # of the checkpoint
     want, path = self.state_tensors(), self.checkpoint / "optimizer.safetensors"
     head = read_head(path)
     if state["step"] and not head or len(head) != state.get("moments", len(head)):
-        raise CheckpointError(f"{path} holds {len(head)} tensors, {state.get('moments') or 'some'} were written after {state['step']} steps")
+        raise CheckpointError(f"{path} holds {len(head)} tensors, {state.get('moments') or 'some'} were written after "
+                              f"{state['step']} steps")
     kept, one = {k.rpartition("/")[0] for k in head}, torch.empty((), device="meta")
-    want["optimizer"] = {f"{n}/{m}": one if m == "step" else p for n, p in self.params.items() if n in kept for m in MOMENTS}
+    params = {n: p for n, p in self.params.items() if n in kept}
+    want["optimizer"] = {f"{n}/{m}": one if m == "step" else p for n, p in params.items() for m in MOMENTS}
     files = {name: read_tensors(self.checkpoint / f"{name}.safetensors", tensors) for name, tensors in want.items()}
     below = [k for k, v in files["optimizer"].items() if not k.endswith("/exp_avg") and (v < 0).any()]
     if below: raise CheckpointError(f"{path}: {below[0]} is below 0")
@@ -364,7 +373,8 @@ def read_files(self:Run, state # of the checkpoint
 # %% ../nbs/07_training.ipynb #4af22745
 def _differences(old, new, path=""):
     "Names of what differs between two nested dicts, with both values."
-    if not (isinstance(old, dict) and isinstance(new, dict)): return [] if old == new else [f"{path}: {shown(old)[:80]} then, {shown(new)[:80]} now"]
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [] if old == new else [f"{path}: {shown(old, 80)} then, {shown(new, 80)} now"]
     return [d for k in sorted({*old, *new}) for d in _differences(old.get(k), new.get(k), f"{path}.{k}" if path else k)]
 
 @patch
@@ -375,7 +385,8 @@ def restore(self:Run): # what the settings changed, as lines
         wrong = _differences(state["config"], self.config())
         files = {} if wrong else self.read_files(state)
     except Exception as e:
-        raise ValueError(f"{self.checkpoint} cannot be read ({one_line(e, 400)}). It is damaged or no checkpoint of ours: move it away to start anew.") from e
+        raise ValueError(f"{self.checkpoint} cannot be read ({one_line(e, 400)}). It is damaged or no checkpoint of "
+                         f"ours: move it away to start anew.") from e
     if wrong: raise ValueError(f"{self.checkpoint} was made by another training: {'; '.join(wrong)}. Give the same values, or another folder.")
     self.parts.load_state_dict(files["weights"])
     for (name, p), shadow in zip(self.params.items(), self.ema.values):
@@ -416,7 +427,9 @@ def read_log(self:Run):
 @patch
 def check_place(self:Run):
     "Raise where the folder of the run is gone."
-    if not self.out.is_dir(): raise TrainingError(f"{self.out} is gone: it was removed or renamed while the training ran (step {self.done}). Begin anew in a folder that stays.")
+    if not self.out.is_dir():
+        raise TrainingError(f"{self.out} is gone: it was removed or renamed while the training ran (step {self.done}). "
+                            f"Begin anew in a folder that stays.")
 
 @patch
 def note(self:Run, **row # numbers or words
@@ -524,12 +537,13 @@ def take_lock(path # of the lock's file
         try: _lock(f)
         except BlockingIOError: return f.close()
         except OSError as e:
-            if e.errno in (errno.EACCES, errno.EDEADLK): return f.close()           # held, in the words of other systems
+            if e.errno in (errno.EACCES, errno.EDEADLK): return f.close()   # held, in the words of other systems
         if not path.exists() or not os.path.samestat(os.fstat(f.fileno()), os.stat(path)):
             f.close()                                                              # its last holder has just removed it
             continue
         f.truncate(0)
-        f.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}))
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        f.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
         f.flush()
         return f
 
@@ -547,7 +561,8 @@ def alone(self:Run):
         make_folder(self.out)
         try: held = take_lock(path)
         except OSError as e: raise (write_error(e, path) or e) from e
-    if self.any_process(main and held is None): raise TrainingError(f"{self.out} is in use: {_holder(path)}. Wait for it, stop it, or give another folder.")
+    if self.any_process(main and held is None):
+        raise TrainingError(f"{self.out} is in use: {_holder(path)}. Wait for it, stop it, or give another folder.")
     try: yield self
     finally:
         if held is not None:
@@ -557,7 +572,7 @@ def alone(self:Run):
 # %% ../nbs/07_training.ipynb #14767853
 @patch
 def leftovers(self:Run): # list of Path
-    "What a killed run left half-written: temporary names (chapter 00) of what a run writes, and nothing else that looks like them."
+    "What a killed run left half-written: chapter 00's temporary names of what a run writes, and nothing else."
     names = [Path(n) for n in ("checkpoint", "log.jsonl", "training.json", "stages.safetensors", *self.parts)]
     known = [rf"\.{re.escape(n.stem)}\.[0-9a-f]{{8}}\.part{re.escape(n.suffix)}" for n in names]
     return [p for p in self.out.iterdir() if any(re.fullmatch(k, p.name) for k in known)]
@@ -630,7 +645,9 @@ def fit(task, # `.modules`: {name: nn.Module}; `.loss(batch, generator)`: {"loss
         with run.alone():
             try:
                 run.begin(resume)
-                with tqdm(total=steps, initial=run.done, unit="step", disable=not (progress and run.acc.is_main_process)) as bar: run.loop(bar, caught, num_workers, callback)
+                quiet = not (progress and run.acc.is_main_process)
+                with tqdm(total=steps, initial=run.done, unit="step", disable=quiet) as bar:
+                    run.loop(bar, caught, num_workers, callback)
             finally:
                 for tracker in run.acc.trackers:
                     with suppress(OSError): tracker.finish()                        # its folder may be gone
@@ -644,7 +661,9 @@ def ema_weights(out, # folder of a training, also one that is running
     folder = settle_folder(Path(out) / "checkpoint")
     tensors = {k: v for f in ("weights", "ema") for k, v in read_tensors(folder / f"{f}.safetensors").items()}
     found = {k[len(name) + 1:]: v for k, v in tensors.items() if k.startswith(f"{name}.")}
-    if not found: raise CheckpointError(f"{folder} holds no weights of {name}; it holds those of {', '.join(sorted({k.split('.')[0] for k in tensors}))}.")
+    if not found:
+        raise CheckpointError(f"{folder} holds no weights of {name}; it holds those of "
+                              f"{', '.join(sorted({k.split('.')[0] for k in tensors}))}.")
     return found
 
 # %% ../nbs/07_training.ipynb #58916682

@@ -502,6 +502,9 @@ def test_finished_runs_are_kept(frozen, cache, tmp_path):
     assert go(("whole", "no_mask", "flat"))["rows"][:2] == first["rows"] and len(seen) == 6, "finished runs are not trained again"
     with pytest.warns(CacheWarning, match="another training"): go(("flat",), 3)
     assert len(seen) == 8
+    for text in ("{", "[]", '{"key": 3}'):
+        (tmp_path / "flat-0" / "result.json").write_text(text)
+        with pytest.raises(ValueError, match="result.json.* Move it away to do this run again"): go(("flat",), 3)
 
 def test_seeds_differ_and_repeat(frozen, cache, tmp_path):
     def weights(seed, out):
