@@ -26,8 +26,9 @@ from . import training
 from .autoencoder import PRESETS, DiffusionAutoencoder, from_preset
 from .consistency import ABLATIONS, ForwardSettings, Frozen, StyleSettings, Weights, build_cache
 from .consistency import train_ablations, train_styles as train_style_networks
-from .core import (CELEBA_TAGS, PRECISIONS, TagSet, atomic_folder, atomic_write, default_device, image_files, make_folder,
-                            make_generator, resolve_precision, shipped_names, shipped_path, unknown_name, write_error)
+from .core import (CELEBA_TAGS, PRECISIONS, TagSet, atomic_folder, atomic_write, default_device, image_files,
+                            make_folder, make_generator, resolve_precision, shipped_names, shipped_path, unknown_name,
+                            write_error)
 from .datasets import cached, open_faces, write_celeba, write_celebamask_hq
 from .directions import METHODS, label_reader, probe_accuracy
 from .faces import SynthFaces
@@ -71,8 +72,8 @@ def guarded(work, # function without arguments, gives an exit code or None
 OLD_NAMES = {"--precision": ("--mixed-precision", "--mixed_precision")}     # as older cards and records have it
 
 def _precision(): # a parameter of every command that runs networks
-    return Param("bfloat16 autocast where the processor has instructions for it (auto), nowhere (no), always (bf16)", str,
-                 choices=list(PRECISIONS))
+    said = "bfloat16 autocast where the processor has instructions for it (auto), nowhere (no), always (bf16)"
+    return Param(said, str, choices=list(PRECISIONS))
 
 def make_parser(func, # a function with docments
                 prog, # how it is called
@@ -381,7 +382,8 @@ def second_opinion(tags, # TagSet it must know
                    device="cpu"): # images (b,3,S,S) → labels (b,n_tags)
     "A network that reads tags off pictures: the perceptual one leaves the judge untouched for the evaluation."
     net = load_network(network, path).to(device)
-    return label_reader(net, tags, f"the {network} network", "Give one trained on these tags with --judge-path, or --calibrate 0.")
+    mend = "Give one trained on these tags with --judge-path, or --calibrate 0."
+    return label_reader(net, tags, f"the {network} network", mend)
 
 # %% ../nbs/17_commands.ipynb #24cf3f0f
 def train_classifiers(
@@ -699,11 +701,12 @@ def latref_edit(
     pipe = LatRefPipeline.from_pretrained(model).to(default_device(device))
     pipe.set_progress_bar_config(disable=True)
     with tqdm(total=len(found), unit="file", disable=not sys.stderr.isatty()) as bar:
-        result = edit_files(pipe, found, edits, out, batch_size=batch_size, seed=seed, num_inference_steps=steps, precision=precision,
-                            keep=False if whole else None, report=_say_row(bar))
+        result = edit_files(pipe, found, edits, out, batch_size=batch_size, seed=seed, num_inference_steps=steps,
+                            precision=precision, keep=False if whole else None, report=_say_row(bar))
     for row in result.done[:compare]:
         to = Path(out)/row["edited"].replace("_edited.png", "_compare.png")
-        save_figure(image_strip(*compare_edits(pipe, row["file"], edits, steps, False if whole else None, precision)), to)
+        shown = compare_edits(pipe, row["file"], edits, steps, False if whole else None, precision)
+        save_figure(image_strip(*shown), to)
         print(f"side by side: {to}")
     print(f"{len(result.done)} edited, {len(result.failed)} skipped; {result.path}")
     return 1 if result.failed else 0
@@ -854,7 +857,7 @@ def eval_ablations(
     "Train the whole method and the method less each of its parts, equally long, and measure all of them."
     if threads: torch.set_num_threads(threads)
     chosen, pipe, critic = grouped_settings(set), _with_classifiers(model, device), _critic(critic)
-    Frozen(pipe.autoencoder, pipe.linear, pipe.mlp, critic)                        # a critic of other tags leaves no folder behind
+    Frozen(pipe.autoencoder, pipe.linear, pipe.mlp, critic)                        # one of other tags leaves no folder
     check_place(out)
     parts = _style_cache(pipe, data, n, data_seed, cache or Path(out)/"cache", chosen.pop("forward"), critic, precision)
     ask = _measure(pipe, faces, seed, eval_steps, 32, {"precision": precision})
@@ -886,7 +889,8 @@ def latref_eval(
     if threads: torch.set_num_threads(threads)
     pipe = LatRefPipeline.from_pretrained(model).to(default_device(device))
     pairs = [(e.tag, e.value) for e in pipe.check_edits(edit)] or None
-    found = evaluate(pipe, n, seed, method, steps, batch_size, pairs=pairs, judges=load_judges(lpips, device=pipe.device), precision=precision)
+    judges = load_judges(lpips, device=pipe.device)
+    found = evaluate(pipe, n, seed, method, steps, batch_size, pairs=pairs, judges=judges, precision=precision)
     print(found.table(rows=not brief))
     if json: found.save(json)
     if card: write_card(model, pipe, found)

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from . import sampling
 from .autoencoder import DiffusionAutoencoder
-from .core import (ImageError, atomic_folder, atomic_write, autocast_dtype, batched, check_images, load_image, make_folder,
-                            make_generator, resolve_precision, save_image, settle_folder, shipped_names, shipped_path, to_pil,
-                            unknown_name)
-from .directions import (METHODS, Calibration, ValueClassifier, calibrate as calibrate_edits, edit_code, fit_classifiers,
-                                  label_reader)
+from .core import (ImageError, atomic_folder, atomic_write, autocast_dtype, batched, check_images, load_image,
+                            make_folder, make_generator, resolve_precision, save_image, settle_folder, shipped_names,
+                            shipped_path, to_pil, unknown_name)
+from .directions import (METHODS, Calibration, ValueClassifier, calibrate as calibrate_edits, edit_code,
+                                  fit_classifiers, label_reader)
 from .faces import CLASSES
 from .masks import PictureMask
 from .modulation import StyleModulation
@@ -817,7 +817,8 @@ def edit_files(pipe, # LatRefPipeline
 def _write_report(result, pipe, edits, seed, how):
     "edits.json, whole or not at all."
     more = {k: v for k, v in how.items() if k != "dtype" and isinstance(v, (int, float, str))}
-    head = {"model": str(pipe.name_or_path or ""), "edits": [str(e) for e in edits], "seed": seed, "precision": str(how["dtype"]), **more}
+    about = {"model": str(pipe.name_or_path or ""), "edits": [str(e) for e in edits]}
+    head = about | {"seed": seed, "precision": str(how["dtype"]), **more}
     with atomic_write(result.path) as tmp: tmp.write_text(json.dumps(head | {"files": result.rows}, indent=1, ensure_ascii=False), encoding="utf-8")
 
 # %% ../nbs/12_pipeline.ipynb #031d981b
