@@ -7,11 +7,11 @@ __all__ = ['MIN_SIDE', 'MAX_ASPECT', 'MAX_PIXELS', 'FORMATS', 'IMAGE_SUFFIXES', 
            'SEED', 'SHARE', 'WEIGHT', 'ABOVE', 'CELEBA_TAGS', 'NAME_BYTES', 'from_uint8', 'to_uint8', 'to_numpy',
            'to_pil', 'ImageError', 'check_size', 'FileError', 'user_path', 'shown', 'file_size', 'read_formats',
            'image_suffixes', 'fit_square', 'load_image', 'load_images', 'image_files', 'passed_over', 'check_images',
-           'default_device', 'has_bf16', 'default_dtype', 'PrecisionWarning', 'bf16_factor', 'resolve_precision',
-           'autocast_dtype', 'make_generator', 'randn', 'nearest', 'unknown_name', 'check_range', 'check_ranges',
-           'check_fields', 'Tag', 'TagSet', 'write_error', 'short_name', 'make_folder', 'atomic_write', 'settle_folder',
-           'atomic_folder', 'json_text', 'write_json', 'read_json', 'save_image', 'batched', 'shipped_names',
-           'shipped_path']
+           'default_device', 'has_bf16', 'default_dtype', 'PrecisionWarning', 'bf16_factor', 'check_precision',
+           'resolve_precision', 'autocast_dtype', 'make_generator', 'randn', 'nearest', 'unknown_name', 'check_range',
+           'check_ranges', 'check_fields', 'Tag', 'TagSet', 'write_error', 'short_name', 'make_folder', 'atomic_write',
+           'settle_folder', 'atomic_folder', 'json_text', 'write_json', 'read_json', 'save_image', 'batched',
+           'shipped_names', 'shipped_path']
 
 # %% ../nbs/00_core.ipynb #d5cf3271
 import difflib, errno, hashlib, importlib.util, io, json, math, numbers, os, platform, re, secrets, shutil, stat, struct, threading
@@ -662,16 +662,22 @@ def bf16_factor(device="cpu", # torch.device, or its name
 
 @cache
 def _warn_of_bf16(kind): # of device; once a process
-    said = f"bfloat16 is imitated on this {kind}: a convolution takes {bf16_factor(kind):.1f} times as long as in float32"
-    warnings.warn(f"{said}, measured just now. Leave precision at 'auto', or give 'no'.", PrecisionWarning, stacklevel=4)
+    cost = f"a convolution takes {bf16_factor(kind):.1f} times as long as in float32, measured just now"
+    said = f"bfloat16 is imitated on this {kind}: {cost}. Leave precision at 'auto', or give 'no'."
+    warnings.warn(said, PrecisionWarning, stacklevel=4)
 
 # %% ../nbs/00_core.ipynb #5b1c0a07
+def check_precision(precision # what should be one of PRECISIONS
+                   ): # the word
+    "Refuse a word that is no precision."
+    if precision not in PRECISIONS: raise ValueError(f"precision={precision!r} came; allowed: {', '.join(PRECISIONS)}.")
+    return precision
+
 def resolve_precision(precision="auto", # one of PRECISIONS
                       device="cpu" # torch.device, or its name
                      ): # "no" or "bf16"
     "What a precision comes to on a device; one warning a process where it asks for bfloat16 that is imitated."
-    if precision not in PRECISIONS: raise ValueError(f"precision={precision!r} came; allowed: {', '.join(PRECISIONS)}.")
-    if precision == "auto": return "bf16" if has_bf16(device) else "no"
+    if check_precision(precision) == "auto": return "bf16" if has_bf16(device) else "no"
     if precision == "bf16" and not has_bf16(device): _warn_of_bf16(torch.device(device).type)
     return precision
 
@@ -738,7 +744,7 @@ def check_range(name, # how the message calls it
 
 COUNT, WHOLE = (1, math.inf, "[]", True), (0, math.inf, "[]", True)      # ranges that occur often: of things, of steps,
 SEED = (0, 2**63 - 1, "[]", True)                                        # of seeds,
-SHARE, WEIGHT, ABOVE = (0, 1), (0,), (0, math.inf, "(]")                 # of shares, of weights, of what 0 makes useless
+SHARE, WEIGHT, ABOVE = (0, 1), (0,), (0, math.inf, "(]")                 # of shares, weights, and what 0 makes useless
 
 def check_ranges(**given # name=(value, range), a range as these three lines have it
                 ):

@@ -516,7 +516,7 @@ class TensorFaces(Dataset):
                 ):
         if images.dtype != torch.uint8 or images.ndim != 4 or len(images) != len(labels): raise ValueError(f"images {tuple(images.shape)} of {images.dtype} and labels {tuple(labels.shape)} came. Needed: uint8 (n,3,S,S) and (n,{len(tags)}).")
         self.images, self.labels, self.tags, self.size = images, labels, tags, images.shape[-1]
-        self.provenance = None                                                         # of the dataset they were taken from, see `provenance`
+        self.provenance = None                                                         # of what they were taken from
         self.weights, self.regions = None, 0.0                                         # (n,1,S,S) of every pixel and the power behind them, see `weigh`
     def __len__(self): return len(self.images)
     def __getitem__(self, i):
@@ -610,7 +610,8 @@ def provenance(ds # any dataset
     "What a training notes of its data: cheap also for a large folder, whose files are known by names, sizes and times."
     own = getattr(ds, "provenance", None)
     if own: return own
-    return {"pictures and labels": fingerprint(ds)[:16]} if all(hasattr(ds, k) for k in ("batch", "labels", "tags")) else {}
+    known = all(hasattr(ds, k) for k in ("batch", "labels", "tags"))
+    return {"pictures and labels": fingerprint(ds)[:16]} if known else {}
 
 # %% ../nbs/01a_datasets.ipynb #5b1c1a03
 class _Relabelled(Dataset):
@@ -630,7 +631,8 @@ def labelled_as(ds, # a dataset with `labels` and `tags`
                ): # the dataset itself where its columns are these already
     "A dataset with its labels in the columns of these tags, found by name."
     own = getattr(ds, "tags", tags)
-    return ds if own.alike(tags) else _Relabelled(ds, tags, tags.columns(own, "the dataset", "Open it with these tags."))
+    if own.alike(tags): return ds
+    return _Relabelled(ds, tags, tags.columns(own, "the dataset", "Open it with these tags."))
 
 # %% ../nbs/01a_datasets.ipynb #b11ca6a9
 def region_weights(masks, # (B,C,S,S) bool, one class true at each pixel
