@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'METRICS', 'AIMS', 'METHODS', 'EigenFaces', 'fit_eigenfaces', 'tag_list', 'tag_set', 'value_head',
-           'ValueClassifier', 'label_reader', 'balanced_accuracy', 'probe_accuracy', 'check_labels', 'value_weights',
-           'head_losses', 'fit_classifiers', 'contrast', 'other_contrasts', 'metric_matrix', 'global_direction',
-           'value_mean', 'global_edit', 'edit_scores', 'value_gradient', 'shaken_gradient', 'CodePath',
-           'image_specific', 'Calibration', 'calibrate', 'edit_code']
+           'check_strengths', 'ValueClassifier', 'label_reader', 'balanced_accuracy', 'probe_accuracy', 'check_labels',
+           'value_weights', 'head_losses', 'fit_classifiers', 'contrast', 'other_contrasts', 'metric_matrix',
+           'global_direction', 'value_mean', 'global_edit', 'edit_scores', 'value_gradient', 'shaken_gradient',
+           'CodePath', 'image_specific', 'Calibration', 'calibrate', 'edit_code']
 
 # %% ../nbs/08_directions.ipynb #149c9a5a
 import math
@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+from .checkpoints import Network
 from .core import ABOVE, COUNT, SHARE, WEIGHT, WHOLE, Tag, TagSet, check_range, check_ranges, randn
 
 # %% ../nbs/08_directions.ipynb #4d3945c2
@@ -86,10 +86,17 @@ def value_head(z_dim, # d
     return nn.Sequential(nn.Linear(z_dim, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, n_values))
 
 # %% ../nbs/08_directions.ipynb #6e0b22d2
-class ValueClassifier(ModelMixin, ConfigMixin):
-    "Reads the value of every tag off a semantic code, by one small head a tag on the normalised code."
-    config_name = "config.json"
+def check_strengths(strengths # what should be {method: {"Tag=value": strength}}
+                   ): # None, or a ValueError
+    "Refuse strengths of edits that are not finite numbers, and what is no such table."
+    rows = strengths.values() if isinstance(strengths, dict) else [strengths]
+    numbers = [s for row in rows for s in (row.values() if isinstance(row, dict) else [row])]
+    for s in numbers:
+        if isinstance(s, bool) or not isinstance(s, (int, float)) or not math.isfinite(s):
+            raise ValueError(f"strengths hold {str(s)[:40]!r}. Needed: {{method: {{'Tag=value': a finite number}}}}, as set_strengths writes them.")
 
+class ValueClassifier(Network):
+    "Reads the value of every tag off a semantic code, by one small head a tag on the normalised code."
     @register_to_config
     def __init__(self, z_dim: int,      # d
                  tags: list = (),       # TagSet, or `tag_list` of one
@@ -98,6 +105,7 @@ class ValueClassifier(ModelMixin, ConfigMixin):
                  strengths: dict = None # {method: {"Tag=value": strength}}, from `calibrate`
                 ):
         super().__init__()
+        check_strengths(strengths or {})
         self.tags = tag_set(tags); n = len(self.tags.pairs)
         self.register_to_config(tags=tag_list(self.tags), strengths=dict(strengths or {}), _use_default_values=[])
         self.heads = nn.ModuleList(value_head(z_dim, len(t), kind, hidden) for t in self.tags)

@@ -19,6 +19,7 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .checkpoints import Network, load_part, not_finite, one_line
 from .core import (ABOVE, CELEBA_TAGS, COUNT, atomic_write, batched, check_range, check_ranges, make_generator,
                             nearest, randn, resolve_precision, shipped_path)
 from .datasets import cached
@@ -30,7 +31,6 @@ from .training import fit
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from fastcore.basics import patch
 from torch import Tensor, nn
@@ -50,10 +50,8 @@ def check_seed(seed # of the faces to evaluate on
     return seed
 
 # %% ../nbs/14_metrics.ipynb #0dd728d8
-class Judge(ModelMixin, ConfigMixin):
+class Judge(Network):
     "Reads the value of every tag off a picture."
-    config_name = "config.json"
-
     @register_to_config
     def __init__(self, tags: list = tuple(tag_list(CELEBA_TAGS)), # TagSet, or `tag_list` of one
                  size: int = 64, widths: list = (16, 40, 80, 128) # side of the pictures, channels of the trunk
@@ -87,10 +85,8 @@ class JudgeTask:
         return {"loss": losses.sum(), **{t: l for t, l in zip(self.modules["model"].tags.names, losses)}}
 
 # %% ../nbs/14_metrics.ipynb #bccfd92d
-class IdentityNet(ModelMixin, ConfigMixin):
+class IdentityNet(Network):
     "A unit vector for each picture: close for one person under other tags, far for other people."
-    config_name = "config.json"
-
     @register_to_config
     def __init__(self, size: int = 64, widths: list = (16, 40, 80, 128), dim: int = 64, n_factors: int = 22, n_context: int = 16):
         super().__init__()
@@ -163,20 +159,24 @@ def visible_styles(tags=CELEBA_TAGS, # TagSet
     return out
 
 # %% ../nbs/14_metrics.ipynb #0c445d33
-class FactorNet(ModelMixin, ConfigMixin):
+class FactorNet(Network):
     "Reads the style factors of every tag off a picture, where they show."
-    config_name = "config.json"
-
     @register_to_config
     def __init__(self, tags: list = tuple(tag_list(CELEBA_TAGS)), # TagSet, or `tag_list` of one
                  size: int = 64, widths: list = (16, 40, 80, 128), # side of the pictures, channels of the trunk
                  shown: dict = None # {"Tag=value": [factors that show]}; None: found by rendering
                 ):
         super().__init__()
-        self.tags = tag_set(tags); shown = shown or visible_styles(self.tags)
+        self.tags = tag_set(tags)
+        with torch.device("cpu"): shown = shown or visible_styles(self.tags)           # also where the network itself takes no memory
         self.register_to_config(tags=tag_list(self.tags), widths=list(widths), shown=shown, _use_default_values=[])
         self.trunk, self.head = FaceTrunk(widths), face_head(size, widths[-1], sum(len(STYLES[t]) for t in self.tags.names))
-        self.masks = {t.name: torch.tensor([[f in shown[f"{t.name}={v}"] for f in STYLES[t.name]] for v in t.values]) for t in self.tags}  # (n_values,k)
+        with torch.device("cpu"): self.masks = {t.name: self.shown_mask(t, shown) for t in self.tags}   # (n_values,k)
+
+    @staticmethod
+    def shown_mask(tag, shown): # → (n_values,k) bool
+        "Which of a tag's style factors show under each of its values."
+        return torch.tensor([[f in shown[f"{tag.name}={v}"] for f in STYLES[tag.name]] for v in tag.values])
 
     def forward(self, x): # (B,3,S,S) in [-1, 1] → {tag: (B,k) style factors}
         out = self.head(self.trunk(fit_size(x, self.config.size))[-1])
@@ -276,7 +276,7 @@ def load_network(kind, # one of NETWORKS
     "Load one of the networks that measure."
     if kind not in NETWORKS: raise ValueError(f"network {kind!r} came. {nearest(kind, NETWORKS)} Allowed: {', '.join(NETWORKS)}.")
     name, cls = NETWORKS[kind]
-    return cls.from_pretrained(str(path or shipped_path(name)), low_cpu_mem_usage=False).eval().requires_grad_(False)
+    return load_part(cls, path or shipped_path(name)).requires_grad_(False)
 
 # %% ../nbs/14_metrics.ipynb #7eb8f59a
 @torch.no_grad()
@@ -373,9 +373,10 @@ def load_lpips(weights=None, # torchvision's AlexNet weights; None: from its cac
     model = lpips.LPIPS(net="alex", pretrained=True, pnet_rand=True, verbose=False)
     backbone = {f"slice{k}.{name}": p for k, slice_ in enumerate((model.net.slice1, model.net.slice2, model.net.slice3, model.net.slice4, model.net.slice5), 1) for name, p in slice_.state_dict().items()}
     try: tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e: raise ValueError(f"{path} cannot be read as weights ({str(e).splitlines()[0][:120]}). Give torchvision's {ALEXNET}.") from None
+    except Exception as e: raise ValueError(f"{path} cannot be read as weights ({one_line(e, 120)}). Give torchvision's {ALEXNET}.") from None
     try: model.net.load_state_dict({k: tensors["features." + k.split(".", 1)[1]] for k in backbone})
     except (KeyError, TypeError, RuntimeError): raise ValueError(f"{path} does not hold AlexNet's weights. Give torchvision's {ALEXNET}.") from None
+    if not_finite(model.net.state_dict()): raise ValueError(f"{path} holds NaN or infinity. Give torchvision's {ALEXNET}.")
     return model.eval().requires_grad_(False)
 
 # %% ../nbs/14_metrics.ipynb #e022d425
