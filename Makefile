@@ -8,6 +8,11 @@ PYTEST_ARGS ?=
 # Test processes, one core each.
 WORKERS ?= 2
 
+# The Pythons that are promised, as settings.ini names them.
+FIRST := $(shell sed -n 's/^min_python *= *//p' settings.ini)
+LAST := $(shell sed -n 's/^max_python *= *//p' settings.ini)
+COMMA := ,
+
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := _out/demo
@@ -23,8 +28,9 @@ help:  ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
 
 $(READY): settings.ini setup.py constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo "Python 3.10 or newer is needed and '$(PYTHON)' is not that. Name another: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not ($(subst .,$(COMMA),$(FIRST))) <= sys.version_info[:2] <= ($(subst .,$(COMMA),$(LAST))))' 2>/dev/null || \
+	  { echo "Python $(FIRST) to $(LAST) is needed, for which every library has a release; '$(PYTHON)' is not one of these." \
+	    "Name another: make $(MAKECMDGOALS) PYTHON=python$(LAST)" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
 	  { echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu install it with: sudo apt-get install python3-venv" >&2; exit 1; }
 	@echo "Setting up $(VENV) (about 1.6 GB with the CPU build of torch, a minute or a few) ..."
