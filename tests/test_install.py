@@ -1,7 +1,7 @@
 "The wheel, away from the repository: what ships is in it, and it is enough."
 import os, subprocess, sys, zipfile
 import pytest
-from repo import MODULES, ROOT, tracked
+from repo import HANG, MODULES, ROOT, tracked
 
 
 @pytest.fixture(scope="module")
@@ -12,7 +12,7 @@ def wheel(tmp_path_factory):
         copy = source / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(path.read_bytes())
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", out, source], check=True, stdin=subprocess.DEVNULL, timeout=300)
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", out, source], check=True, stdin=subprocess.DEVNULL, timeout=HANG)
     return next(out.glob("*.whl"))
 
 def test_wheel_holds_the_package_the_data_and_the_licence(wheel):
@@ -37,6 +37,6 @@ pipe = LatRefPipeline.from_pretrained("synthfaces64")
 out = pipe(shipped_path("faces/img_align_celeba/000029.jpg"), "Eyeglasses=with", num_inference_steps=2)
 assert str(shipped_path("faces")).startswith(sys.argv[1]) and out.images[0].size == (64, 64)
 """
-    done = subprocess.run([sys.executable, "-c", code, str(site)], cwd=empty, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", code, str(site)], cwd=empty, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr[-2000:]
     assert not list(empty.iterdir())
