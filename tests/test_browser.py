@@ -42,8 +42,7 @@ def free_port():
     with socket.socket() as s: s.bind(("127.0.0.1", 0)); return s.getsockname()[1]
 
 # What would ask, save or give up by itself while a test runs.
-SETTINGS = {"notebook-extension/tracker": {"windowingMode": "none",            # every cell in the page, also those out of sight
-                                           "autoStartDefaultKernel": True},    # no kernel is asked for
+SETTINGS = {"notebook-extension/tracker": {"windowingMode": "none"},           # every cell in the page, also those out of sight
             "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
             "apputils-extension/sessionDialogs": {"skipKernelRestartDialog": True},
             "docmanager-extension/plugin": {"autosave": False}}                # no "changed on disk"
@@ -164,9 +163,15 @@ def choose(page, menu, item, reached, what):
         except Closed: pass
     until(reached, attempt, what)
 
+def kernel_waits(page):
+    "Whether the page is connected to a kernel that waits for work. The page alone says so too early, and what is run then may be lost."
+    kernels = [s["kernel"] for s in page.evaluate("() => fetch('/api/sessions').then(r => r.json())")]
+    said = page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").count()
+    return said and any(k["connections"] and k["execution_state"] == "idle" for k in kernels)
+
 def run_all(page):
     "Run every cell, and wait until each has its number."
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+    wait_for(lambda: kernel_waits(page))
     begun = lambda: any(set(p) & set("*123456789") for p in page.evaluate(PROMPTS))
     choose(page, "Run", "runmenu:run-all", begun, "no cell begins to run")
     wait_for(lambda: all(p[1:-2].isdigit() for p in page.evaluate(PROMPTS)) or page.locator("[data-mime-type='application/vnd.jupyter.error']").count())
