@@ -21,6 +21,10 @@ def wait_for(ready, seconds=HANG):
         assert time.monotonic() < end, f"nothing after {seconds} s"
         time.sleep(0.2)
 
+def skipped(cell):
+    "Whether a code cell says that it is not to be run by a test."
+    return any(line.replace(" ", "") in ("#|eval:false", "#|slow") for line in cell.source.splitlines()[:5])
+
 def execute(nb, folder):
     "Run a notebook in a folder, cell by cell; the notebook, with its outputs, comes out. A cell that hangs is an error."
     from nbclient import NotebookClient

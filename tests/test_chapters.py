@@ -2,10 +2,7 @@
 import time
 import nbformat
 import pytest
-from repo import NOTEBOOKS, ROOT, execute
-
-def skipped(cell): return any(line.replace(" ", "") in ("#|eval:false", "#|slow") for line in cell.source.splitlines()[:5])
-
+from repo import NOTEBOOKS, ROOT, execute, skipped
 def with_picture(nb): return [c.id for c in nb.cells if any(m.startswith("image/") for o in c.get("outputs", []) for m in o.get("data", {}))]
 
 
