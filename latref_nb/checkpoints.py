@@ -6,7 +6,7 @@
 __all__ = ['MOST_ENTRIES', 'FRACTIONS', 'LIMITS', 'TYPES', 'MOST_HEAD', 'DTYPES', 'FLOATS', 'WEIGHTS', 'CheckpointError',
            'one_line', 'whole_path', 'settled', 'check_settings', 'check_arguments', 'read_config', 'open_tensors',
            'read_head', 'check_head', 'not_finite', 'check_finite', 'read_tensors', 'at_most', 'blank', 'weights_name',
-           'weights_dtype', 'load_part', 'Network', 'check_saving']
+           'weights_dtype', 'load_part', 'Network', 'refuse_saving']
 
 # %% ../nbs/00b_checkpoints.ipynb #7bbfbad7
 import inspect
@@ -296,11 +296,11 @@ class Network(ModelMixin, ConfigMixin):
                         **how # more of diffusers' arguments
                        ):
         "Write config and weights; what could not be loaded again is refused."
-        check_saving(safe_serialization, variant, **how)
+        refuse_saving(safe_serialization, variant, **how)
         check_finite(self.state_dict(), type(self).__name__)
         return super().save_pretrained(save_directory, variant=variant, **how, max_shard_size=2**62)
 
-def check_saving(safe_serialization=True, variant=None, max_shard_size=None, use_flashpack=False, **how):
+def refuse_saving(safe_serialization=True, variant=None, max_shard_size=None, use_flashpack=False, **how):
     "Refuse ways of saving from which nothing here is loaded."
     weights_name(variant)
     if not safe_serialization or use_flashpack:

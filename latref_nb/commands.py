@@ -172,8 +172,8 @@ PLACES = {**dict.fromkeys(("out", "model", "autoencoder", "init", "json", "cache
 OLD_NAMES = {"--precision": ("--mixed-precision", "--mixed_precision")}     # as older cards and records have it
 
 def _precision(): # a parameter of every command that runs networks
-    return Param("bfloat16 autocast where the processor has instructions for it (auto), nowhere (no), always (bf16)", str,
-                 choices=list(PRECISIONS))
+    said = "bfloat16 autocast where the processor has instructions for it (auto), nowhere (no), always (bf16)"
+    return Param(said, str, choices=list(PRECISIONS))
 
 def _checked(a):
     "An option's type, by its name, where it has only a plain one."
@@ -599,7 +599,8 @@ def second_opinion(tags, # TagSet it must know
                    device="cpu"): # images (b,3,S,S) → labels (b,n_tags)
     "A network that reads tags off pictures: the perceptual one leaves the judge untouched for the evaluation."
     net = load_network(network, path).to(device)
-    return label_reader(net, tags, f"the {network} network", "Give one trained on these tags with --judge-path, or --calibrate 0.")
+    mend = "Give one trained on these tags with --judge-path, or --calibrate 0."
+    return label_reader(net, tags, f"the {network} network", mend)
 
 # %% ../nbs/17_commands.ipynb #24cf3f0f
 def train_classifiers(
@@ -962,7 +963,8 @@ def latref_edit(
     _say_passed_over(unread)
     for row in result.done[:compare]:
         to = Path(out)/row["edited"].replace("_edited.png", "_compare.png")
-        save_figure(image_strip(*compare_edits(pipe, row["file"], edits, steps, False if whole else None, precision)), to)
+        shown = compare_edits(pipe, row["file"], edits, steps, False if whole else None, precision)
+        save_figure(image_strip(*shown), to)
         print(f"side by side: {to}")
     where = result.path or "an earlier edits.json stays"
     print(f"{len(result.done)} edited, {len(result.failed)} skipped, {len(unread)} passed over; {where}")
@@ -1168,7 +1170,8 @@ def latref_eval(
     pipe = LatRefPipeline.from_pretrained(model).to(default_device(device))
     if card: card_folder(model)
     pairs = [(e.tag, e.value) for e in pipe.check_edits(edit)] or None
-    found = evaluate(pipe, n, seed, method, steps, batch_size, pairs=pairs, judges=load_judges(lpips, device=pipe.device), precision=precision)
+    judges = load_judges(lpips, device=pipe.device)
+    found = evaluate(pipe, n, seed, method, steps, batch_size, pairs=pairs, judges=judges, precision=precision)
     print(found.table(rows=not brief))
     if json: found.save(json)
     if card: write_card(model, pipe, found)

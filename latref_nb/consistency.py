@@ -32,8 +32,8 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from .checkpoints import CheckpointError, Network, one_line, open_tensors, read_tensors, whole_path
-from .core import (COUNT, PRECISIONS, SEED, SHARE, WEIGHT, WHOLE, FileError, atomic_write, check_fields, from_uint8,
-                            make_folder, make_generator, read_json, resolve_precision, shipped_path, to_uint8, unknown_name)
+from .core import (COUNT, SEED, SHARE, WEIGHT, WHOLE, FileError, atomic_write, check_fields, check_precision,
+                            from_uint8, make_folder, make_generator, read_json, resolve_precision, shipped_path, to_uint8, unknown_name)
 from .datasets import labelled_as
 from .directions import edit_code, global_direction, head_losses, label_reader, tag_list, tag_set
 from .modulation import StyleModulation
@@ -56,7 +56,7 @@ class Frozen:
     def __post_init__(self):
         self.critic = self.critic or load_perceptual()
         self.check_tags(self.linear.tags, "the linear classifier")
-        self.read = label_reader(self.critic, self.tags, "the critic", TRAIN_CRITIC)    # pictures → labels in our columns
+        self.read = label_reader(self.critic, self.tags, "the critic", TRAIN_CRITIC)   # pictures → labels (B,n_tags)
         for m in self.parts: m.eval().requires_grad_(False)
     @property
     def parts(self): return self.autoencoder, self.linear, self.mlp, self.critic
@@ -69,7 +69,8 @@ class Frozen:
         return self
     def check_tags(self, tags, who): # TagSet, whose they are
         "Refuse what was made for other tags, or for these in other columns."
-        if not tags.alike(self.tags): raise ValueError(f"{who} is of {tags}, the classifier of {self.tags}. Give both of the same tags.")
+        if tags.alike(self.tags): return
+        raise ValueError(f"{who} is of {tags}, the classifier of {self.tags}. Give both of the same tags.")
 
 # %% ../nbs/11_consistency.ipynb #2c1287c5
 @dataclass
@@ -85,9 +86,10 @@ class ForwardSettings:
     recolour: bool = True            # give what cannot go away, as hair, the colours of another face's: see `recolour`
     seed: int = 1                    # of the values that take the removed ones' place
     def __post_init__(self):
-        if self.precision not in PRECISIONS: raise ValueError(f"precision={self.precision!r} came; allowed: {', '.join(PRECISIONS)}.")
+        check_precision(self.precision)
         if self.inversion not in INVERSIONS: raise ValueError(unknown_name("inversion", self.inversion, INVERSIONS))
-        check_fields(self, steps=COUNT, iterations=COUNT, settled_by=COUNT, seed=SEED, **({} if self.settle is None else {"settle": SHARE}))
+        settle = {} if self.settle is None else {"settle": SHARE}
+        check_fields(self, steps=COUNT, iterations=COUNT, settled_by=COUNT, seed=SEED, **settle)
     def noted(self): # what it decides about a removal: all but the precision, which a cache need not share
         return {k: v for k, v in asdict(self).items() if k != "precision"}
 
@@ -204,14 +206,15 @@ def forward_pass(frozen, # Frozen
     targets = other_values(labels, frozen.tags, generator)
     codes = removed_codes(frozen, z, labels, targets, settling, **s.options).flatten(0, 1)  # (B·n_tags,d)
     xT = invert(model, x, z, s.steps, method=s.inversion, iterations=s.iterations, dtype=s.precision).xT
-    taken = render(model, xT.repeat_interleave(len(frozen.tags), 0), codes, s.steps, dtype=s.precision).images  # (B·n_tags,3,S,S)
+    starts = xT.repeat_interleave(len(frozen.tags), 0)                             # (B·n_tags,3,S,S)
+    taken = render(model, starts, codes, s.steps, dtype=s.precision).images
     fold = lambda o: o.unflatten(0, targets.shape)                                 # (B·n_tags,…) -> (B,n_tags,…)
     taken = from_uint8(to_uint8(taken.clamp(-1, 1)))
     for c in [c for c, tag in enumerate(frozen.tags) if s.recolour and "without" not in tag.values]:
         fold(taken)[:, c] = recolour(x, fold(taken)[:, c], labels[:, c], targets[:, c], generator)
     removed = to_uint8(taken); y = from_uint8(removed)
     own = torch.arange(len(frozen.tags), device=x.device)
-    read = fold(frozen.read(y))[:, own, own]                              # (B,n_tags): of each removed picture, its own tag
+    read = fold(frozen.read(y))[:, own, own]                                       # (B,n_tags): of each, its tag
     return {"images": images, "labels": labels, "z": z, "feats": feats, "targets": targets, "removed": fold(removed),
             "removed_feats": fold(model.encode_features(y)), "flipped": (read == targets) & (labels >= 0)}
 
@@ -252,7 +255,8 @@ def _read_part(path, key, n):
     except (SafetensorError, OSError, KeyError, ValueError): return None, "is damaged"
 
 def _save_part(path, part, key, **more):
-    with atomic_write(path) as tmp: save_file({k: v.cpu().contiguous() for k, v in part.items()}, tmp, {"key": key, **more})
+    tensors = {k: v.cpu().contiguous() for k, v in part.items()}
+    with atomic_write(path) as tmp: save_file(tensors, tmp, {"key": key, **more})
 
 # %% ../nbs/11_consistency.ipynb #5b1c4a03
 def _bases(frozen, settings):
@@ -265,10 +269,10 @@ def _base_of(frozen, dataset, settings, folder, rows):
     "The one of them that a folder was begun with; of a new folder, or one of other things, the first."
     bases, settled = _bases(frozen, settings), settings.settle is not None
     if settled: rows = range(min(settings.settled_by, len(dataset)))
+    first = folder/("settling.safetensors" if settled else "part-000000.safetensors")
     try:
-        first = folder/("settling.safetensors" if settled else "part-000000.safetensors")
         with open_tensors(first) as f: found = f.metadata()["key"]
-    except FileError: return bases[0]
+    except (FileError, KeyError, TypeError): return bases[0]
     return next((b for b in bases if part_key(b, dataset, rows) == found), bases[0])
 
 # %% ../nbs/11_consistency.ipynb #ce6d4224
@@ -320,7 +324,8 @@ def build_cache(frozen, # Frozen
                 progress=True # show a bar
                ): # StyleCache
     "The forward step of a whole dataset, made once; parts that are there already and still fit are taken as they are."
-    s, n, folder, dataset = settings or ForwardSettings(), n or len(dataset), make_folder(folder), labelled_as(dataset, frozen.tags)
+    s, n, folder = settings or ForwardSettings(), n or len(dataset), make_folder(folder)
+    dataset = labelled_as(dataset, frozen.tags)
     if not 1 <= n <= len(dataset): raise ValueError(f"n={n} faces were asked for; the dataset has {len(dataset)}. Ask for 1 to {len(dataset)}.")
     base, parts, keys = _base_of(frozen, dataset, s, folder, range(min(chunk, n))), [], []
     settling, base = (None, base) if s.settle is None else _settling_of(frozen, dataset, s, folder / "settling.safetensors", base)
@@ -498,7 +503,8 @@ class StyleSettings:
         shares = dict.fromkeys(("swap", "pasted", "worn", "translated"), SHARE)
         check_fields(self, **shares, noise=WEIGHT, traces=WEIGHT, warmup=WHOLE, translated_from=WHOLE, decoded=COUNT,
                      t_from=(0, 1, "[)"))
-        if self.source not in ("removed", "original"): raise ValueError(unknown_name("source", self.source, ("removed", "original")))
+        words = "removed", "original"
+        if self.source not in words: raise ValueError(unknown_name("source", self.source, words))
 
 # %% ../nbs/11_consistency.ipynb #0c13ff7a
 @dataclass

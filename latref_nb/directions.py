@@ -210,7 +210,8 @@ def head_losses(logits, # {tag: (B,n_values)}
                 weights=None, # list of (n_values,) from `value_weights`
                ): # (n_tags,)
     "Cross-entropy of each tag over the faces whose label is known."
-    if labels.shape[1] != len(logits): raise ValueError(f"{labels.shape[1]} columns of labels came for the tags {', '.join(logits)}. Give one for each.")
+    n, names = labels.shape[1], ", ".join(logits)
+    if n != len(logits): raise ValueError(f"{n} columns of labels came for the tags {names}. Give one for each.")
     losses = []
     for i, out in enumerate(logits.values()):
         w = None if weights is None else weights[i].to(out)
@@ -232,7 +233,8 @@ def fit_classifiers(z, # (n,d) codes of training faces
     "Fit one head a tag on normalised codes; each keeps the weights that did best on held-out codes."
     check_labels(z, labels, tags)
     check_ranges(hidden=(hidden, COUNT), noise=(noise, WEIGHT), steps=(steps, COUNT), batch_size=(batch_size, COUNT),
-                 weight_decay=(weight_decay, WEIGHT), val_share=(val_share, (0, 1, "()")), check_every=(check_every, COUNT))
+                 weight_decay=(weight_decay, WEIGHT), val_share=(val_share, (0, 1, "()")),
+                 check_every=(check_every, COUNT))
     if lr is not None: check_range("lr", lr, *ABOVE)
     z, labels = z.detach().float(), labels.long()
     with torch.random.fork_rng(devices=[]):
@@ -446,7 +448,8 @@ class Calibration:
 
     def as_config(self): # {"Tag=value": strength}
         "The strengths as plain data for a config."
-        return {f"{tag}={value}": check_range(f"strength of {tag}={value}", s, *ABOVE) for (tag, value), s in self.strengths.items()}
+        given = {f"{tag}={value}": s for (tag, value), s in self.strengths.items()}
+        return {pair: check_range(f"strength of {pair}", s, *ABOVE) for pair, s in given.items()}
 
 def calibrate(edit, # (z (b,d), tag, value, strength) → z_edit (b,d)
               decode, # (z_edit (b,d), which faces (b,)) → images
@@ -463,7 +466,8 @@ def calibrate(edit, # (z (b,d), tag, value, strength) → z_edit (b,d)
     check_range("n", n, *COUNT)
     for s in strengths: check_range("strength", s, *ABOVE)
     wanted = (len(z), len(tags))
-    if before.shape != wanted: raise ValueError(f"the judge's labels {tuple(before.shape)} came; {wanted} are needed for {tags}.")
+    came = tuple(before.shape)
+    if came != wanted: raise ValueError(f"the judge's labels {came} came; {wanted} are needed for {tags}.")
     for tag, value in pairs or tags.pairs:
         i = (before[:, tags.index(tag)] != tags[tag].index(value)).nonzero().flatten()[:n]
         if not len(i): raise ValueError(f"all {len(z)} faces have {tag}={value} already. Give faces without it.")

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .checkpoints import Network, load_part, not_finite, one_line
-from .core import (ABOVE, CELEBA_TAGS, COUNT, atomic_write, batched, check_range, check_ranges, make_generator, nearest, randn,
-                            resolve_precision, shipped_path)
+from .core import (ABOVE, CELEBA_TAGS, COUNT, atomic_write, batched, check_range, check_ranges, make_generator,
+                            nearest, randn, resolve_precision, shipped_path)
 from .datasets import cached
 from .directions import edit_scores, head_losses, label_reader, probe_accuracy, tag_list, tag_set
 from .faces import STYLES, Factors, SynthFaces, draw_factors, render_faces
@@ -245,12 +245,14 @@ def _own_task(kind, faces): # (task, dataset)
     "The same for faces with labels of their own tags."
     if kind == "judge": return JudgeTask(Judge(faces.tags, size=faces.size)), faces
     if kind == "perceptual": return PerceptualTask(PerceptualNet(faces.tags, n_factors=0, size=faces.size)), faces
-    raise ValueError(f"the {kind} network learns from factors that only rendered faces have. Train judge or perceptual on faces of your own.")
+    said = f"the {kind} network learns from factors that only rendered faces have"
+    raise ValueError(f"{said}. Train judge or perceptual on faces of your own.")
 
 def train_network(kind, # one of RECIPES
                   out, # folder
                   steps=None, n=None, lr=None, # None: the recipe's
-                  size=64, progress=True, data=None, # side of the faces, a bar; a dataset with labels; None: rendered faces
+                  size=64, progress=True, # side of the faces, show a bar
+                  data=None, # a dataset with labels, for a judge or a perceptual network; None: rendered faces
                   **settings # more for `fit`
                  ): # the trained network
     "Train one of the networks that measure."
@@ -487,7 +489,8 @@ def source_batch(pipe, faces, rows, n, judges, steps, brief, how): # tuple in th
     trip = x[:0] if brief else pipe.render(xT, z, steps, **how)
     alone = z[:0, 0] if brief else psnr(pipe.render(_random_xT(pipe, xT, [faces.seed + 10_000 + i for i in rows]), z, steps, **how), x)
     gallery = render_faces(gallery_factors(faces.factors([*rows, (rows[-1] + 1) % n])), faces.size)[:len(rows)].to(device)
-    return x, z, xT, trip, alone, label_reader(judges.judge, faces.tags)(x), judges.judge.features(x), judges.identity(gallery)
+    read = label_reader(judges.judge, faces.tags)(x)                                   # (b,n_tags)
+    return x, z, xT, trip, alone, read, judges.judge.features(x), judges.identity(gallery)
 
 # %% ../nbs/14_metrics.ipynb #4db3b23a
 @dataclass
@@ -579,7 +582,8 @@ class Evaluation:
     def json(self): # → {"autoencoder": {…}, "rows": [{…}, …], "settings": {…}}
         "The figures as plain data, ready for JSON; what does not apply is None."
         plain = lambda d: {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in d.items()}
-        return {"autoencoder": plain(self.autoencoder), "rows": [plain(r) for r in self.rows], "settings": self.settings}
+        rows = [plain(r) for r in self.rows]
+        return {"autoencoder": plain(self.autoencoder), "rows": rows, "settings": self.settings}
 
     def save(self, path): # → Path
         "Write the JSON, whole or not at all."
@@ -657,7 +661,8 @@ def loop_options(pipe, # see `evaluate`
     return {"dtype": resolve_precision(precision, pipe.device)} | (how or {})
 
 def gather_sources(pipe, # see `evaluate`
-                   n=512, seed=HELD_OUT_SEED, steps=20, batch_size=32, *, judges=None, brief=False, bar=None, precision="auto", **how): # Sources
+                   n=512, seed=HELD_OUT_SEED, steps=20, batch_size=32, *, judges=None, brief=False, bar=None,
+                   precision="auto", **how): # Sources
     "The first pass, in batches; several evaluations of one autoencoder may share it."
     how = loop_options(pipe, precision, how)
     if n < 1: raise ValueError(f"n={n} held-out faces came. Give at least 1.")
@@ -671,7 +676,8 @@ def autoencoder_row(pipe, src): # {"probe_mean", "probe_min", "round_trip_psnr",
     "What the code holds, and how well a face comes back."
     out, read = dict.fromkeys(("probe_mean", "probe_min", "round_trip_psnr", "round_trip_ssim", "z_only_psnr")), pipe.read(src.z)
     if read is not None:
-        probe = list(probe_accuracy(torch.stack([read[t].argmax(1) for t in src.faces.tags.names], 1).cpu(), src.faces.labels[:len(src)], src.faces.tags).values())  # (n,n_tags)
+        told = torch.stack([read[t].argmax(1) for t in src.faces.tags.names], 1).cpu()     # (n,n_tags)
+        probe = list(probe_accuracy(told, src.faces.labels[:len(src)], src.faces.tags).values())  # (n,n_tags)
         out |= {"probe_mean": sum(probe) / len(probe), "probe_min": min(probe)}
     if len(src.z_only): out |= {"round_trip_psnr": float(psnr(src.round_trip, src.x).mean()), "round_trip_ssim": float(ssim(src.round_trip, src.x).mean()), "z_only_psnr": float(src.z_only.mean())}
     return out

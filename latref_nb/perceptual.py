@@ -93,7 +93,7 @@ class PerceptualNet(Network):
         return torch.stack([out.argmax(1) for out in self(fit_size(x, self.config.size))[0].values()], 1)
 
     def features(self, x): # (B,3,S,S) → (B,n_factors), without factors (B,widths[-1]); differentiable
-        "What it reads of every factor, in units of a factor's standard deviation; without factors its last map, averaged."
+        "What it reads of every factor, in units of its standard deviation; without factors its last map, averaged."
         x = fit_size(x, self.config.size)
         if not self.config.n_factors: return self.trunk(x)[-1].mean((2, 3))        # (B,w,S/16,S/16) → (B,w)
         return (self(x)[1] - .5) * 12 ** .5

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from . import sampling
 from .autoencoder import DiffusionAutoencoder
-from .checkpoints import (CheckpointError, check_finite, check_saving, load_part, one_line, read_config,
+from .checkpoints import (CheckpointError, check_finite, refuse_saving, load_part, one_line, read_config,
                                    settled, weights_dtype, weights_name)
 from .core import (ImageError, atomic_folder, autocast_dtype, batched, check_images, load_image, make_folder,
                             make_generator, read_json, resolve_precision, save_image, shipped_names, shipped_path,
@@ -854,7 +854,7 @@ def save_pretrained(self:LatRefPipeline, save_directory, # the folder; other fil
                     **how # more arguments of diffusers' `save_pretrained`
                    ):
     "Write the whole, all or nothing; weights that are not finite are refused."
-    check_saving(safe_serialization, variant, **how)
+    refuse_saving(safe_serialization, variant, **how)
     for name, m in self.parts.items(): check_finite(m.state_dict(), f"the {name}")
     with _saving_into(settled(save_directory)) as tmp:
         DiffusionPipeline.save_pretrained(self, tmp, variant=variant, **how)

@@ -36,11 +36,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm.auto import tqdm
 
-from .checkpoints import CheckpointError, read_head, read_tensors, one_line
-from .core import (ABOVE, COUNT, PRECISIONS, SEED, SHARE, WEIGHT, WHOLE, FileError, atomic_folder, atomic_write, check_fields, check_ranges,
-                            file_size, make_folder, read_json,
-                            resolve_precision, shown,
-                            settle_folder, write_error)
+from .checkpoints import CheckpointError, one_line, read_head, read_tensors
+from .core import (ABOVE, COUNT, PRECISIONS, SEED, SHARE, WEIGHT, WHOLE, FileError, atomic_folder, atomic_write,
+                            check_fields, check_precision, check_ranges, file_size, make_folder, read_json, resolve_precision,
+                            settle_folder, shown, write_error)
 from .datasets import labelled_as, provenance
 from .schedule import WEIGHTINGS, add_noise, loss_weight, predict_x0, training_target
 
@@ -191,9 +190,9 @@ class Settings:
     told = ("steps", "decay", "lr", "precision")  # these may change when a run is resumed, and the log says so
     free = (*told, "save_every", "log_every")     # and these without a word
     def __post_init__(self):
-        if self.precision not in PRECISIONS: raise ValueError(f"precision={self.precision!r} came; allowed: {', '.join(PRECISIONS)}.")
-        check_fields(self, steps=COUNT, batch_size=COUNT, save_every=COUNT, log_every=COUNT, warmup=WHOLE, seed=SEED, decay=SHARE,
-                     lr=ABOVE, weight_decay=WEIGHT, grad_clip=WEIGHT, ema_decay=(0, 1, "[)"))
+        check_precision(self.precision)
+        check_fields(self, steps=COUNT, batch_size=COUNT, save_every=COUNT, log_every=COUNT, warmup=WHOLE, seed=SEED,
+                     decay=SHARE, lr=ABOVE, weight_decay=WEIGHT, grad_clip=WEIGHT, ema_decay=(0, 1, "[)"))
 
 # %% ../nbs/07_training.ipynb #64e976dc
 class Run:
@@ -285,7 +284,8 @@ def check_finite(self:Run):
     bad = [f"{name} of {kind}" for kind, tensors in self.state_tensors().items() for name, v in tensors.items()
            if v.is_floating_point() and not torch.isfinite(v).all()]
     if not bad: return
-    said = f"the weights are not finite after step {self.done} ({bad[0]}{f' and {len(bad) - 1} more' if bad[1:] else ''})"
+    more = f" and {len(bad) - 1} more" if bad[1:] else ""
+    said = f"the weights are not finite after step {self.done} ({bad[0]}{more})"
     raise TrainingError(f"{said} and are not saved. {self.last_good()} Lower lr or grad_clip.")
 
 # %% ../nbs/07_training.ipynb #0da6518f
@@ -298,7 +298,9 @@ def config(self:Run): # dict
     "What must be the same when the run is resumed."
     s = {k: v for k, v in vars(self.settings).items() if k not in Settings.free}
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in self.parts.items()}
-    return _plain({**s, "samples in the dataset": len(self.dataset), "data": self.data, "parameters": sizes, "task": self.task.config() if hasattr(self.task, "config") else {}})
+    task = self.task.config() if hasattr(self.task, "config") else {}
+    s |= {"samples in the dataset": len(self.dataset), "data": self.data}
+    return _plain({**s, "parameters": sizes, "task": task})
 
 # %% ../nbs/07_training.ipynb #8c3c2091
 @patch
@@ -639,7 +641,8 @@ def fit(task, # `.modules`: {name: nn.Module}; `.loss(batch, generator)`: {"loss
         callback=None # called with the `Run` after every step: look, measure, do not touch
        ): # `Result`; the modules hold the averaged weights
     "Train until `steps`; killed at any moment, the same call goes on from the last checkpoint."
-    settings = Settings(steps, batch_size, lr, weight_decay, grad_clip, ema_decay, warmup, decay, save_every, log_every, seed, precision, channels_last)
+    settings = Settings(steps, batch_size, lr, weight_decay, grad_clip, ema_decay, warmup, decay, save_every, log_every,
+                        seed, precision, channels_last)
     with torch.random.fork_rng(range(torch.cuda.device_count())), _catch_signals() as caught:
         run = Run(task, dataset, out, settings, device, trackers)
         with run.alone():
@@ -682,7 +685,8 @@ def tag_loss(logits, # list of (B, values)
              labels # (B, n_tags) long, −1 unknown
             ): # (loss, accuracy), scalars
     "Cross-entropy, mean over tags and samples; an unknown label counts as no error."
-    if labels.shape[1] != len(logits): raise ValueError(f"{labels.shape[1]} columns of labels came for {len(logits)} tags. Give one for each.")
+    n = labels.shape[1]
+    if n != len(logits): raise ValueError(f"{n} columns of labels came for {len(logits)} tags. Give one for each.")
     ce = torch.stack([F.cross_entropy(l.float(), y, ignore_index=-1, reduction="none") for l, y in zip(logits, labels.T)])  # (n_tags, B)
     hit = torch.stack([l.argmax(1) == y for l, y in zip(logits, labels.T)])                                                # (n_tags, B)
     known = (labels.T >= 0).sum().clamp(min=1)
@@ -725,9 +729,10 @@ class AutoencoderTask:
                  regions=0.0 # for the record: the power of `TensorFaces.weigh` behind the weights in a batch
                 ):
         given = dict(z_labels=z_labels, z_image=z_image, z_features=z_features, x0_distance=x0_distance)
-        check_ranges(**{k: (v, WEIGHT) for k, v in given.items()}, high_noise=(high_noise, SHARE), regions=(regions, SHARE),
-                     gamma=(gamma, ABOVE), warmup_z=(warmup_z, WHOLE), seed=(seed, SEED))
-        if weighting not in WEIGHTINGS: raise ValueError(f"weighting={weighting!r} came; allowed: {', '.join(WEIGHTINGS)}.")
+        check_ranges(**{k: (v, WEIGHT) for k, v in given.items()}, high_noise=(high_noise, SHARE),
+                     regions=(regions, SHARE), gamma=(gamma, ABOVE), warmup_z=(warmup_z, WHOLE), seed=(seed, SEED))
+        words = ", ".join(WEIGHTINGS)
+        if weighting not in WEIGHTINGS: raise ValueError(f"weighting={weighting!r} came; allowed: {words}.")
         if z_labels and tags is None: raise ValueError("z_labels reads labels off z: give tags, or set it to 0.")
         if warmup_z and not (z_labels or z_image or z_features): raise ValueError("warmup_z without z_labels, z_image and z_features has nothing to learn from: set one of them above 0.")
         if z_features and features is None: raise ValueError("z_features reads a network's features off z: give features, for instance `load_perceptual().features`, or set it to 0.")
@@ -843,8 +848,8 @@ def linear_probe(z, # (n,d) codes to learn from
                  ridge=1e-2 # of the variance of z
                 ): # {tag: balanced accuracy in [0, 1]}
     "How well a linear map reads each tag off z, by weighted ridge regression."
-    columns = labels.shape[1], labels_test.shape[1]
-    if set(columns) != {len(tags)}: raise ValueError(f"{columns} columns of labels came for {len(tags)} tags. Give one for each.")
+    n = labels.shape[1], labels_test.shape[1]
+    if set(n) != {len(tags)}: raise ValueError(f"{n} columns of labels came for {len(tags)} tags. Give one for each.")
     mean, std = z.mean(0), z.std(0).clamp(min=1e-8)
     a, b = (torch.cat([(o - mean) / std, torch.ones(len(o), 1)], 1).double() for o in (z, z_test))  # (n,d+1), (m,d+1)
     return {tag.name: _probe_one(a, y, b, y_test, len(tag), ridge) for tag, y, y_test in zip(tags, labels.T, labels_test.T)}

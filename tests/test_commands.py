@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from repo import HANG
 from latref_nb import commands
 from latref_nb.core import CELEBA_TAGS, load_image, resolve_precision, save_image
 from latref_nb.datasets import open_faces
@@ -334,5 +335,5 @@ def test_debug_shows_the_traceback(monkeypatch):
     with pytest.raises(ValueError): commands.guarded(lambda: int("x"), "x")
 
 def test_the_installed_command():
-    done = subprocess.run([BIN/"latref_edit", "--help"], capture_output=True, text=True, timeout=240)
+    done = subprocess.run([BIN/"latref_edit", "--help"], capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0 and "examples:" in done.stdout and done.stderr == ""

@@ -21,6 +21,7 @@ from latref_nb.checkpoints import CheckpointError
 from latref_nb.core import CELEBA_TAGS, Tag, TagSet, save_image
 from latref_nb.datasets import cached, open_faces, provenance
 from latref_nb.training import (Average, AutoencoderTask, Interrupted, StepGenerator, TrainingError, batch_indices, ema_weights, fit, linear_probe, lr_factor, train_autoencoder)
+from repo import HANG
 from training_case import HOW, Curve, Points
 
 CASE = Path(__file__).parent / "training_case.py"
@@ -58,7 +59,7 @@ def through(tmp_path_factory):
 def test_same_bits_after_kill(tmp_path, through):
     runs = {where: case(tmp_path / where, where) for where in ("between", "saving")}
     for where, run in runs.items():
-        assert run.wait(120) == -signal.SIGKILL, run.stderr.read()
+        assert run.wait(HANG) == -signal.SIGKILL, run.stderr.read()
         out = tmp_path / where
         assert step_of(out) == 5
         assert bool(list(out.glob(".checkpoint*"))) == (where == "saving"), "a half-written checkpoint lies beside the whole one"
@@ -379,7 +380,7 @@ def test_two_processes_are_as_one(tmp_path):
         port = str(s.getsockname()[1])
     both = [case(tmp_path / "two", "two", RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port) for r in range(2)]
     fit(Curve(), Points(), tmp_path / "one", **HOW, precision="no")
-    for p in both: assert p.wait(120) == 0, p.stderr.read()
+    for p in both: assert p.wait(HANG) == 0, p.stderr.read()
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert one.keys() == two.keys()
     assert max((one[k] - two[k]).abs().max().item() for k in one) < 1e-6
