@@ -130,7 +130,7 @@ def page_at(address, known=None):
         page.on("pageerror", lambda e: errors.append(str(e)))
         page.on("console", lambda m: m.type == "error" and errors.append(f"{m.text} {m.location}"))
         page.route("https://cdn.jsdelivr.net/**", lambda route: route.fulfill(status=200, content_type="text/css", body=""))      # Voilà asks there for its icons
-        page.set_default_timeout(1000 * HANG)
+        page.set_default_timeout(HANG * 1000)
         page.add_locator_handler(page.locator(DIALOG), lambda dialog: dismiss(dialog, said))    # before every click, while one stands in the way
         try:
             page.goto(address)
@@ -153,13 +153,15 @@ def until(reached, do, what):
         except AssertionError: patience *= 2
     raise AssertionError(what)
 
+AGAIN = 10_000  # milliseconds after which a menu that has closed is opened again
+
 def choose(page, menu, item, reached, what):
     "Choose from a menu until a state is reached. A menu that the page, still loading, closes again is opened once more."
     from playwright.sync_api import TimeoutError as Closed
     def attempt():
         if page.locator(".lm-Menu").count(): page.keyboard.press("Escape")
         page.get_by_role("menuitem", name=menu, exact=True).click()
-        try: page.locator(f".lm-Menu-item[data-command='{item}']").click(timeout=10_000)
+        try: page.locator(f".lm-Menu-item[data-command='{item}']").click(timeout=AGAIN)
         except Closed: pass
     until(reached, attempt, what)
 

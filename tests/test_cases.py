@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, PngImagePlugin, features
+from repo import HANG
 from latref_nb.core import CELEBA_TAGS, ImageError, Tag, TagSet, load_image, read_formats
 from latref_nb.datasets import AnnotationError, FaceFolder, FacesWarning, open_faces
 
@@ -329,7 +330,7 @@ def test_memory_is_bounded_by_what_is_decoded(tmp_path):
     limits = big_files(tmp_path)
     assert all(p.stat().st_size < 1_000_000 for p in limits)
     done = subprocess.run([sys.executable, "-c", MEASURE, *map(str, limits)], capture_output=True, text=True,
-                          timeout=500)
+                          timeout=HANG)
     assert done.returncode == 0, done.stderr[-500:]
     for grown, (path, limit) in zip(map(int, done.stdout.split()), limits.items()): assert grown < limit, (path.name,
         grown)

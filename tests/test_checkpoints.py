@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from repo import HANG
 from latref_nb.autoencoder import DiffusionAutoencoder
 from latref_nb.checkpoints import LIMITS, WEIGHTS, CheckpointError, check_settings, load_part, read_tensors
 from latref_nb.consistency import DirectionStyles, Stages, load_stages, save_stages
@@ -263,7 +264,7 @@ for cls, folder in cases:
     sys.exit(f"{folder} was loaded")
 print((most() - before) // 1024)
 """
-    done = subprocess.run([sys.executable, "-c", program, json.dumps(folders)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", program, json.dumps(folders)], capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr[-800:]
     assert int(done.stdout) < 100, f"{done.stdout} MB more"
 

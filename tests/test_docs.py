@@ -87,7 +87,7 @@ def test_three_pages_in_a_browser(site, tmp_path):
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=ARGS)
         page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(1000 * HANG)
+        page.set_default_timeout(HANG * 1000)
         wrong = []
         page.on("pageerror", lambda e: wrong.append(str(e)))
         page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)

@@ -554,7 +554,7 @@ def test_files_of_any_name_are_edited_and_told(call, face, model, tmp_path, name
 
 def child(argv, cwd, **env):
     "A command in a process of its own."
-    return subprocess.run([str(a) for a in argv], cwd=cwd, capture_output=True, timeout=240, env={**os.environ, **env})
+    return subprocess.run([str(a) for a in argv], cwd=cwd, capture_output=True, timeout=HANG, env={**os.environ, **env})
 
 @pytest.mark.parametrize(
     "env",

@@ -195,7 +195,7 @@ def test_player_page_moves_by_mouse_and_keyboard(tmp_path):
             page, errors = browser.new_page(), []
             page.on("pageerror", lambda e: errors.append(str(e))); page.goto((tmp_path/"page.html").as_uri())
             one, other = page.locator(".lr-player").all(); caption, image = one.locator(".lr-cap"), one.locator("img")
-            expect = sync_api.expect; expect.set_options(timeout=1000 * HANG); page.set_default_timeout(1000 * HANG)
+            expect = sync_api.expect; expect.set_options(timeout=HANG * 1000); page.set_default_timeout(HANG * 1000)
             expect(caption).to_have_text("a   (1 of 4)"); first = image.get_attribute("src")
             one.focus(); page.keyboard.press("ArrowRight"); expect(caption).to_have_text("b   (2 of 4)"); assert image.get_attribute("src") != first
             page.keyboard.press("End"); expect(caption).to_have_text("d   (4 of 4)"); page.keyboard.press("ArrowRight"); expect(caption).to_have_text("d   (4 of 4)")

@@ -179,6 +179,16 @@ def test_no_package_index_of_a_machine(): assert not list(lines_with(INDEX, trac
 
 def test_nothing_is_left_open(): assert not list(lines_with(OPEN, [p for p in tracked() if p.suffix in (".py", ".ipynb")]))
 
+# An own limit beside HANG, or a comparison of measured seconds. A benchmark's place is benchmarks/.
+HURRY = re.compile(r"timeout=\d|\.wait\(\d|\bsleep\(|assert\b.*(?:perf_counter|monotonic|time\.time|seconds) *[(<)]")
+
+def test_no_test_asks_how_fast_a_machine_is():
+    tests = [p for p in tracked() if p.parent == ROOT / "tests" and p.suffix == ".py" and p.name != "repo.py"]   # repo.py holds the one limit
+    assert tests and not list(lines_with(HURRY, tests))
+
+@pytest.mark.parametrize("line", ["run(x, timeout=30)", "p.wait(5)", "time.sleep(1)", "assert time.perf_counter() - start < 2", "assert seconds < 3"])
+def test_a_test_in_a_hurry_is_found(line): assert HURRY.search(line)
+
 def test_no_file_is_too_large():
     assert not [f"{p.relative_to(ROOT)}: {p.stat().st_size}" for p in tracked() if p.stat().st_size > 16_000_000]
     shipped = sum(p.stat().st_size for p in tracked() if p.suffix == ".safetensors")

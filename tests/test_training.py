@@ -223,7 +223,7 @@ def test_the_lock_of_a_dead_process_is_no_lock(tmp_path):
     (tmp_path / training.LOCK).write_text(json.dumps({"pid": 1, "host": socket.gethostname(), "since": "yesterday"}))
     assert fit(Curve(), Points(), tmp_path, **{**HOW, "steps": 2}).step == 2
     run = case(tmp_path / "killed", "between")
-    assert run.wait(120) == -signal.SIGKILL and (tmp_path / "killed" / training.LOCK).exists()
+    assert run.wait(HANG) == -signal.SIGKILL and (tmp_path / "killed" / training.LOCK).exists()
     assert fit(Curve(dropout=0.2), Points(), tmp_path / "killed", **HOW).step == 12 and not (tmp_path / "killed" / training.LOCK).exists()
 
 def test_another_process_holds_the_folder(tmp_path):
