@@ -99,8 +99,10 @@ def test_a_student(path, tmp_path, record_property):
     trials = [(e, mistake, words) for e in asked for mistake, words in MISTAKES[path.stem][e.check]]
     trials += [(e, odd, None) for e in asked for odd in ODD] + [(e, e.name, "right") for e in asked]
     cells = [trial(e.check, mistake) for e, mistake, _ in trials]
+    stubs = [nbformat.v4.new_code_cell(source(cell) + f"\nyour_turn({e.check}, {e.name})")
+             for e in asked for cell in [read(path)["cells"][e.stub]]]
     turns = [c for c in nb.cells if c.cell_type == "code" and c.source.startswith("your_turn(")]
-    nb.cells += cells
+    nb.cells += cells + stubs
     start = time.perf_counter()
     where = tmp_path if copied else ROOT / "nbs"
     NotebookClient(nb, timeout=LIMIT, kernel_name="python3", resources={"metadata": {"path": where}}).execute()
@@ -113,4 +115,5 @@ def test_a_student(path, tmp_path, record_property):
         line, = said(cell)
         begin = {None: ("not yet: ", "your turn: "), "right": "right: "}.get(words, "not yet: ")
         assert line.startswith(begin) and (words or "") in line, f"{e.check} of {mistake}: {line}"
+    for e, cell in zip(asked, stubs): assert said(cell) == said(read(path)["cells"][e.turn]), f"{e.check} of the stub"
     if copied: assert list(course.read_progress(tmp_path)["passed"][path.stem]) == [e.check for e in asked]
