@@ -6,9 +6,50 @@ from exercises import MISTAKES
 from repo import CHAPTERS, ROOT, code_of, exercises, read, source
 from test_chapters import LIMIT, skipped
 
-from latref_nb import course
+from latref_nb import core, course
 
 chapters = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+
+
+# ---- your_turn
+
+def check_half(f):
+    got = f(6)
+    assert got is not None, "nothing yet: return a number"
+    assert got != 12, "that is\ntwice 6"
+    if got != 3: raise AssertionError                                    # bare: pytest gives an assert words of its own
+    return "of 6" if f(1) else None
+
+def stops(x): return {}[x]
+
+def leaves(x): raise SystemExit(1)
+
+def asserts(x): raise AssertionError("no negative number")
+
+@pytest.mark.parametrize("f, line", [
+    (lambda x: None, "your turn: return a number"), (lambda x: 2 * x, "not yet: that is twice 6"),
+    (lambda x: "3", "not yet: the check fails"), (lambda x: x / 2, "right: check_half passed (of 6)"),
+    (lambda x: x // 2, "right: check_half passed"), (stops, "not yet: KeyError: 6 (in `def stops(x): return {}[x]`)"),
+    (lambda: 3, "not yet: TypeError: <lambda>() takes 0 positional arguments but 1 was given"),
+    (3, "not yet: TypeError: 'int' object is not callable"), (leaves, "not yet: SystemExit: 1 (in `def leaves(x)"),
+    (asserts, "not yet: no negative number (in `def asserts(x)"), (lambda x: int("1" * 9999), "not yet: ValueError: "),
+])
+def test_your_turn_says_one_line_whatever_comes(f, line, capsys):
+    assert core.your_turn(check_half, f) is None
+    out = capsys.readouterr().out
+    assert out.startswith(line) and out.count("\n") == 1 and out.endswith("\n") and len(out) < 400, out
+
+def test_only_what_is_right_is_told_to_those_who_listen(capsys):
+    told = []
+    core.when_right.append(told.append)
+    try:
+        for f in (lambda x: None, stops, lambda x: x, lambda x: x / 2): core.your_turn(check_half, f)
+    finally: core.when_right.remove(told.append)
+    assert told == ["check_half"]
+
+def test_an_interrupt_is_no_mistake():
+    def wait(x): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): core.your_turn(check_half, wait)
 
 
 # ---- the form
