@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['MIN_SIDE', 'MAX_ASPECT', 'MAX_PIXELS', 'FORMATS', 'IMAGE_SUFFIXES', 'LARGE', 'STRIP', 'PRECISIONS', 'COUNT', 'WHOLE',
-           'SEED', 'SHARE', 'WEIGHT', 'ABOVE', 'CELEBA_TAGS', 'NAME_BYTES', 'from_uint8', 'to_uint8', 'to_numpy',
-           'to_pil', 'ImageError', 'check_size', 'FileError', 'user_path', 'shown', 'file_size', 'read_formats',
-           'image_suffixes', 'fit_square', 'load_image', 'load_images', 'image_files', 'passed_over', 'check_images',
-           'default_device', 'has_bf16', 'default_dtype', 'PrecisionWarning', 'bf16_factor', 'check_precision',
-           'resolve_precision', 'autocast_dtype', 'make_generator', 'randn', 'nearest', 'unknown_name', 'check_range',
-           'check_ranges', 'check_fields', 'Tag', 'TagSet', 'write_error', 'short_name', 'make_folder', 'atomic_write',
-           'settle_folder', 'atomic_folder', 'json_text', 'write_json', 'read_json', 'save_image', 'batched',
-           'shipped_names', 'shipped_path']
+           'SEED', 'SHARE', 'WEIGHT', 'ABOVE', 'CELEBA_TAGS', 'NAME_BYTES', 'when_right', 'from_uint8', 'to_uint8',
+           'to_numpy', 'to_pil', 'ImageError', 'check_size', 'FileError', 'user_path', 'shown', 'file_size',
+           'read_formats', 'image_suffixes', 'fit_square', 'load_image', 'load_images', 'image_files', 'passed_over',
+           'check_images', 'default_device', 'has_bf16', 'default_dtype', 'PrecisionWarning', 'bf16_factor',
+           'check_precision', 'resolve_precision', 'autocast_dtype', 'make_generator', 'randn', 'nearest',
+           'unknown_name', 'check_range', 'check_ranges', 'check_fields', 'Tag', 'TagSet', 'write_error', 'short_name',
+           'make_folder', 'atomic_write', 'settle_folder', 'atomic_folder', 'json_text', 'write_json', 'read_json',
+           'save_image', 'batched', 'shipped_names', 'shipped_path', 'your_turn']
 
 # %% ../nbs/00_core.ipynb #d5cf3271
 import difflib, errno, hashlib, importlib.util, io, json, math, numbers, os, platform, re, secrets, shutil, stat, struct, threading
@@ -1122,3 +1122,34 @@ def shipped_path(name # e.g. "synthfaces64"; a file further down with slashes
     names = shipped_names()
     said = [f"nothing called {str(name)!r} ships with the package.", nearest(name, names), f"Shipped: {', '.join(names) or 'nothing'}."]
     raise FileNotFoundError(" ".join(o for o in said if o))
+
+# %% ../nbs/00_core.ipynb #7a1e0c02
+import inspect, linecache, re, traceback
+from textwrap import shorten
+
+when_right = []  # functions of the name of a check, called whenever `your_turn` finds an answer right
+
+def _in_one_line(e, # an exception that a check, or the function that it asked, has raised
+                 f # the function
+                ): # str
+    "What went wrong, and in which line of `f`."
+    said = re.sub(r"^(==|close):\n", "this came, and then what is wanted: ", str(e))    # fastcore's test_eq, test_close
+    if not isinstance(e, AssertionError): said = f"{type(e).__name__}: {said}"
+    own = getattr(inspect.unwrap(f), "__code__", None)
+    at = [n for frame, n in traceback.walk_tb(e.__traceback__) if frame.f_code is own]
+    line = linecache.getline(own.co_filename, at[-1]).strip() if at else ""
+    return shorten(said or "the check fails", 300, placeholder=" …") + (f" (in `{line}`)" if line else "")
+
+# %% ../nbs/00_core.ipynb #7a1e0c03
+def your_turn(check, # a function of your function, whose assertions say what is wrong with it
+              f # your function
+             ): # nothing; one line is printed
+    "Say whether `f` is right, what is wrong with it, or, where it is not begun, what to do. Never raises."
+    try: found = check(f)
+    except (Exception, SystemExit) as e:
+        said = _in_one_line(e, f)
+        begun = not said.startswith("nothing yet: ")
+        print(f"not yet: {said}" if begun else said.replace("nothing yet", "your turn", 1))
+    else:
+        print(f"right: {check.__name__} passed" + (f" ({found})" if isinstance(found, str) else ""))
+        for tell in when_right: tell(check.__name__)

@@ -1,5 +1,6 @@
 "What the tests of the repository itself share: where things lie, and how a notebook is read."
 import json, re, subprocess, time
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,3 +61,32 @@ def tracked():
     try: names = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError): return []
     return [ROOT / n for n in names.split("\0") if n and (ROOT / n).is_file()]
+
+
+@dataclass
+class Exercise:
+    "A function that a chapter asks for: where its cells stand, and what the reader may unfold."
+    check: str     # name of the check
+    name: str      # of the function
+    stub: int      # number of the cell with the function that is only begun
+    turn: int      # number of the cell `your_turn(check, name)`; the check stands right before it
+    task: str      # the markdown above the stub
+    folded: str    # the markdown below the turn, up to the next cell of code
+    @property
+    def solution(self):
+        "The code under Solution, or None."
+        found = re.search(r"<summary>Solution</summary>(.*?)</details>", self.folded, re.S)
+        code = found and re.search(r"^```python\n(.*?)^```", found[1], re.M | re.S)
+        return code and code[1]
+
+def exercises(path):
+    "The exercises of a chapter, read off its form: task, stub, check, turn, what is folded."
+    nb, found = read(path)["cells"], []
+    for turn, cell in enumerate(nb):
+        asked = cell["cell_type"] == "code" and re.fullmatch(r"your_turn\((check_\w+), (\w+)\)", source(cell))
+        if not asked: continue
+        stub, end = turn - 2, turn + 1
+        while end < len(nb) and nb[end]["cell_type"] == "markdown": end += 1
+        folded = "\n\n".join(source(c) for c in nb[turn + 1:end])
+        found.append(Exercise(*asked.groups(), stub, turn, source(nb[stub - 1]), folded))
+    return found

@@ -116,18 +116,27 @@ def test_package_leans_on_no_notebook_global():
     assert not wrong, "\n".join(wrong)
 
 
-# ---- exercises
+# ---- Markdown
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=name)
-def test_chapter_has_an_exercise_with_a_check_that_can_fail(path):
-    text, code = "\n".join(cells(path, "markdown")), code_of(path)
-    assert re.search(r"^##+ .*\bExercise", text, re.M), "no exercise"
-    for word in ("Hint", "Solution"): assert re.search(rf"<summary>[^<]*{word}", text, re.I), f"no folded {word.lower()}"
-    checks = re.findall(r"^def (check_\w+)\((?:f|fn|\w+)=", code, re.M)
-    assert checks, "no `def check_…(f=solution)`"
-    for check in checks:
-        assert re.search(rf"^{check}\(\)", code, re.M), f"{check}() is not called on the solution"
-        assert len(re.findall(rf"test_fail\(lambda: {check}\(", code)) >= 2, f"{check} is not shown to fail on the stub and on a usual mistake"
+def swallowed(text):
+    "Lines of a page whose Markdown shows as plain characters: HTML goes on to the next blank line."
+    out, html, code = [], False, False
+    for line in text.splitlines():
+        code ^= line.startswith("```")
+        html = not code and bool(line.strip()) and (html or bool(re.match(r"</?(details|summary|div|table|p|center|br)\b", line)))
+        if html and re.search(r"\*\*|`|\$\S|\]\(|^#+ |^[-*] |^\d+\. ", re.sub(r"<[^>]*>", "", line)): out.append(line)
+    return out
+
+@pytest.mark.parametrize("page", [*NOTEBOOKS, *(p for p in tracked() if p.suffix == ".md")], ids=lambda p: p.name)
+def test_markdown_after_html_is_markdown(page):
+    texts = [page.read_text(encoding="utf-8")] if page.suffix == ".md" else cells(page, "markdown")
+    found = [line for text in texts for line in swallowed(text)]
+    assert not found, f"a blank line is missing before: {found}"
+
+@pytest.mark.parametrize("text, n", [("</details>\n**2. Why?**", 1), ("</details>\n\n**2. Why?**", 0), ("<details><summary>Hint</summary>`x`", 1),
+                                     ("<details><summary>Hint</summary>\n\n`x`\n</details>\n<details><summary>Solution</summary>\n\n```python\n</p> ** `\n```\n</details>", 0),
+                                     ("</details>\n## Next", 1), ("</details>\n- a point", 1), ("a **b** <b>c</b> `d`", 0)])
+def test_markdown_that_html_swallows_is_found(text, n): assert len(swallowed(text)) == n
 
 
 # ---- README and links
