@@ -27,6 +27,21 @@ MISTAKES = {
              "with its neighbours"),
         ],
     },
+    "00b_checkpoints": {
+        "check_promised": [
+            ("lambda head: sum(torch.Size(s).numel() for _, s in head.values())", "each takes dtype.itemsize bytes"),
+            ("lambda head: sum(d.itemsize * torch.Size(s).numel() for d, s in head.values() if s)",
+             "without axes holds one number"),
+        ],
+        "check_healthy": [
+            ("lambda t: not (t == float('nan')).any()", "== does not find it"),
+            ("lambda t: not torch.isnan(t.float()).any()", "infinity is no number"),
+        ],
+        "check_compared": [
+            ("lambda want, have: compared(have, want)", "the other way round"),
+            ("lambda want, have: compared(want, have)[:2] + ([],)", "may still have another shape"),
+        ],
+    },
     "01_faces": {
         "check_crescent": [
             ("lambda x, y, r, s: torch.sqrt(x * x + y * y) - r", "full disc"),
