@@ -206,7 +206,9 @@ class FaceChooser(W.VBox):
         self.upload = W.FileUpload(accept="image/*", description="upload")
         self.path = W.Text(placeholder="or the path of a file", continuous_update=False, layout=W.Layout(width="180px"))
         self.words = W.HTML()
-        super().__init__([W.HTML(f"<b>{html.escape(title)}</b>"), self.sheet, W.HBox([self.upload, self.path]), self.words], layout=W.Layout(width=f"{max(48 * columns, 292) + 8}px"))
+        wrapped = W.HBox([self.upload, self.path], layout=W.Layout(flex_flow="row wrap"))
+        layout = W.Layout(width=f"{max(48 * columns, 292) + 8}px", max_width="100%")
+        super().__init__([W.HTML(f"<b>{html.escape(title)}</b>"), self.sheet, wrapped, self.words], layout=layout)
         self.sheet.observe(self._clicked, ["row", "column"])
         self.upload.observe(self._uploaded, "value"); self.path.observe(self._typed, "value")
         self.observe(self._say, ["face", "message"])
@@ -422,7 +424,7 @@ def pictured(**named): # name=picture → HBox
 
 def columns(left, right): # lists of widgets → HBox
     "What is chosen on the left, what it does on the right; one below the other where the page is narrow."
-    side = W.VBox(left, layout=W.Layout(flex="0 0 308px", overflow="visible"))
+    side = W.VBox(left, layout=W.Layout(flex="0 1 308px", max_width="100%", overflow="visible"))
     wide = W.VBox(right, layout=W.Layout(flex="1 1 420px", min_width="0", overflow="visible"))
     return wrapped(side, wide)
 

@@ -23,7 +23,7 @@ from .explore import labelled, menu, page, pictured, sheet, titled, without_styl
 from .metrics import load_judges
 from .plots import FramePlayer, figure_png, image_grid, image_strip, line_plot, new_figure
 from .styles import load_styles, save_styles
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image
 
 # %% ../nbs/15a_studio.ipynb #42da379e
@@ -210,8 +210,8 @@ class StylePoint:
 
 # %% ../nbs/15a_studio.ipynb #d744d6b3
 _STYLE_LEGEND = """Each point is a style. Round: read off a face that has the value; dark violet where the factor chosen under
-<i>colour</i> is small, yellow where it is large. Grey diamonds: drawn from noise. The orange ring: the style that the face
-in the middle has been given."""
+<i>colour</i> is small, yellow where it is large. Grey diamonds: drawn from noise. The orange ring: the style that the large
+face has been given."""
 
 class StyleExplorer(TagExplorer):
     "Draw, look at, keep and mix the styles of a tag."
@@ -498,11 +498,16 @@ def term_curve(runs, # {name: Stages}
     fig = line_plot(None, lines, xlabel="training step", ylabel=term, marker="o", figsize=(4.2, 3.2))
     ax, ends = fig.axes[0], [max(x) for x, _ in lines.values()]
     ax.axvline(step, color="#444444", ls=(0, (4, 3)), lw=1)
-    if max(ends) > 10 * min(ends): ax.set_xscale("symlog", linthresh=10, subs=[])
-    if all(float(y.min()) > 0 for _, y in lines.values()): ax.set_yscale("log")
+    if max(ends) > 10 * min(ends):
+        ax.set_xscale("symlog", linthresh=10, subs=[])
+        ax.set_xlim(-2, 1.3 * max(ends))
+    if all(float(y.min()) > 0 for _, y in lines.values()):
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
+    ax.autoscale(True, axis="y")
     for axis in (ax.xaxis, ax.yaxis):
-        for put in (axis.set_major_formatter, axis.set_minor_formatter): put(lambda v, _: f"{v:g}")
-    ax.xaxis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(lambda v, _: f"{v:g}")
+        axis.set_minor_locator(NullLocator())
     return fig
 
 # %% ../nbs/15a_studio.ipynb #f1e5b005

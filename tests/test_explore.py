@@ -337,7 +337,8 @@ def test_keep_mix_save_and_load(styler, tmp_path):
     styler.first = styler.second = ""; styler.wait()
 
 def test_buttons_say_what_is_wrong(styler):
-    styler.name.value = ""; next(b for b in styler.keeper.children[0].children if getattr(b, "description", "") == "Keep").click()
+    styler.name.value = ""
+    next(b for row in styler.keeper.children[0].children for b in row.children if getattr(b, "description", "") == "Keep").click()
     assert styler.bad and "no name came" in styler.status.value
 
 def test_swap_wears_each_others_style(styler, pipe):
