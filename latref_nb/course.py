@@ -29,7 +29,8 @@ def chapters(folder=None # where they lie; None: as found
             ): # {name: notebook as read from JSON}, in their order, those without a number first
     "The chapters that the course copies."
     paths = [p for p in Path(folder or chapters_folder()).glob("*.ipynb") if p.stem not in STAYS]
-    return {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(paths, key=lambda p: (p.stem[0].isdigit(), p.stem))}
+    paths.sort(key=lambda p: (p.stem[0].isdigit(), p.stem))
+    return {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in paths}
 
 # %% ../nbs/18_course.ipynb #6a3bec6a
 def _lines(cell): return "".join(cell["source"])

@@ -132,7 +132,8 @@ function render({ model, el }) {
 export default { render };
 """
 _CSS = """
-.latref-picture { position: relative; display: inline-block; line-height: 0; touch-action: none; outline-offset: 2px; max-width: 100%; }
+.latref-picture { position: relative; display: inline-block; line-height: 0; touch-action: none; outline-offset: 2px; }
+.latref-picture { max-width: 100%; }
 .latref-picture img { width: 100%; display: block; image-rendering: pixelated; user-select: none; }
 .latref-picture:focus-visible { outline: 3px solid #0072B2; }
 .latref-explorer.jupyter-widgets-disconnected::before { content: "The kernel behind this widget is gone or was restarted: run its cell again."; font: bold 14px sans-serif; color: #8a3a00; padding: 4px 0; }
@@ -214,6 +215,7 @@ class FaceChooser(W.VBox):
         self.observe(self._say, ["face", "message"])
         self.offer(numbers)
 
+# %% ../nbs/15_explore.ipynb #f1e5a000
 @patch
 def offer(self:FaceChooser, numbers, # of shipped faces
           choose=0 # which of these is chosen; None: leave the choice
@@ -333,7 +335,7 @@ class Live:
 # %% ../nbs/15_explore.ipynb #f1e5a006
 class Explorer(Live, W.VBox):
     "A widget whose pictures are made by a worker."
-    stem, takes, main = "state", ("strip", "page"), None   # how its files are called; which it gives; the picture to save
+    stem, takes, main = "state", ("strip", "page"), None     # name of its files; which it gives; the picture to save
     def __init__(self, children, # widgets, from top to bottom
                  legend="" # how to read the colours, in words
                 ):
@@ -594,7 +596,8 @@ def lacked(self:TagExplorer): # a value of the tag
 def say_has(self:TagExplorer):
     "Beside the menus: what the face has, before anything is wished."
     now, name = self.has_now(), html.escape(self.chooser.face.name)
-    known = "" if now is None else f"{name} has now: <b>{now}</b>" + (" (read by the classifier)" * (self.chooser.face.index is None))
+    known = "" if now is None else f"{name} has now: <b>{now}</b>"
+    if known and self.chooser.face.index is None: known += " (read by the classifier)"
     already = ' <span style="color:#8a3a00">It has this value already: choose another to see a change.</span>'
     self.has.value = f'<div style="line-height:1.3">{known}{already if now == self.value else ""}</div>'
 
@@ -635,7 +638,8 @@ def link(self:TagExplorer, state, # traits to begin with
         self.tag = state.pop("tag", "Eyeglasses" if "Eyeglasses" in names else names[0])
         self.values.options = list(self.pipe.tags[self.tag].values)
         self.value = state.pop("value", self.values.options[-1])
-        lacking = [i for i in self.chooser.numbers if i not in set(having(self.faces, self.tag, self.value, len(self.faces)))]
+        have = set(having(self.faces, self.tag, self.value, len(self.faces)))
+        lacking = [i for i in self.chooser.numbers if i not in have]
         if lacking: self.chooser.choose(lacking[0])
         self.tag_is_new()
         self._new_value()
@@ -659,8 +663,10 @@ class EditResult:
     full: bool = False     # not a preview
 
 # %% ../nbs/15_explore.ipynb #a8405b07
-_EDIT_LEGEND = """<b>truth</b>: the face drawn anew with the value as wished, not edited. A reference lends its style; with noise
-and directions the face keeps its own, one of many that would be right. Of an upload no truth is known, and none is shown."""
+_EDIT_LEGEND = """
+<b>truth</b>: the face drawn anew with the value as wished, not edited. A reference lends its style; with
+noise and directions the face keeps its own, one of many that would be right. Of an upload no truth is known, and none
+is shown."""
 
 class EditExplorer(TagExplorer):
     "Edit a face with the mouse."
@@ -695,12 +701,13 @@ def _controls(self:EditExplorer):
     self.ways_menu = menu("edit by", self.ways, 270)
     self.gains = W.FloatSlider(min=0, max=2, step=.05, value=1, description="gain", **wide)
     self.seeds = W.IntSlider(min=0, max=50, description="seed", **wide)
-    self.walks = W.FloatSlider(min=0, max=1, step=.02, description="walk", tooltip="from this seed's noise to the next", **wide)
+    on = "from this seed's noise to the next"
+    self.walks = W.FloatSlider(min=0, max=1, step=.02, description="walk", tooltip=on, **wide)
     self.noise, self.stack, self.listing = W.HBox([self.seeds, self.walks]), W.HTML(), W.HTML()
     self.panel = W.VBox([self.wished, wrapped(self.ways_menu, self.gains), self.noise])
     self.add, self.back, self.clear = (W.Button(description=d, tooltip=t, layout=W.Layout(width="auto")) for d, t in (
         ("Keep, edit on", "keep this edit and make the next one on top of it"),
-        ("Undo keep", "take the edit that was kept last in hand again"), ("Start over", "drop the edits that were kept")))
+        ("Undo keep", "take the edit that was kept last in hand again"), ("Start over", "drop the kept edits")))
     self.print = W.ToggleButton(description="Show as code", tooltip="as Python", layout=W.Layout(width="auto"))
     self.pictures = pictured(reference=self.lent, source=self.source, edited=self.edited, truth=self.truth)
     self.lent_box, *_, self.truth_box = self.pictures.children
@@ -793,9 +800,12 @@ def shown(self:EditExplorer, result):
     if r.truth is not None: self.truth.show(r.truth)
     self.truth_box.layout.display = "none" if r.truth is None else ""
     self._list()
-    chance = f" The classifier gives {last.tag}={last.value} a probability of {r.before:.2f} before and {r.after:.2f} after."
-    notes = ["" if r.full else " A preview.", "" if r.after is None else chance]
-    if r.unchanged and last.gain and last.guidance != "reference": notes.append(" Nothing changed: this face has it already.")
+    notes = ["" if r.full else " A preview."]
+    if r.after is not None:
+        notes.append(f" The classifier gives {last.tag}={last.value} a probability of {r.before:.2f} before")
+        notes.append(f" and {r.after:.2f} after.")
+    has_it = r.unchanged and last.gain and last.guidance != "reference"
+    notes.append(" Nothing changed: this face has it already." if has_it else "")
     if self.wishes and not self.gain: notes.append(" Kept. Choose the next tag, or raise the gain.")
     self.say(f"{face.name}: {last}. Rendered in {r.steps} steps.{''.join(notes)} {bench_of(self, face).warned}")
 
@@ -808,12 +818,13 @@ def code(self:EditExplorer): # str
     noted = [f"# {f.name} was uploaded: keep it beside this script" for f in used if f.index is None and f.path is None]
     walks = any(w.walk and w.guidance == "noise" for w in wishes)
     name = self.pipe.config.get("_name_or_path") or "synthfaces64"
+    edits = ", ".join(w.code() for w in wishes)
     return "\n".join(["from latref_nb.faces import SynthFaces", "from latref_nb.pipeline import Edit, LatRefPipeline",
                       *["from latref_nb.explore import walk_noise"] * walks,
                       f'pipe = LatRefPipeline.from_pretrained("{name}")',
                       f"faces = SynthFaces({len(self.faces)}, {self.faces.size}, seed={self.faces.seed})", *noted,
                       f"face = {face.code()}",
-                      f"out = pipe(face, [{', '.join(w.code() for w in wishes)}], num_inference_steps={self.steps[-1]})",
+                      f"out = pipe(face, [{edits}], num_inference_steps={self.steps[-1]})",
                       "out.images[0]"])
 
 @patch
@@ -897,8 +908,9 @@ def attention_view(m, # AttentionMap
 
 # %% ../nbs/15_explore.ipynb #1190f610
 COMPARE = ("nothing", "another style", "another face")
-_LOOK_LEGEND = """Colours: dark violet is little attention, red more, bright yellow the most in this picture. The white and black
-frame is the chosen place; click, hover or use the arrow keys."""
+_LOOK_LEGEND = """
+Colours: dark violet is little attention, red more, bright yellow the most in this picture. The white and
+black frame is the chosen place; click, hover or use the arrow keys."""
 
 class AttentionExplorer(TagExplorer):
     "Where attention goes in an edit, under the mouse."
@@ -929,7 +941,8 @@ class AttentionExplorer(TagExplorer):
 @patch
 def _controls(self:AttentionExplorer):
     "Menus, sliders and the pictures with their names."
-    slide = lambda words: W.SelectionSlider(options=[("mean", -1)], description=words, style={"description_width": "60px"})
+    wide = {"description_width": "60px"}
+    slide = lambda words: W.SelectionSlider(options=[("mean", -1)], description=words, style=wide)
     self.layers, self.compares = menu("layer", width=320), menu("compare with", COMPARE, 260, 100)
     self.heads, self.walked = slide("head"), slide("step")
     self.tokens = W.ToggleButtons(options=[("0", 0)], style={"button_width": "44px"})

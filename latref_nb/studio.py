@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['trajectory_frames', 'TrajectoryPlayer', 'Comparison', 'compare_guidances', 'comparison_rows', 'rows_html',
-           'DirectionVsStyle', 'plane', 'plane_picture', 'StylePoint', 'StyleExplorer', 'code_html',
+           'DirectionVsStyle', 'plane', 'plane_picture', 'StylePoint', 'code_html', 'StyleExplorer',
            'ConsistencyExplorer', 'stage_pictures', 'nearest_moment', 'term_curve']
 
 # %% ../nbs/15a_studio.ipynb #b4ee3ada
@@ -49,7 +49,7 @@ class TrajectoryPlayer(Live, FramePlayer):
         self.output = pipe(image, edits, num_inference_steps, return_trajectory=True, output_type="pt", **kwargs)
         frames, titles = trajectory_frames(self.output.inverted, self.output.rendered)
         super().__init__(frames, titles, interval=250, size=448)
-        self.back.icon = self.on.icon = ""                                    # words are readable where no icons can be had
+        self.back.icon = self.on.icon = ""                                # words are readable where no icons can be had
         self.back.description, self.on.description = "‹", "›"
         self.downloads = Downloads(("strip", "page"), self.take, lambda e: self.caption.set_trait("value", str(e)))
         self.children = [*self.children, self.downloads]
@@ -94,7 +94,8 @@ def compare_guidances(bench, # Bench
 def comparison_rows(found # list of Comparison
                    ): # list of rows
     "As a table."
-    return [{"edited by": c.guidance, "value seen": "yes" if c.target else "no", "same person": c.identity, "other tags moved": c.drift, "step in the code": c.length} for c in found]
+    return [{"edited by": c.guidance, "value seen": "yes" if c.target else "no", "same person": c.identity,
+             "other tags moved": c.drift, "step in the code": c.length} for c in found]
 
 def rows_html(rows # list of dicts with the same keys
              ): # str
@@ -104,8 +105,10 @@ def rows_html(rows # list of dicts with the same keys
     return "<table>" + line(map(html.escape, rows[0]), "th") + "".join(line([words(v) for v in r.values()], "td") for r in rows) + "</table>"
 
 # %% ../nbs/15a_studio.ipynb #f1e5b001
-_DUEL_LEGEND = """<b>same person</b>: 1 is the same picture. <b>other tags moved</b>: the share of the other tags that the judge
-reads differently than in the source. <b>same length</b>: each step in the code is stretched or shrunk to the median of all."""
+_DUEL_LEGEND = """
+<b>same person</b>: 1 is the same picture. <b>other tags moved</b>: the share of the other tags that the
+judge reads differently than in the source. <b>same length</b>: each step in the code is stretched or shrunk to the
+median of all."""
 
 class DirectionVsStyle(TagExplorer):
     "Directions and style guidances on one face, at equal strength."
@@ -131,7 +134,8 @@ def _controls(self:DirectionVsStyle):
     "Menus, sliders and the pictures with their names."
     self.gains = W.FloatSlider(min=0, max=2, step=.05, description="gain", style={"description_width": "60px"})
     self.seeds = W.IntSlider(min=0, max=50, description="seed", style={"description_width": "60px"})
-    self.equals = W.ToggleButtons(options=[("same gain", "gain"), ("same length", "length")], style={"button_width": "112px"})
+    equally = [("same gain", "gain"), ("same length", "length")]
+    self.equals = W.ToggleButtons(options=equally, style={"button_width": "112px"})
     self.panel = W.VBox([self.wished, wrapped(self.gains, self.seeds), labelled("compare at", self.equals, 76)])
     self.lent = ClickPicture(width=156, label="reference face")
     self.pictures = {w: ClickPicture(width=156, label=f"edited by {w}") for w in ["source", *self.ways]}
@@ -208,10 +212,25 @@ class StylePoint:
     name: str       # "face 12" or "seed 3"
     code: object    # StyleCode of one
 
+# %% ../nbs/15a_studio.ipynb #f1e5b007
+def code_html(numbers # list of numbers
+             ): # str
+    "A style code as small bars for a page."
+    top = max(map(abs, numbers)) or 1.0
+    def bar(v):
+        side, colour = ("bottom", "#0072B2") if v > 0 else ("top", "#D55E00")
+        place = f"height:{22 * abs(v) / top:.0f}px;margin-{side}:22px;vertical-align:{side};background:{colour}"
+        return f'<span title="{v:.2f}" style="display:inline-block;width:5px;{place}"></span>'
+    style = "height:46px;white-space:nowrap;overflow:hidden"
+    frame = f'<div style="{style}" role="img" aria-label="the style code as bars">'
+    words = '<div style="color:#555">the style code: blue and up is positive, orange and down is negative</div>'
+    return f'{frame}{"".join(map(bar, numbers[:140]))}</div>{words}'
+
 # %% ../nbs/15a_studio.ipynb #d744d6b3
-_STYLE_LEGEND = """Each point is a style. Round: read off a face that has the value; dark violet where the factor chosen under
-<i>colour</i> is small, yellow where it is large. Grey diamonds: drawn from noise. The orange ring: the style that the large
-face has been given."""
+_STYLE_LEGEND = """
+Each point is a style. Round: read off a face that has the value; dark violet where the factor chosen
+under <i>colour</i> is small, yellow where it is large. Grey diamonds: drawn from noise. The orange ring: the style that
+the large face has been given."""
 
 class StyleExplorer(TagExplorer):
     "Draw, look at, keep and mix the styles of a tag."
@@ -244,7 +263,7 @@ def _pictures(self:StyleExplorer):
     self.map = ClickPicture(width=288, rows=32, columns=32, label="plane of styles: choose a point")
     self.main = self.edited = ClickPicture(label="the face in the chosen style")
     self.swapped = [ClickPicture(width=108, label=f"{t} after the swap") for t in ("the face", "the other face")]
-    self.named = [W.HTML() for _ in range(3)]                                 # over the face, and over each exchanged one
+    self.named = [W.HTML() for _ in range(3)]                             # over the face, and over each exchanged one
     exchanged = W.HBox([titled(n, p) for n, p in zip(self.named[1:], self.swapped)])
     self.row = wrapped(titled("styles of the tag", self.map), W.VBox([titled(self.named[0], self.edited), exchanged]))
 
@@ -275,12 +294,14 @@ def _button(self:StyleExplorer, words, tip, do, width=70): # on it; for the mous
     b.on_click(pressed)
     return b
 
+# %% ../nbs/15a_studio.ipynb #f1e5b009
 @patch
 def _listen(self:StyleExplorer, state):
     "Link state and controls, then draw the styles and the first picture."
     T.link((self, "factor"), (self.factors, "value"))
     self.observe(lambda c: self._draw_map(), ["factor", "chosen", "first", "second"])
-    self.observe(self._draw_styles, "drawn"); self.chooser.observe(lambda c: self.points and self._draw_styles(), "face")
+    self.observe(self._draw_styles, "drawn")
+    self.chooser.observe(lambda c: self.points and self._draw_styles(), "face")
     self.map.observe(self._clicked, ["row", "column"])
     self.link(state, chosen=W.IntText(), mix=self.mixes, first=self.firsts, second=self.seconds)
 
@@ -356,6 +377,7 @@ def _offer_kept(self:StyleExplorer):
         if tuple(menu.options) != tuple(names): menu.options = names; menu.value = old if old in names else ""
     self.mixer.layout.display = "" if len(names) > 2 else "none"                    # nothing to mix before two are kept
 
+# %% ../nbs/15a_studio.ipynb #f1e5b00a
 @patch
 def save_to(self:StyleExplorer, path # a .safetensors file
            ): # the path
@@ -401,25 +423,14 @@ def shown(self:StyleExplorer, result):
     share = f"The plane shows {100 * self.share:.0f} % of the variance of {len(self.points)} styles."
     self.say(f"{face.name} in the style of {name}{preview}. {share}")
 
-def code_html(numbers # list of numbers
-             ): # str
-    "A style code as small bars for a page."
-    top = max(map(abs, numbers)) or 1.0
-    def bar(v):
-        side, colour = ("bottom", "#0072B2") if v > 0 else ("top", "#D55E00")
-        place = f"height:{22 * abs(v) / top:.0f}px;margin-{side}:22px;vertical-align:{side};background:{colour}"
-        return f'<span title="{v:.2f}" style="display:inline-block;width:5px;{place}"></span>'
-    frame = '<div style="height:46px;white-space:nowrap;overflow:hidden" role="img" aria-label="the style code as bars">'
-    words = '<div style="color:#555">the style code: blue and up is positive, orange and down is negative</div>'
-    return f'{frame}{"".join(map(bar, numbers[:140]))}</div>{words}'
-
 # %% ../nbs/15a_studio.ipynb #f1e5b003
 @patch
 def still(self:StyleExplorer, **kwargs): # more for `image_strip` → Picture
     "The present state as a figure."
     face, name, code, image, swapped, n = self.wait().result
     other = self.references.face.name
-    titles = ["styles", face.name, f"style of\n{name}", f"{face.name},\nstyle of {other}", f"{other},\nstyle of {face.name}"]
+    titles = ["styles", face.name, f"style of\n{name}"]
+    titles += [f"{face.name},\nstyle of {other}", f"{other},\nstyle of {face.name}"]
     return image_strip([self.map_picture(), face.image, image, *swapped], titles, **kwargs)
 
 @patch
@@ -461,8 +472,8 @@ class ConsistencyExplorer(Explorer):
 def _controls(self:ConsistencyExplorer):
     "Menus, the slider and the pictures."
     s, runs = self.stages, ("full training", "ablation")
-    steps = [(f"step {n}", i) for i, n in enumerate(s.steps)]
-    self.moments = W.SelectionSlider(options=steps, description="moment", layout=W.Layout(width="420px", max_width="98%"))
+    steps, wide = [(f"step {n}", i) for i, n in enumerate(s.steps)], W.Layout(width="420px", max_width="98%")
+    self.moments = W.SelectionSlider(options=steps, description="moment", layout=wide)
     faces = [(f"face {f}: {t} {v}", i) for i, (f, t, v) in enumerate(zip(s.faces, s.tags, s.values))]
     self.faces_menu, self.terms = menu("face", faces, 290, 90), menu("curve of", s.terms, 290, 90)
     self.runs = menu("compare with", [("nothing", ""), *((n.replace("_", " "), n) for n in s.ablations)], 290, 90)
@@ -534,7 +545,8 @@ def shown(self:ConsistencyExplorer, result):
         for p, picture in zip(row, made): p.show(picture)
     if curve: self.chart.png = curve
     s, run = self.stages, self.stages.ablations.get(without)
-    value = lambda r, m: f"{term} {float(r.losses[m, r.terms.index(term)]):.3g}" if term in r.terms else f"it has no {term}"
+    def value(r, m):
+        return f"{term} {float(r.losses[m, r.terms.index(term)]):.3g}" if term in r.terms else f"it has no {term}"
     words = f"Step {s.steps[moment]} of the full training: {value(s, moment)}."
     if run:
         m = nearest_moment(run, s.steps[moment])
