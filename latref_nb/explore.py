@@ -326,11 +326,15 @@ class Downloads(anywidget.AnyWidget):
 _NOTE = '<div class="latref-note"><i>If the widget below does not answer the mouse, run this cell.</i></div>'
 
 class Live:
-    "What a widget shows beside itself: a line that stays when nothing stands behind it any more."
+    "What a widget shows beside its view: a still picture, and a line that stays when nothing stands behind it any more."
     def _ipython_display_(self):
         from IPython.display import HTML, display
         display(HTML(_NOTE))
         display(self._repr_mimebundle_(), raw=True)
+    def _repr_mimebundle_(self, **kwargs):
+        bundle = super()._repr_mimebundle_(**kwargs)
+        try: return (bundle or {}) | self.still()._repr_mimebundle_()
+        except (ValueError, TimeoutError): return bundle
 
 # %% ../nbs/15_explore.ipynb #f1e5a006
 class Explorer(Live, W.VBox):
@@ -391,13 +395,6 @@ def take(self:Explorer, kind # one of `takes`
     if kind == "strip": return f"{self.stem}_strip.png", figure_png(self.still())
     if kind == "code": return f"{self.stem}.py", f"{self.code()}\n".encode()
     return f"{self.stem}.html", self.to_html().encode()
-
-@patch
-def _repr_mimebundle_(self:Explorer, **kwargs):
-    "The view, and for where it cannot be shown the still picture."
-    bundle = W.VBox._repr_mimebundle_(self, **kwargs)
-    try: return (bundle or {}) | self.still()._repr_mimebundle_()
-    except (ValueError, TimeoutError): return bundle
 
 # %% ../nbs/15_explore.ipynb #f1e5a009
 def titled(title, widget # words, or a widget that holds them; any widget

@@ -476,7 +476,7 @@ def _controls(self:ConsistencyExplorer):
     self.moments = W.SelectionSlider(options=steps, description="moment", layout=wide)
     faces = [(f"face {f}: {t} {v}", i) for i, (f, t, v) in enumerate(zip(s.faces, s.tags, s.values))]
     self.faces_menu, self.terms = menu("face", faces, 290, 90), menu("curve of", s.terms, 290, 90)
-    self.runs = menu("compare with", [("nothing", ""), *((n.replace("_", " "), n) for n in s.ablations)], 290, 90)
+    self.runs = menu("compare with", [("nothing", ""), *((n.replace("_", " "), n) for n in sorted(s.ablations))], 290, 90)
     self.rows = [[ClickPicture(width=124, label=f"{run}: {n}") for n in self.names] for run in runs]
     self.chart = ClickPicture(width=300, smooth=True, label="a term of the loss over training time")
     self.without_words = W.HTML()
