@@ -140,7 +140,11 @@ _CSS = """
 .latref-explorer.jupyter-widgets-disconnected .jupyter-widgets-disconnected::before { display: none; }
 .latref-files { display: flex; flex-wrap: wrap; gap: 4px; align-items: center; padding: 4px 0; }
 .latref-files button { width: auto; margin: 0; }
-@media (max-width: 600px) { .latref-row .latref-picture { width: 33vw !important; } }
+@media (max-width: 600px) {
+  .latref-row .latref-picture { width: 32vw !important; }
+  .latref-row > .widget-box { width: 32vw; }
+  .latref-row b { white-space: normal !important; }
+}
 :is(.jp-OutputArea, .cell_container, #output-area):has(.latref-explorer) .latref-note { display: none; }
 .latref-mark { position: absolute; box-sizing: border-box; border: 2px solid white; outline: 2px solid black; outline-offset: -4px; pointer-events: none; }
 """
@@ -204,7 +208,7 @@ class FaceChooser(W.VBox):
                 ):
         self.faces, self.columns, self.size = faces, columns, size
         self.sheet = ClickPicture(width=48 * columns, label=f"{title}: choose one of the faces")
-        self.upload = W.FileUpload(accept="image/*", description="upload")
+        self.upload = W.FileUpload(accept="image/*", description="upload", layout=W.Layout(width="108px"))
         self.path = W.Text(placeholder="or the path of a file", continuous_update=False, layout=W.Layout(width="180px"))
         self.words = W.HTML()
         wrapped = W.HBox([self.upload, self.path], layout=W.Layout(flex_flow="row wrap"))
@@ -402,7 +406,7 @@ def titled(title, widget # words, or a widget that holds them; any widget
     "A widget with its name over it."
     mark = '<b style="white-space:nowrap;line-height:1.4">'
     if isinstance(title, str): title = W.HTML(f"{mark}{html.escape(title)}</b>")
-    return W.VBox([title, widget], layout=W.Layout(margin="0 8px 0 0", overflow="visible"))
+    return W.VBox([title, widget], layout=W.Layout(margin="0 6px 0 0", overflow="visible"))
 
 def labelled(words, widget, width=60): # words; a widget without a description of its own; pixels → HBox
     "A label on the left, as that of a menu."
@@ -423,7 +427,7 @@ def pictured(**named): # name=picture → HBox
 
 def columns(left, right): # lists of widgets → HBox
     "What is chosen on the left, what it does on the right; one below the other where the page is narrow."
-    side = W.VBox(left, layout=W.Layout(flex="0 1 308px", max_width="100%", overflow="visible"))
+    side = W.VBox(left, layout=W.Layout(flex="0 1 304px", max_width="100%", overflow="visible"))
     wide = W.VBox(right, layout=W.Layout(flex="1 1 420px", min_width="0", overflow="visible"))
     return wrapped(side, wide)
 
