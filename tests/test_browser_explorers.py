@@ -6,10 +6,13 @@ from repo import ROOT
 from test_browser import EXPLORERS, jupyter, notebook, page_at, pixels, pytestmark, run_all, wait_for  # noqa: F401  skips without a browser
 
 LONG = 120
+FILES = {"picture": ("edit.png", b"\x89PNG"), "strip": ("edit_strip.png", b"\x89PNG"), "page": ("edit.html", b"<!doctype"),
+         "code": ("edit.py", b"from latref_nb")}
 END_KERNELS = """async () => {
   const headers = { "X-XSRFToken": document.cookie.match(/_xsrf=([^;]*)/)[1] };
   for (const k of await (await fetch("/api/kernels")).json()) await fetch("/api/kernels/" + k.id, { method: "DELETE", headers });
 }"""
+SEEN = "h => { const b = h.getBoundingClientRect(); return b.top >= 0 && b.bottom <= innerHeight; }"
 VIEW = ".jp-OutputArea .edit-explorer"
 
 
@@ -35,7 +38,7 @@ def test_files_undo_and_code_with_the_mouse(lab, tmp_path):
         press("Show as code"); at.get_by_text('Edit("Eyeglasses"').wait_for()
         at.get_by_text("Rendered in 6 steps").wait_for()
         shown = pixels(at.get_by_label("edited face").locator("img"))
-        for kind, name, begin in (("picture", "edit.png", b"\x89PNG"), ("strip", "edit_strip.png", b"\x89PNG"), ("page", "edit.html", b"<!doctype"), ("code", "edit.py", b"from latref_nb")):
+        for kind, (name, begin) in FILES.items():
             got, content = saved(page, at, kind); assert got == name and content.startswith(begin), got
             if kind == "picture": assert ",".join(map(str, content)) == shown, "the file is the picture on the page"
         press("Keep, edit on"); at.get_by_text("kept:").wait_for()
@@ -66,6 +69,6 @@ def test_links_inside_the_tour_lead_there_in_jupyterlab(lab):
             link = page.locator(f"a[href$='#{name}']").first
             link.wait_for(); link.click()
             heading = page.get_by_role("heading", name=name.replace("-", " ")).first
-            wait_for(lambda: heading.evaluate("h => { const b = h.getBoundingClientRect(); return b.top >= 0 && b.bottom <= innerHeight; }"), LONG)
+            wait_for(lambda: heading.evaluate(SEEN), LONG)
             assert page.url.split("#")[0].endswith("index.ipynb"), page.url
             page.locator(".jp-Notebook").evaluate("n => n.querySelector('h1').scrollIntoView()")
