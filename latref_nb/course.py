@@ -55,7 +55,7 @@ def student_copy(nb, # a chapter as read from JSON
     source = f"from latref_nb.course import keep_progress\nkeep_progress({name!r})  # notes the exercises you pass in progress.json"
     keep = {"cell_type": "code", "execution_count": None, "id": "progress", "metadata": {}, "outputs": [], "source": source}
     nb["cells"] = [_folded(_at_home(c)) for c in nb["cells"]]
-    if any(re.search(r"^check_\w+\(", _lines(c), re.M) for c in nb["cells"]): nb["cells"].insert(1, keep)
+    if any(re.search(r"\bcheck_\w+\(", _lines(c)) for c in nb["cells"]): nb["cells"].insert(1, keep)
     return nb
 
 # %% ../nbs/18_course.ipynb #b751437c
