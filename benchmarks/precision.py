@@ -1,27 +1,50 @@
-"bfloat16 autocast beside float32: rendering, and forward and backward of a training step."
+"bfloat16 beside float32 on this machine, and what \"auto\" chooses: a matrix product, a forward pass, rendering, a training step."
 from statistics import median
 
 import torch
 from common import Row, autoencoder, ratio, side_by_side
 
+from latref_nb.core import default_device, has_bf16, resolve_precision
 from latref_nb.sampling import render
 
-B = 8
+B, M = 4, 512
+SLOW_ROUNDS = 2  # where bfloat16 is imitated one round takes as long as many
 
 
 def run(rounds):
-    model = autoencoder().eval()
-    x0 = torch.rand(B, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    device = default_device()
+    model, g = autoencoder().eval().to(device), torch.Generator().manual_seed(0)
+    x0, a = (torch.rand(*shape, generator=g).to(device) * 2 - 1 for shape in ((B, 3, 64, 64), (M, M)))
     with torch.no_grad(): z = model.encode(x0)
+    t = torch.full((B,), 500, device=device)
 
-    def train(dtype):
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is not None): loss = model.denoise(x0, torch.full((B,), 500), model.encode(x0)).float().square().mean()
+    def cast(word): return torch.autocast(device.type, torch.bfloat16, enabled=word == "bf16")
+
+    @torch.no_grad()
+    def product(word):
+        with cast(word): return a @ a
+
+    @torch.no_grad()
+    def forward(word):
+        with cast(word): return model.denoise(x0, t, z)
+
+    def train(word):
+        with cast(word): loss = model.denoise(x0, t, model.encode(x0)).float().square().mean()
         loss.backward()
         model.zero_grad(set_to_none=True)
+        return loss
 
-    rows = []
-    for label, f in ((f"rendering 4 steps of {B}", lambda dtype: render(model, x0, z, 4, dtype=dtype)), (f"forward and backward of {B}", train)):
-        t = side_by_side({"bf16": lambda: f(torch.bfloat16), "float32": lambda: f(None)}, rounds)
-        rows.append(Row(f"{label}: bfloat16 beside float32", 1000 * median(t["bf16"]), 1000 * median(t["float32"]), "ms", ratio(t, "bf16", "float32"),
-                        note="" if torch.backends.mkldnn.is_available() else "no oneDNN here"))
-    return rows
+    def draw(word): return render(model, x0, z, 4, dtype=torch.bfloat16 if word == "bf16" else None).images
+
+    ways = {f"matrix product of {M}": product, f"forward pass of {B}": forward, f"training step of {B}": train,
+            f"rendering 4 steps of {B}": draw}
+    return [row(label, f, rounds if has_bf16(device) else min(rounds, SLOW_ROUNDS), device) for label, f in ways.items()]
+
+
+def row(label, f, rounds, device):
+    "One way in both precisions; reading a number waits for the device."
+    seconds = side_by_side({word: lambda word=word: f(word).sum().item() for word in ("bf16", "no")}, rounds)
+    chosen = {"bf16": "bfloat16", "no": "float32"}[resolve_precision("auto", device)]
+    note = f"auto: {chosen} on {device}; torch's CPU kernels: {torch.backends.cpu.get_cpu_capability()}"
+    ours, peer = (1000 * median(seconds[word]) for word in ("bf16", "no"))
+    return Row(f"{label}: bfloat16 beside float32", ours, peer, "ms", ratio(seconds, "bf16", "no"), note=note)

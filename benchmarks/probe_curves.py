@@ -45,7 +45,7 @@ def one_line(name, prediction_type, how, faces, train, test, steps, batch_size, 
         with open(log, "a") as f: f.write(json.dumps(row) + "\n")
     torch.manual_seed(seed)
     model = from_preset("synthfaces64", **SMALL.get(faces.size, {}), prediction_type=prediction_type)
-    fit(AutoencoderTask(model, faces.tags, **how), faces, folder, steps, batch_size=batch_size, lr=lr, warmup=min(100, steps // 10), save_every=200, seed=seed, mixed_precision="bf16", trackers=(), callback=look)
+    fit(AutoencoderTask(model, faces.tags, **how), faces, folder, steps, batch_size=batch_size, lr=lr, warmup=min(100, steps // 10), save_every=200, seed=seed, trackers=(), callback=look)
     rows = {r["samples"]: r for r in map(json.loads, log.read_text().splitlines())}
     return [rows[s] for s in sorted(rows)]
 

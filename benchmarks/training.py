@@ -6,6 +6,7 @@ import torch
 from common import Row, autoencoder, ratio, side_by_side
 from diffusers.training_utils import EMAModel
 
+from latref_nb.core import autocast_dtype
 from latref_nb.datasets import cached
 from latref_nb.faces import SynthFaces
 from latref_nb.training import AutoencoderTask, Run, Settings, StepGenerator, batch_indices, batches
@@ -15,7 +16,7 @@ BATCH = 16
 
 def run(rounds):
     faces = cached(SynthFaces(n=256, size=64, seed=0))
-    settings = Settings(steps=rounds + 2, batch_size=BATCH, mixed_precision="bf16")
+    settings, dtype = Settings(steps=rounds + 2, batch_size=BATCH), autocast_dtype("auto", "cpu")
     with tempfile.TemporaryDirectory() as out:
         ours = Run(AutoencoderTask(autoencoder()), faces, out, settings, device="cpu")
         ours.begin(False)
@@ -29,7 +30,7 @@ def run(rounds):
 
         def written_out():
             batch = faces.batch(batch_indices(len(faces), BATCH, 0, at[0]).tolist())
-            with torch.autocast("cpu", torch.bfloat16): loss = task.loss(batch, StepGenerator(0, at[0], BATCH))["loss"]
+            with torch.autocast("cpu", dtype, enabled=dtype is not None): loss = task.loss(batch, StepGenerator(0, at[0], BATCH))["loss"]
             loss.backward()
             torch.nn.utils.clip_grad_norm_(params, 1.0)
             opt.step(); opt.zero_grad(); ema.step(params)

@@ -1,8 +1,24 @@
 __version__ = "0.1.0"
 
+from functools import lru_cache
+from importlib import import_module
 
-def _repair_torchvision():
-    "Let torchvision import beside a CPU-only torch that lacks its compiled operators; does nothing where it imports by itself."
+_PUBLIC = {"LatRefPipeline": "pipeline", "LatRefOutput": "pipeline", "Edit": "pipeline", "StyleCode": "styles", "SynthFaces": "faces",
+           "Tag": "core", "TagSet": "core", "load_image": "core", "save_image": "core", "record_attention": "attention", "evaluate": "metrics"}
+
+
+def __getattr__(name):
+    "What scripts begin with, imported when it is first asked for: `from latref_nb import LatRefPipeline, Edit`."
+    if name not in _PUBLIC: raise AttributeError(f"module {__name__!r} has no attribute {name!r}. Names at hand here: {', '.join(sorted(_PUBLIC))}.")
+    return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)
+
+
+def __dir__(): return sorted({*globals(), *_PUBLIC})
+
+
+@lru_cache(maxsize=1)
+def repair_torchvision():
+    "Let torchvision import beside a CPU-only torch that lacks its compiled operators; does nothing where it imports by itself. What it returns must stay alive."
     import sys, torch
     try: import torchvision
     except ImportError: return None
@@ -14,6 +30,3 @@ def _repair_torchvision():
     for op in ("nms", "qnms"): lib.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import torchvision
     return lib
-
-
-_torchvision_library = _repair_torchvision()

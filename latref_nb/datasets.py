@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['AnnotationError', 'FacesWarning', 'read_attributes', 'labels_of', 'ImageSet', 'CelebA', 'CelebAMaskHQ', 'FaceFolder',
-           'open_faces', 'fingerprint', 'write_celebamask_hq', 'write_celeba', 'TensorFaces', 'cached',
-           'region_weights']
+           'open_faces', 'fingerprint', 'write_celebamask_hq', 'write_celeba', 'TensorFaces', 'cached', 'provenance',
+           'labelled_as', 'region_weights']
 
 # %% ../nbs/01a_datasets.ipynb #457591ae
-import csv, hashlib, json, os, warnings
+import csv, hashlib, io, json, os, re, unicodedata, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
@@ -17,7 +17,9 @@ from PIL import Image
 from fastcore.basics import patch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
-from .core import CELEBA_TAGS, ImageError, atomic_write, fit_square, from_uint8, image_files, load_image, save_image, to_uint8
+from .core import (CELEBA_TAGS, SHARE, ImageError, TagSet, atomic_write, check_range, file_size, from_uint8, image_files,
+                            load_image, nearest, passed_over, read_json, save_image, shown, to_uint8, unknown_name,
+                            user_path, write_json)
 from .faces import CLASSES
 
 # %% ../nbs/01a_datasets.ipynb #857a3cc8
@@ -27,46 +29,91 @@ class AnnotationError(ValueError):
 class FacesWarning(UserWarning):
     "Something about a dataset that its reader should know, in one line."
 
-def _read_lines(path):
-    "The file's lines with their numbers, blank ones left out."
-    try: text = Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError: raise AnnotationError(f"{path}: no such file. An annotation file is needed here.") from None
-    except (UnicodeDecodeError, IsADirectoryError): raise AnnotationError(f"{path}: is not a text file. Give CelebA's list of attributes, or a CSV.") from None
-    lines = [(i, l) for i, l in enumerate(text.splitlines(), 1) if l.strip()]
-    if not lines: raise AnnotationError(f"{path}: is empty. Copy or download it again.")
-    return lines
+def _read_text(path):
+    "The text of an annotation file, without the mark that some editors put before it."
+    path = user_path(path)
+    file_size(path, "an annotation file", AnnotationError)
+    try: text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        fit = "Give CelebA's list of attributes, or a CSV, saved as UTF-8"
+        raise AnnotationError(f"{shown(path)}: is not a text file. {fit}.") from None
+    except OSError as e: raise AnnotationError(f"{shown(path)}: cannot be read ({e.strerror}).") from None
+    if not text.strip(): raise AnnotationError(f"{shown(path)}: is empty. Copy or download it again.")
+    return text
+
+# %% ../nbs/01a_datasets.ipynb #4df72910
+def _tidy(cell):
+    "A cell without blanks around it; letters with accents in one of the two ways to write them (NFC)."
+    cell = cell.strip()
+    return cell if cell.isascii() else unicodedata.normalize("NFC", cell)
+
+def _csv_rows(path, text):
+    "The rows of a CSV as (line number, cells), the header first, without empty rows; commas, semicolons or tabs between."
+    first = text.lstrip().partition("\n")[0]
+    reader = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=first.count), skipinitialspace=True)
+    rows, line = [], 1
+    try:
+        for cells in reader:
+            cells = [_tidy(c) for c in cells]
+            if any(cells): rows.append((line, cells))
+            line = reader.line_num + 1                             # a quoted cell may run over several lines
+    except csv.Error as e: raise AnnotationError(f"{shown(path)}, line {line}: {e}.") from None
+    return rows
+
+def _without_index(rows, is_value):
+    "Rows without the column of row numbers that pandas writes first; `is_value(name, cell)`: is the second one no file?"
+    (_, head), *more = rows
+    numbers = head[0] in ("", "Unnamed: 0") and len(head) > 1 and all(cells[0].isdigit() for _, cells in more)
+    if not numbers or not more or is_value(head[1], more[0][1][1:2]): return rows
+    return [(line, cells[1:]) for line, cells in rows]
 
 # %% ../nbs/01a_datasets.ipynb #9dc65344
-_BITS = {"1": 1, "+1": 1, "-1": -1, "0": -1}
+_BITS = {"1": 1, "+1": 1, "1.0": 1, "+1.0": 1, "-1": -1, "-1.0": -1, "0": -1, "+0": -1, "-0": -1, "0.0": -1, "-0.0": -1}
+_UNKNOWN = ("", "nan", "na", "n/a", "<na>", "none", "null")        # how programs write that there is no value
 
-def _split_csv(line): return next(csv.reader([line], skipinitialspace=True))
-
-def _header(path, lines):
-    "Names of the columns, the promised number of rows (or None), how to split a line, and the rows."
-    if "," in lines[0][1]: return _split_csv(lines[0][1])[1:], None, _split_csv, lines[1:]
-    head = lines[0][1].split(); promised = int(head[0]) if len(head) == 1 and head[0].isdigit() else None
+def _attribute_rows(path):
+    "Names of the columns, the promised number of rows (or None), the rows as (line, cells), and what each cell means."
+    text = _read_text(path)
+    first = text.lstrip().partition("\n")[0]
+    if any(c in first for c in ",;\t"):
+        rows = _without_index(_csv_rows(path, text), lambda name, cell: cell and cell[0] in _BITS)
+        return rows[0][1][1:], None, rows[1:], _BITS | {w: 0 for o in _UNKNOWN for w in (o, o.upper(), "NaN", "None")}
+    rows = [(i, l.split()) for i, l in enumerate(text.split("\n"), 1) if l.strip()]
+    promised = int(first) if first.strip().isdecimal() else None
     at = 0 if promised is None else 1
-    if len(lines) <= at: raise AnnotationError(f"{path}: ends after its first line. Copy or download it again.")
-    return lines[at][1].split(), promised, str.split, lines[at + 1:]
+    if len(rows) <= at: raise AnnotationError(f"{shown(path)}: ends after its first line. Copy or download it again.")
+    return rows[at][1], promised, rows[at + 1:], _BITS
 
 # %% ../nbs/01a_datasets.ipynb #f6d3af2a
+def _check_names(path, names):
+    "No column may come twice."
+    twice = sorted({n for n in names if n and names.count(n) > 1})
+    if twice: raise AnnotationError(f"{shown(path)}: the column {twice[0]!r} comes twice. Keep one.")
+
 def read_attributes(path # list_attr_celeba.txt, CelebAMask-HQ-attribute-anno.txt, or a CSV of the same
-                   ): # (names, files, values (n,k) int8 of ±1, promised number of rows or None)
+                   ): # (names, files, values (n,k) int8 of ±1, 0 where a CSV does not say, promised number of rows or None)
     "CelebA's file of attributes."
-    names, promised, split, rows = _header(path, _read_lines(path))
-    if not rows: raise AnnotationError(f"{path}: holds no rows, or is not an annotation file. Copy or download it again.")
+    return _attributes(path)[:4]
+
+def _attributes(path):
+    "What `read_attributes` gives, and the line of each row."
+    (names, promised, rows, bits), said = _attribute_rows(path), shown(path)
+    if not rows: raise AnnotationError(f"{said}: holds no rows, or is not an annotation file. Copy or download it again.")
+    _check_names(path, names)
     files, values = [], np.empty((len(rows), len(names)), np.int8)
-    for j, (i, line) in enumerate(rows):
-        name, *bits = split(line)
-        if len(bits) != len(names): raise AnnotationError(f"{path}, line {i}: {len(bits)} values came for {len(names)} names. Copy or download the file again.")
-        try: values[j] = [_BITS[b] for b in bits]
-        except KeyError as e: raise AnnotationError(f"{path}, line {i}: the value {e.args[0]!r} came; 1 and -1 (or 1 and 0) are allowed.") from None
+    for j, (i, (name, *cells)) in enumerate(rows):
+        if len(cells) != len(names):
+            came = f"{len(cells)} values came for {len(names)} names"
+            raise AnnotationError(f"{said}, line {i}: {came}. Copy or download the file again.")
+        try: values[j] = [bits[c] for c in cells]
+        except KeyError as e:
+            raise AnnotationError(f"{said}, line {i}: the value {e.args[0]!r} came; 1 and -1 (or 1 and 0) are allowed.") from None
         files.append(name)
-    return names, files, values, promised
+    return names, files, values, promised, [i for i, _ in rows]
 
 # %% ../nbs/01a_datasets.ipynb #ab51b2ff
 def labels_of(names, # attribute names, the columns of `values`
-              values, # (n,k) of ±1
+              values, # (n,k) of ±1, 0 where unknown
               tags=CELEBA_TAGS # `TagSet`
              ): # (n,n_tags) long, -1 where a row does not decide
     "Attributes to labels, for all rows at once."
@@ -74,7 +121,7 @@ def labels_of(names, # attribute names, the columns of `values`
     wanted = {a for t in tags for a in (t.attributes or (t.name,))}
     cols = [j for j, a in enumerate(names) if a in wanted]
     kinds, which = np.unique(values[:, cols], axis=0, return_inverse=True)      # few different rows stand for all
-    table = torch.stack([tags.from_celeba({names[j]: int(v) for j, v in zip(cols, k)}) for k in kinds])
+    table = torch.stack([tags.from_celeba({names[j]: int(v) for j, v in zip(cols, k) if v}) for k in kinds])
     return table[torch.from_numpy(which.reshape(-1))]
 
 # %% ../nbs/01a_datasets.ipynb #ec9359ca
@@ -108,26 +155,73 @@ def files_key(self:ImageSet): # bytes that change when a file does
     stats = ((p.name, s.st_size, s.st_mtime_ns) for p in self.paths for s in [p.stat()])
     return hashlib.sha256(repr(list(stats)).encode()).digest()
 
-# %% ../nbs/01a_datasets.ipynb #2f164285
-def _stems(folder):
-    "{name without suffix: path} of the image files of a folder."
-    return {p.stem: p for p in image_files(folder)}
+# %% ../nbs/01a_datasets.ipynb #12e29e56
+class _Names:
+    "Finds a picture by what an annotation file calls it."
+    def __init__(self, paths, # list of files
+                 root, # the folder they lie in
+                 any_suffix=False # "1.jpg" may stand for 1.png
+                ):
+        base, self.any_suffix = Path(root).as_posix() + "/", any_suffix
+        self.rel = [self.form(Path(p).as_posix().removeprefix(base)) for p in paths]
+        self.ways = [{} for _ in range(4)]                         # path, name, both without suffix: {it: numbers of pictures}
+        for i, path in enumerate(self.rel):
+            stem = os.path.splitext(path)[0]
+            for way, name in zip(self.ways, (path, self.last(path), stem, self.last(stem))): way.setdefault(name, []).append(i)
+    @staticmethod
+    def form(name): return _tidy(str(name).replace("\\", "/").removeprefix("./"))
+    @staticmethod
+    def last(name): return name.rpartition("/")[2]
+    def find(self, name, # as the file has it
+             where # file and line, for the message
+            ): # the picture's number, or None
+        "The one picture that a row is about; an `AnnotationError` for several."
+        name = self.form(name)
+        asked = [(way, name) for way in self.ways]
+        if self.any_suffix: asked.append((self.ways[3], os.path.splitext(self.last(name))[0]))
+        found = next((way[n] for way, n in asked if n in way), [None])
+        if len(found) == 1: return found[0]
+        pictures = ", ".join(shown(self.rel[i], 60) for i in found[:3])
+        raise AnnotationError(f"{where}: {shown(name, 60)!r} may be any of {len(found)} pictures ({pictures}). Write the path.")
 
+# %% ../nbs/01a_datasets.ipynb #caf53cfa
+def _joined(path, rows, names, unknown):
+    "{picture: its values} of rows (line, name, values); rows about one picture must agree. And how many have none."
+    found, lines, lost = {}, {}, 0
+    for line, name, values in rows:
+        i = names.find(name, f"{shown(path)}, line {line}")
+        if i is None: lost += 1
+        elif i not in found: found[i], lines[i] = values, line
+        else:
+            old = found[i]
+            if ((old != unknown) & (values != unknown) & (old != values)).any():
+                both = f"lines {lines[i]} and {line}"
+                raise AnnotationError(f"{shown(path)}, {both}: contradict each other about {shown(names.rel[i], 80)}. Keep one.")
+            found[i] = old + (values - unknown) * (old == unknown)         # what only one of them knows
+    if rows and not found: raise AnnotationError(f"{shown(path)}: none of its {len(rows)} rows has a picture among the "
+                                                 f"{len(names.rel)} found. Check that both are of the same dataset, and that "
+                                                 f"the first column holds names such as {shown(names.rel[0], 60)}.")
+    return found, lost
+
+# %% ../nbs/01a_datasets.ipynb #2f164285
 def _found(root, names, what, hint):
     "The first of some paths below `root` that exists."
     for n in names:
         if (Path(root)/n).exists(): return Path(root)/n
     raise FileNotFoundError(f"{root}: holds no {what}. Expected {names[0]}; {hint}")
 
-def _matched(images, files, path, promised):
-    "Which rows have a picture; one warning for all that does not match."
-    keep = [j for j, f in enumerate(files) if Path(f).stem in images]
-    rowless = len(images) - len({Path(files[j]).stem for j in keep})
-    notes = [f"{len(files) - len(keep)} rows have no picture"] * (len(keep) < len(files)) + [f"{rowless} pictures have no row"] * (rowless > 0)
-    if promised is not None and promised != len(files): notes.append(f"its first line says {promised} rows and it holds {len(files)}")
-    if not keep: raise AnnotationError(f"{path}: none of its {len(files)} rows has a picture among the {len(images)} found. Check that both are of the same dataset.")
-    if notes: warnings.warn(f"{path}: {', '.join(notes)}; the {len(keep)} faces with both are used.", FacesWarning, stacklevel=4)
-    return keep
+def _report(path, lost, bare, rows, promised, used):
+    "One warning for all that does not match."
+    notes = [f"{lost} rows have no picture"] * (lost > 0) + [f"{bare} pictures have no row"] * (bare > 0)
+    if promised is not None and promised != rows: notes.append(f"its first line says {promised} rows and it holds {rows}")
+    text = f"{path}: {', '.join(notes)}; the {used} faces with both are used."
+    if notes: warnings.warn(text, FacesWarning, stacklevel=4)
+
+def _existing(root):
+    "A folder that is there."
+    root = user_path(root)
+    if not root.is_dir(): raise FileNotFoundError(f"{root}: no such folder. Give the folder of the pictures or of the download.")
+    return root
 
 # %% ../nbs/01a_datasets.ipynb #2a12f4b6
 class _Annotated(ImageSet):
@@ -138,17 +232,15 @@ class _Annotated(ImageSet):
                  tags=CELEBA_TAGS # `TagSet`
                 ):
         self.root = _existing(root)
-        found = _stems(_found(self.root, self.images, "pictures", self.hint))
-        path = _found(self.root, self.annotations, "annotations", "without them open the pictures alone with FaceFolder.")
-        self.attribute_names, files, values, promised = read_attributes(path)
-        keep = _matched(found, files, path, promised)
-        self.attributes = values[keep]                                    # (n,k) of ±1
-        super().__init__([found[Path(files[j]).stem] for j in keep], labels_of(self.attribute_names, self.attributes, tags), size, tags)
-
-def _existing(root):
-    root = Path(root).expanduser()
-    if not root.is_dir(): raise FileNotFoundError(f"{root}: no such folder. Give the folder of the pictures or of the download.")
-    return root
+        folder = _found(self.root, self.images, "pictures", self.hint)
+        pictures, without = image_files(folder), "without them open the pictures alone with FaceFolder."
+        path = _found(self.root, self.annotations, "annotations", without)
+        self.attribute_names, files, values, promised, lines = _attributes(path)
+        found, lost = _joined(path, list(zip(lines, files, values)), _Names(pictures, folder, any_suffix=True), 0)
+        _report(path, lost, len(pictures) - len(found), len(files), promised, len(found))
+        self.attributes = np.stack(list(found.values()))                  # (n,k) of ±1, 0 where unknown
+        labels = labels_of(self.attribute_names, self.attributes, tags)
+        super().__init__([pictures[i] for i in found], labels, size, tags)
 
 # %% ../nbs/01a_datasets.ipynb #71314ffb
 class CelebA(_Annotated):
@@ -158,7 +250,7 @@ class CelebA(_Annotated):
     annotations = ("list_attr_celeba.txt", "Anno/list_attr_celeba.txt", "list_attr_celeba.csv", "Anno/list_attr_celeba.csv")
     hint = "unpack img_align_celeba.zip there."
     def __init__(self, root, size=64, tags=CELEBA_TAGS):
-        nested = Path(root)/"img_align_celeba"/"img_align_celeba"          # one folder deeper in some archives
+        nested = user_path(root)/"img_align_celeba"/"img_align_celeba"          # one folder deeper in some archives
         if nested.is_dir(): self.images = ("img_align_celeba/img_align_celeba",)
         super().__init__(root, size, tags)
 
@@ -170,7 +262,7 @@ class CelebAMaskHQ(_Annotated):
     annotations = ("CelebAMask-HQ-attribute-anno.txt",)
     hint = "unpack CelebAMask-HQ.zip and give the folder CelebAMask-HQ."
     def __init__(self, root, size=64, tags=CELEBA_TAGS):
-        inner = Path(root).expanduser()/"CelebAMask-HQ"
+        inner = user_path(root)/"CelebAMask-HQ"
         super().__init__(inner if inner.is_dir() else root, size, tags)
 
 # %% ../nbs/01a_datasets.ipynb #561d5041
@@ -180,7 +272,9 @@ def masks(self:CelebAMaskHQ, i, # which item, or several
          ): # (19,S,S) bool in the order of `CLASSES`, exactly one true at each pixel; (B,19,S,S) for several
     "The classes of a face."
     if not isinstance(i, int): return torch.stack([self.masks(int(k), size) for k in i])
-    size = size or self.size; number = int(self.paths[i].stem)
+    size, name = size or self.size, self.paths[i].stem
+    if not name.isdecimal(): raise ValueError(f"{self.paths[i]}: masks are found by a face's number, and {name!r} is none.")
+    number = int(name)
     folder = self.root/"CelebAMask-HQ-mask-anno"/str(number // 2000)
     if not folder.is_dir(): raise FileNotFoundError(f"{folder}: no such folder. The masks of face {number} belong there; unpack CelebAMask-HQ-mask-anno.")
     classes = np.zeros((size, size), np.int64)
@@ -190,9 +284,11 @@ def masks(self:CelebAMaskHQ, i, # which item, or several
     return torch.from_numpy(classes)[None] == torch.arange(len(CLASSES))[:, None, None]      # (1,S,S), (19,1,1) -> (19,S,S)
 
 def _read_mask(path, size):
-    try: im = Image.open(path).convert("L")
-    except (OSError, SyntaxError, ValueError): raise ImageError(f"{path}: is not a picture that can be read. Unpack the masks again.") from None
-    return np.asarray(fit_square(im, size)) > 127
+    "Where a file is white, as (S,S) bool; read, and checked, as the faces are."
+    try: return (load_image(path, size).mean(0) > 0).numpy()                             # (3,S,S) -> (S,S)
+    except ImageError as e:
+        why = str(e).removeprefix(f"{shown(path)}: ")
+        raise ImageError(f"{shown(path)}: is not a picture that gives a mask: {why} Or unpack the masks again.") from None
 
 # %% ../nbs/01a_datasets.ipynb #3d0ad9c0
 class FaceFolder(ImageSet):
@@ -204,37 +300,80 @@ class FaceFolder(ImageSet):
                  labels_file=None, # CSV with a column for files and columns for tags or attributes
                  recursive=False # folders below too
                 ):
-        self.root = _existing(root); paths = image_files(self.root, recursive)
+        self.root = _existing(root)
+        paths = image_files(self.root, recursive)
         labels = torch.full((len(paths), len(tags)), -1) if labels_file is None else _csv_labels(labels_file, paths, self.root, tags)
         super().__init__(paths, labels, size, tags)
 
 # %% ../nbs/01a_datasets.ipynb #bd83c673
-def _cell_labels(row, tags, where):
-    "One CSV row {column: text} -> labels."
-    row = {k: v.strip() for k, v in row.items() if v and v.strip()}
-    words = {k: v for k, v in row.items() if k in tags and v not in _BITS}
-    bits = {k: _BITS[v] for k, v in row.items() if v in _BITS}
-    try: labels = tags.encode(words)
-    except ValueError as e: raise AnnotationError(f"{where}: {e}") from None
-    bad = [k for k in row if k not in words and k not in bits and any(k in t.attributes for t in tags)]
-    if bad: raise AnnotationError(f"{where}: {row[bad[0]]!r} came for {bad[0]}; 1 and -1 are allowed.")
-    return torch.where(labels >= 0, labels, tags.from_celeba(bits))
+def _plain_number(text):
+    "1.0 as 1, as pandas writes whole numbers beside empty cells; all else as it is."
+    whole = re.fullmatch(r"([+-]?\d+)\.0*", text, re.ASCII)
+    return whole[1] if whole else text
+
+def _value(tag, cell, where):
+    "The number of the value that a cell of a tag's column names, -1 where it names none."
+    own = [_tidy(v) for v in tag.values]
+    if cell in own: return own.index(cell)
+    plain = [_plain_number(v) for v in own]
+    if _plain_number(cell) in plain: return plain.index(_plain_number(cell))
+    if cell.lower() in _UNKNOWN: return -1
+    bits = ["1", "0", "-1"] if len(own) == 2 and not any(v in _BITS for v in plain) else []
+    if bits and cell in _BITS: return int(_BITS[cell] > 0)
+    raise AnnotationError(f"{where}: {unknown_name(f'value of {tag.name}', cell, [*tag.values, *bits])} An empty cell is unknown.")
+
+def _by_attributes(tag, row, tags, where):
+    "The number of the value that CelebA's columns of a tag name, -1 where they name none."
+    bits = {}
+    for a in (_tidy(a) for a in tag.attributes):
+        cell = row.get(a, "")
+        if a == _tidy(tag.name) or cell.lower() in _UNKNOWN: continue
+        if cell in _BITS: bits[a] = _BITS[cell]
+        elif a not in tags: raise AnnotationError(f"{where}: {cell!r} came for {a}; 1 and -1 (or 1 and 0) are allowed.")
+    return int(TagSet([tag]).from_celeba(bits)[0]) if bits else -1
+
+# %% ../nbs/01a_datasets.ipynb #3bf52f7a
+def _row_labels(row, tags, where):
+    "One row of a CSV {column: cell} as labels (n_tags,); columns that contradict each other are refused."
+    labels = []
+    for t in tags:
+        a = _value(t, row.get(_tidy(t.name), ""), where)
+        b = _by_attributes(t, row, tags, where)
+        if min(a, b) >= 0 and a != b:
+            raise AnnotationError(f"{where}: {t.name} is {t.values[a]} in its own column and {t.values[b]} by CelebA's. Keep one.")
+        labels.append(max(a, b))
+    return torch.tensor(labels)
+
+def _label_columns(path, head, tags):
+    "The names of a CSV's columns; one of them must be a tag or an attribute, and none of these may come twice."
+    known = [*tags.names, *(a for t in tags for a in t.attributes)]
+    columns = [h for h in head[1:] if h in map(_tidy, known)]
+    _check_names(path, columns)
+    if columns: return
+    said = f"none of the columns {', '.join(head[1:]) or '(none)'} is a tag"
+    hint = next(filter(None, (nearest(h, known) for h in head[1:])), "")
+    raise AnnotationError(f"{shown(path)}, line 1: {said}. {hint} Known: {', '.join(tags.names)}, or their CelebA attributes.")
 
 def _csv_labels(path, paths, root, tags):
     "Labels (n,n_tags) of these files from a CSV; one warning for rows and pictures that do not match."
-    (_, head), *lines = _read_lines(path); head = [h.strip() for h in _split_csv(head)]
-    if not any(h in tags or any(h in t.attributes for t in tags) for h in head[1:]): raise AnnotationError(f"{path}, line 1: none of the columns {', '.join(head[1:]) or '(none)'} is a tag. Known: {', '.join(tags.names)}, or their CelebA attributes.")
-    rows = {}
-    for i, line in lines:
-        cells = _split_csv(line)
-        if len(cells) != len(head): raise AnnotationError(f"{path}, line {i}: {len(cells)} cells came for {len(head)} columns.")
-        rows[cells[0]] = _cell_labels(dict(zip(head[1:], cells[1:])), tags, f"{path}, line {i}")
-    keys = [next((k for k in (p.relative_to(root).as_posix(), p.name, p.stem) if k in rows), None) for p in paths]
-    _report_csv(path, len(rows) - len(set(keys) - {None}), keys.count(None), len(paths))
-    return torch.stack([rows[k] if k is not None else tags.encode({}) for k in keys])
+    known = {*tags.names, *(a for t in tags for a in t.attributes)}
+    (_, head), *lines = _without_index(_csv_rows(path, _read_text(path)), lambda name, cell: name in known)
+    _label_columns(path, head, tags)
+    if not lines: raise AnnotationError(f"{shown(path)}: holds no rows. Each picture needs one, under the names of the columns.")
+    rows = []
+    for i, cells in lines:
+        where = f"{shown(path)}, line {i}"
+        while len(cells) > len(head) and not cells[-1]: cells = cells[:-1]
+        if len(cells) != len(head): raise AnnotationError(f"{where}: {len(cells)} cells came for {len(head)} columns.")
+        if not cells[0]: raise AnnotationError(f"{where}: names no file. The first column holds the files.")
+        rows.append((i, cells[0], _row_labels(dict(zip(head[1:], cells[1:])), tags, where)))
+    found, lost = _joined(path, rows, _Names(paths, root), -1)
+    _report_csv(path, lost, len(paths) - len(found), len(paths))
+    return torch.stack([found.get(i, tags.encode({})) for i in range(len(paths))])
 
 def _report_csv(path, imageless, rowless, n):
-    if imageless or rowless: warnings.warn(f"{path}: {imageless} rows have no picture (left out), {rowless} of {n} pictures have no row (their labels are unknown).", FacesWarning, stacklevel=5)
+    said = f"{imageless} rows have no picture (left out), {rowless} of {n} pictures have no row (their labels are unknown)"
+    if imageless or rowless: warnings.warn(f"{path}: {said}.", FacesWarning, stacklevel=5)
 
 # %% ../nbs/01a_datasets.ipynb #5187f790
 def open_faces(root, # a folder: CelebAMask-HQ, CelebA or pictures
@@ -249,7 +388,10 @@ def open_faces(root, # a folder: CelebAMask-HQ, CelebA or pictures
     try: return FaceFolder(root, size, tags, labels)
     except ImageError: pass
     try: return FaceFolder(root, size, tags, labels, recursive=True)
-    except ImageError: raise ImageError(f"{root}: holds no pictures. Allowed: a folder of image files, CelebA (img_align_celeba, list_attr_celeba.txt) or CelebAMask-HQ (CelebA-HQ-img, CelebAMask-HQ-attribute-anno.txt).") from None
+    except ImageError:
+        allowed = "a folder of image files, CelebA (img_align_celeba, list_attr_celeba.txt) or CelebAMask-HQ (CelebA-HQ-img, "
+        left = "".join(f" {p.name}: {why}." for p, why in passed_over(root, True)[:1])
+        raise ImageError(f"{root}: holds no pictures. Allowed: {allowed}CelebAMask-HQ-attribute-anno.txt).{left}") from None
 
 # %% ../nbs/01a_datasets.ipynb #20a20dd0
 def fingerprint(ds, # a dataset with `batch`, `labels`, `tags`
@@ -272,16 +414,19 @@ def _first_faces(ds, kind):
     faces = [hashlib.sha256(to_uint8(x).cpu().numpy().tobytes() + bytes(str(l.tolist()), "ascii")).hexdigest()[:16] for x, l in zip(b["image"], b["labels"])]
     return {"kind": kind, "size": ds.size, "tags": ds.tags.names, "faces": faces}
 
-def _same_faces(a, b): return all(a.get(k) == b[k] for k in ("kind", "size", "tags")) and all(x == y for x, y in zip(a["faces"], b["faces"]))
+def _same_faces(a, b):
+    "Do two records speak of the same faces, as far as both go?"
+    if not isinstance(a, dict) or not isinstance(a.get("faces"), list): return False
+    return all(a.get(k) == b[k] for k in ("kind", "size", "tags")) and all(x == y for x, y in zip(a["faces"], b["faces"]))
 
 def _claim(out, ds, kind):
     "Make the folder ours, or find that it is ours already; refuse anything else."
     key = _first_faces(ds, kind)
     if (out/_KEY_FILE).exists():
-        if not _same_faces(json.loads((out/_KEY_FILE).read_text(encoding="utf-8")), key): raise ValueError(f"{out}: holds faces of another dataset, size, seed or layout. Choose another folder, or remove it first.")
-        return
+        if _same_faces(read_json(out/_KEY_FILE, "a record of faces"), key): return
+        raise ValueError(f"{out}: holds faces of another dataset, size, seed or layout. Choose another folder, or remove it first.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())): raise ValueError(f"{out}: exists and was not written here. Choose a new or an empty folder.")
-    with atomic_write(out/_KEY_FILE) as tmp: tmp.write_text(json.dumps(key), encoding="utf-8")
+    write_json(key, out/_KEY_FILE)
 
 def _count(ds, n):
     n = len(ds) if n is None else n
@@ -307,7 +452,8 @@ def _write_masks(classes, folder, number):
 # %% ../nbs/01a_datasets.ipynb #4c55873e
 def _write_faces(ds, out, n, kind, picture, write, annotations, chunk, progress):
     "The loop of both writers: faces that are not there yet, then the attributes."
-    out = Path(out).expanduser(); n = _count(ds, n); _claim(out, ds, kind)
+    out, n = user_path(out), _count(ds, n)
+    _claim(out, ds, kind)
     left = [i for i in range(n) if not (out/picture(i)).exists()]
     with tqdm(total=n, initial=n - len(left), desc=f"faces to {out.name}", unit="face", disable=not progress) as bar:
         for at in range(0, len(left), chunk):
@@ -356,6 +502,7 @@ class TensorFaces(Dataset):
                 ):
         if images.dtype != torch.uint8 or images.ndim != 4 or len(images) != len(labels): raise ValueError(f"images {tuple(images.shape)} of {images.dtype} and labels {tuple(labels.shape)} came. Needed: uint8 (n,3,S,S) and (n,{len(tags)}).")
         self.images, self.labels, self.tags, self.size = images, labels, tags, images.shape[-1]
+        self.provenance = None                                                         # of the dataset they were taken from, see `provenance`
         self.weights, self.regions = None, 0.0                                         # (n,1,S,S) of every pixel and the power behind them, see `weigh`
     def __len__(self): return len(self.images)
     def __getitem__(self, i):
@@ -388,11 +535,18 @@ def _cache_header(n, size, tags, key):
 # %% ../nbs/01a_datasets.ipynb #36198dc7
 def _read_cache(path):
     "(key, start of the data, shape of the images) of a cache file; None when it is damaged; an error when it is none."
-    with open(path, "rb") as f: start = int.from_bytes(f.read(8), "little"); text = f.read(min(start, 1 << 20))
+    length = file_size(path, "a file for the cache")
+    with open(path, "rb") as f:
+        start = int.from_bytes(f.read(8), "little")
+        text = f.read(min(start, 1 << 20))
     try:
-        head = json.loads(text); key, shape, end = head["__metadata__"]["key"], head["images"]["shape"], head["images"]["data_offsets"][1]
-    except (ValueError, KeyError, TypeError): raise ValueError(f"{path}: is not a cache of faces, and is left as it is. Choose another name for the cache.") from None
-    return (key, 8 + start, shape) if Path(path).stat().st_size == 8 + start + end else (None, 0, None)
+        head = json.loads(text)
+        key, shape, end = head["__metadata__"]["key"], head["images"]["shape"], head["images"]["data_offsets"][1]
+        whole = length == 8 + start + end
+    except (ValueError, LookupError, TypeError, RecursionError):
+        left = "is not a cache of faces, and is left as it is. Choose another name for the cache"
+        raise ValueError(f"{path}: {left}.") from None
+    return (key, 8 + start, shape) if whole else (None, 0, None)
 
 def _map_cache(path, start, shape, tags):
     "The file as `TensorFaces`; pictures are read from it as they are asked for."
@@ -412,10 +566,10 @@ def cached(ds, # any dataset of this or the previous chapter
     n = len(ds) if n is None else n; tags = getattr(ds, "tags", CELEBA_TAGS); labels = torch.as_tensor(ds.labels)
     if not 1 <= n <= len(ds): raise ValueError(f"n={n} faces were asked for; the dataset has {len(ds)}. Ask for 1 to {len(ds)}.")
     labels = labels[:n].clone().long()
-    if path is not None: return _cached_file(ds, n, Path(path).expanduser(), labels, tags, chunk, progress)
+    if path is not None: return _cached_file(ds, n, user_path(path), labels, tags, chunk, progress)
     images = torch.empty(n, 3, ds.size, ds.size, dtype=torch.uint8)
     for at, x in _chunks(ds, n, chunk, progress): images[at:at + len(x)] = x
-    return TensorFaces(images, labels, tags)
+    return _from(TensorFaces(images, labels, tags), fingerprint(ds, n))
 
 # %% ../nbs/01a_datasets.ipynb #c3e2ee67
 def _cached_file(ds, n, path, labels, tags, chunk, progress):
@@ -423,13 +577,46 @@ def _cached_file(ds, n, path, labels, tags, chunk, progress):
     key = fingerprint(ds, n)
     if path.exists():
         found, start, shape = _read_cache(path)
-        if found == key: return _map_cache(path, start, shape, tags)
+        if found == key and shape == [n, 3, ds.size, ds.size]: return _from(_map_cache(path, start, shape, tags), key)
         warnings.warn(f"{path}: is {'damaged' if found is None else 'of other faces or settings'}; it is made anew.", FacesWarning, stacklevel=3)
     with atomic_write(path) as tmp, open(tmp, "wb") as f:
         f.write(_cache_header(n, ds.size, tags, key)); f.write(labels.numpy().tobytes())
         for _, x in _chunks(ds, n, chunk, progress): f.write(x.numpy().tobytes())
     _, start, shape = _read_cache(path)
-    return _map_cache(path, start, shape, tags)
+    return _from(_map_cache(path, start, shape, tags), key)
+
+# %% ../nbs/01a_datasets.ipynb #5b1c1a02
+def _from(faces, key):
+    "Faces that know which dataset they were taken from."
+    faces.provenance = {"pictures and labels": key[:16]}
+    return faces
+
+def provenance(ds # any dataset
+              ): # dict of plain data; empty where it cannot be told
+    "What a training notes of its data: cheap also for a large folder, whose files are known by names, sizes and times."
+    own = getattr(ds, "provenance", None)
+    if own: return own
+    return {"pictures and labels": fingerprint(ds)[:16]} if all(hasattr(ds, k) for k in ("batch", "labels", "tags")) else {}
+
+# %% ../nbs/01a_datasets.ipynb #5b1c1a03
+class _Relabelled(Dataset):
+    "A dataset with other columns of labels; all else is its own."
+    def __init__(self, ds, tags, where): self.ds, self.tags, self.where = ds, tags, where
+    def __len__(self): return len(self.ds)
+    def __getattr__(self, name):
+        if name.startswith("__") or name == "ds": raise AttributeError(name)
+        return getattr(self.ds, name)
+    @property
+    def labels(self): return torch.as_tensor(self.ds.labels)[:, self.where]
+    def batch(self, indices): return (b := self.ds.batch(indices)) | {"labels": b["labels"][:, self.where]}
+    def __getitem__(self, i): return (o := self.ds[i]) | {"labels": o["labels"][self.where]}
+
+def labelled_as(ds, # a dataset with `labels` and `tags`
+                tags # TagSet, all of them among the dataset's
+               ): # the dataset itself where its columns are these already
+    "A dataset with its labels in the columns of these tags, found by name."
+    own = getattr(ds, "tags", tags)
+    return ds if own.alike(tags) else _Relabelled(ds, tags, tags.columns(own, "the dataset", "Open it with these tags."))
 
 # %% ../nbs/01a_datasets.ipynb #b11ca6a9
 def region_weights(masks, # (B,C,S,S) bool, one class true at each pixel
@@ -447,6 +634,6 @@ def weigh(self:TensorFaces, source, # the dataset these faces are of, with `mask
          ): # the same TensorFaces
     "Keep a weight of every pixel beside the pictures, by the region it belongs to."
     if not hasattr(source, "masks"): raise ValueError(f"{getattr(source, 'layout', type(source).__name__)} has no masks to weigh regions by. Allowed: synthfaces, CelebAMask-HQ. Or leave the regions out.")
-    self.regions = power
+    self.regions = check_range("regions", power, *SHARE)
     self.weights = torch.cat([region_weights(source.masks(range(i, min(i + chunk, len(self)))), power).half() for i in range(0, len(self), chunk)])
     return self

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'METRICS', 'AIMS', 'METHODS', 'EigenFaces', 'fit_eigenfaces', 'tag_list', 'tag_set', 'value_head',
-           'ValueClassifier', 'balanced_accuracy', 'probe_accuracy', 'check_labels', 'value_weights', 'head_losses',
-           'fit_classifiers', 'contrast', 'other_contrasts', 'metric_matrix', 'global_direction', 'value_mean',
-           'global_edit', 'edit_scores', 'value_gradient', 'shaken_gradient', 'CodePath', 'image_specific',
-           'Calibration', 'calibrate', 'edit_code']
+           'ValueClassifier', 'label_reader', 'balanced_accuracy', 'probe_accuracy', 'check_labels', 'value_weights',
+           'head_losses', 'fit_classifiers', 'contrast', 'other_contrasts', 'metric_matrix', 'global_direction',
+           'value_mean', 'global_edit', 'edit_scores', 'value_gradient', 'shaken_gradient', 'CodePath',
+           'image_specific', 'Calibration', 'calibrate', 'edit_code']
 
 # %% ../nbs/08_directions.ipynb #149c9a5a
 import math
@@ -20,7 +20,7 @@ from diffusers.configuration_utils import register_to_config
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .core import Tag, TagSet, randn
+from .core import ABOVE, COUNT, SHARE, WEIGHT, WHOLE, Tag, TagSet, check_range, check_ranges, randn
 
 # %% ../nbs/08_directions.ipynb #4d3945c2
 @dataclass
@@ -139,6 +139,18 @@ def probabilities(self:ValueClassifier, z): # (B,d) → {tag: (B,n_values)}
     "Probabilities of every tag's values."
     with torch.no_grad(): return {name: out.softmax(-1) for name, out in self(z).items()}
 
+# %% ../nbs/08_directions.ipynb #5b1c2a02
+def label_reader(net, # a network with `tags` and `predict`, or its `predict`; or any function, which is left as it is
+                 tags, # TagSet
+                 who="the judge", # how a message calls it
+                 mend="Train it on these tags." # what to do where it lacks one of them
+                ): # function → labels (B,n_tags) in the columns of `tags`
+    "What a network reads, by the names of tags."
+    owner = getattr(net, "__self__", net) if getattr(net, "__name__", "predict") == "predict" else None
+    if not (hasattr(owner, "tags") and hasattr(owner, "predict")): return net
+    where = tags.columns(owner.tags, who, mend)
+    return lambda x: owner.predict(x)[:, where]
+
 # %% ../nbs/08_directions.ipynb #d1c8a5a9
 def balanced_accuracy(predicted, # (B,) of label numbers
                       labels, # (B,), -1 where unknown
@@ -189,6 +201,7 @@ def head_losses(logits, # {tag: (B,n_values)}
                 weights=None, # list of (n_values,) from `value_weights`
                ): # (n_tags,)
     "Cross-entropy of each tag over the faces whose label is known."
+    if labels.shape[1] != len(logits): raise ValueError(f"{labels.shape[1]} columns of labels came for the tags {', '.join(logits)}. Give one for each.")
     losses = []
     for i, out in enumerate(logits.values()):
         w = None if weights is None else weights[i].to(out)
@@ -209,6 +222,9 @@ def fit_classifiers(z, # (n,d) codes of training faces
                    ): # ValueClassifier
     "Fit one head a tag on normalised codes; each keeps the weights that did best on held-out codes."
     check_labels(z, labels, tags)
+    check_ranges(hidden=(hidden, COUNT), noise=(noise, WEIGHT), steps=(steps, COUNT), batch_size=(batch_size, COUNT),
+                 weight_decay=(weight_decay, WEIGHT), val_share=(val_share, (0, 1, "()")), check_every=(check_every, COUNT))
+    if lr is not None: check_range("lr", lr, *ABOVE)
     z, labels = z.detach().float(), labels.long()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
@@ -281,6 +297,7 @@ def metric_matrix(classifier, # ValueClassifier
                  ): # (d,d)
     "The matrix M that turns a gradient in normalised code space into a direction."
     if metric not in METRICS: raise ValueError(f"metric {metric!r} came. Allowed: {', '.join(METRICS)}.")
+    check_range("share", share, 0, 1, "(]")
     if metric == "identity": return torch.eye(len(classifier.u_cov)).to(classifier.u_cov)
     if metric == "data": return classifier.u_cov
     values, vectors = torch.linalg.eigh(classifier.u_cov)           # weakest first
@@ -397,6 +414,8 @@ def image_specific(z, # (B,d)
                    generator=None, # torch.Generator, or a list of one for each image
                   ): # CodePath
     "Follow the gradient of a value's log-probability at each image's own code until the classifier is convinced."
+    check_ranges(confidence=(confidence, SHARE), step=(step, ABOVE), max_steps=(max_steps, WHOLE), keep=(keep, WEIGHT),
+                 noise=(noise, WEIGHT), draws=(draws, COUNT))
     u, M = classifier.normalise(z.detach()), metric_matrix(classifier, metric, share)
     held = classifier.predict(z) if held is None else held
     codes, probs, steps = [u], [], torch.zeros(len(z), dtype=torch.long, device=z.device)
@@ -418,11 +437,11 @@ class Calibration:
 
     def as_config(self): # {"Tag=value": strength}
         "The strengths as plain data for a config."
-        return {f"{tag}={value}": s for (tag, value), s in self.strengths.items()}
+        return {f"{tag}={value}": check_range(f"strength of {tag}={value}", s, *ABOVE) for (tag, value), s in self.strengths.items()}
 
 def calibrate(edit, # (z (b,d), tag, value, strength) → z_edit (b,d)
               decode, # (z_edit (b,d), which faces (b,)) → images
-              judge, # images → labels (b,n_tags)
+              judge, # images → labels (b,n_tags), or a network that knows the tags
               z, # (n,d) codes of some faces no classifier was trained on
               before, # (n,n_tags) the judge's labels of these faces
               tags, # TagSet
@@ -431,7 +450,11 @@ def calibrate(edit, # (z (b,d), tag, value, strength) → z_edit (b,d)
               pairs=None, # the (tag, value) to do; None: all
              ): # Calibration
     "Choose a strength for each (tag, value) by a judge on decoded faces."
-    result = Calibration({})
+    result, judge = Calibration({}), label_reader(judge, tags)
+    check_range("n", n, *COUNT)
+    for s in strengths: check_range("strength", s, *ABOVE)
+    wanted = (len(z), len(tags))
+    if before.shape != wanted: raise ValueError(f"the judge's labels {tuple(before.shape)} came; {wanted} are needed for {tags}.")
     for tag, value in pairs or tags.pairs:
         i = (before[:, tags.index(tag)] != tags[tag].index(value)).nonzero().flatten()[:n]
         if not len(i): raise ValueError(f"all {len(z)} faces have {tag}={value} already. Give faces without it.")

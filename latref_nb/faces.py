@@ -692,6 +692,7 @@ class SynthFaces(Dataset):
         if n < 1 or faces_per_person < 1: raise ValueError(f"n={n} faces, {faces_per_person} for each person came; both must be at least 1.")
         self.tags = TagSet(tags)
         self.columns = [CELEBA_TAGS.index(t.name) for t in self.tags]
+        self.tags.columns(CELEBA_TAGS, "the painter", "Leave out what it does not know.")        # nor other values
         self.n, self.size, self.seed, self.correlated = n, size, seed, correlated
         self.device, self.faces_per_person = torch.device(device), faces_per_person
         self.style_names = {t.name: STYLES[t.name] for t in self.tags}

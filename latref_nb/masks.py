@@ -15,7 +15,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from .consistency import Frozen, weights_key
-from .core import from_uint8
+from .core import WEIGHT, check_fields, check_range, from_uint8
 from .directions import tag_list, tag_set
 from .training import fit
 
@@ -61,6 +61,9 @@ class MaskWeights:
     union: float = 1.0         # two changes at once open what each of them does
     gain_from: float = 0.5     # the code is moved by a gain between these two,
     gain_to: float = 1.2       # and the mask must not depend on it
+    def __post_init__(self):
+        check_fields(self, **dict.fromkeys(vars(self), WEIGHT))
+        check_range("gain_to", self.gain_to, self.gain_from)
 
 class MaskTask:
     "What `fit` asks of a mask: the least of a picture with which a change arrives."
@@ -68,6 +71,7 @@ class MaskTask:
                  mask, # PictureMask
                  weights=None, # MaskWeights
                 ):
+        frozen.check_tags(mask.tags, "the mask")
         self.frozen, self.modules, self.weights = frozen, {"picture_mask": mask}, weights or MaskWeights()
     def to(self, device): self.frozen.to(device)
     def config(self):
@@ -85,10 +89,11 @@ class MaskTask:
 
     def loss(self, batch, generator): # the terms, and their weighted sum
         "Through the mask the second picture must arrive in the first."
-        w, mask, read = self.weights, self.modules["picture_mask"], self.frozen.judge.features
+        w, mask, read = self.weights, self.modules["picture_mask"], self.frozen.critic.features
         x, y, a, b, (z, gone, also, both) = self.pair(batch, generator)
         gain = w.gain_from + (w.gain_to - w.gain_from) * generator.rand()[:, None]     # (B,1)
-        m = mask(a, a + gain * (b - a)); made = torch.lerp(x, y, m)
+        m = mask(a, a + gain * (b - a)).float()                                        # (B,1,S,S)
+        made = torch.lerp(x, y, m)
         with torch.no_grad(): either = torch.maximum(mask(z, gone), mask(z, also))
         terms = {"factors": (read(made) - read(y)).square().mean(), "pixels": (made - y).square().mean(), "area": m.mean(), "union": (mask(z, both) - either).square().mean()}
         return {"loss": sum(getattr(w, k) * v for k, v in terms.items()), **terms}
@@ -101,13 +106,14 @@ def train_mask(autoencoder, # DiffusionAutoencoder, stays as it is
                cache, # StyleCache of these
                out, # folder
                steps, # updates
-               *, judge=None, # PerceptualNet; None: the one that ships
+               *, critic=None, # PerceptualNet that knows the tags; None: the one that ships
                weights=None, # MaskWeights
                grid=32, width=256, seed=0, # of the mask, and of its first weights and all noise
                **how # for `fit`
               ): # PictureMask, with averaged weights
     "Train a mask on what the forward step has made; the style networks play no part in it."
-    frozen = Frozen(autoencoder, *classifiers, judge)
+    frozen = Frozen(autoencoder, *classifiers, critic)
+    frozen.check_tags(cache.tags, "the cache")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed); mask = PictureMask.beside(autoencoder, frozen.mlp, grid=grid, width=width)
     fit(MaskTask(frozen, mask, weights), cache, out, steps, seed=seed, **{**MASK_HOW, **how})

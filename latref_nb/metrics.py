@@ -10,7 +10,7 @@ __all__ = ['SEEDS', 'HELD_OUT_SEED', 'RECIPES', 'FACES_PER_PERSON', 'NETWORKS', 
            'network_report', 'network_card', 'psnr', 'ssim', 'load_lpips', 'frechet_distance', 'Judges', 'load_judges',
            'rows_at_hand', 'counterfactual_error', 'style_error', 'spread', 'Sources', 'source_batch', 'Wish',
            'make_wish', 'edited_codes', 'edited_pictures', 'edit_batch', 'diversity', 'edit_row', 'Evaluation',
-           'mean_rows', 'text_table', 'print_table', 'gather_sources', 'autoencoder_row', 'evaluate']
+           'mean_rows', 'text_table', 'print_table', 'loop_options', 'gather_sources', 'autoencoder_row', 'evaluate']
 
 # %% ../nbs/14_metrics.ipynb #75b257d8
 import json
@@ -19,9 +19,10 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .core import CELEBA_TAGS, atomic_write, batched, make_generator, nearest, randn, shipped_path
+from .core import (ABOVE, CELEBA_TAGS, COUNT, atomic_write, batched, check_range, check_ranges, make_generator, nearest, randn,
+                            resolve_precision, shipped_path)
 from .datasets import cached
-from .directions import edit_scores, head_losses, probe_accuracy, tag_list, tag_set
+from .directions import edit_scores, head_losses, label_reader, probe_accuracy, tag_list, tag_set
 from .faces import STYLES, Factors, SynthFaces, draw_factors, render_faces
 from .perceptual import FaceTrunk, FactorFaces, PerceptualNet, PerceptualTask, face_head, fit_size, roughen, soften
 from .pipeline import Edit
@@ -228,9 +229,10 @@ FACES_PER_PERSON = 4  # for the identity network
 
 def network_task(kind, # one of RECIPES
                  n, # faces
-                 size=64, progress=True): # (task, dataset)
-    "A new network with its task, and the faces of its own seed."
+                 size=64, progress=True, data=None): # (task, dataset)
+    "A new network with its task, and the faces of its own seed, or of `data`."
     if kind not in RECIPES: raise ValueError(f"network {kind!r} came. {nearest(kind, RECIPES)} Allowed: {', '.join(RECIPES)}.")
+    if data is not None: return _own_task(kind, cached(data, n, progress=progress))
     k = FACES_PER_PERSON if kind == "identity" else 1
     ds = SynthFaces(n, size, seed=SEEDS[kind], faces_per_person=k)
     faces = cached(ds, progress=progress)
@@ -239,16 +241,27 @@ def network_task(kind, # one of RECIPES
     if kind == "factors": return FactorTask(FactorNet(ds.tags, size=size)), StyleFaces(faces, ds.factors(range(n)))
     return PerceptualTask(PerceptualNet(ds.tags, size=size)), FactorFaces(faces, ds.factors(range(n)), visible_styles(ds.tags))
 
+def _own_task(kind, faces): # (task, dataset)
+    "The same for faces with labels of their own tags."
+    if kind == "judge": return JudgeTask(Judge(faces.tags, size=faces.size)), faces
+    if kind == "perceptual": return PerceptualTask(PerceptualNet(faces.tags, n_factors=0, size=faces.size)), faces
+    raise ValueError(f"the {kind} network learns from factors that only rendered faces have. Train judge or perceptual on faces of your own.")
+
 def train_network(kind, # one of RECIPES
                   out, # folder
                   steps=None, n=None, lr=None, # None: the recipe's
-                  size=64, progress=True, **settings # more for `fit`
+                  size=64, progress=True, data=None, # side of the faces, a bar; a dataset with labels; None: rendered faces
+                  **settings # more for `fit`
                  ): # the trained network
     "Train one of the networks that measure."
-    recipe = {"warmup": 100, "decay": .4, "weight_decay": .02, "save_every": 1000, **RECIPES.get(kind, {}), **{k: v for k, v in dict(steps=steps, n=n, lr=lr).items() if v}}
+    recipe = {"warmup": 100, "decay": .4, "weight_decay": .02, "save_every": 1000, **RECIPES.get(kind, {}), **{k: v for k, v in dict(steps=steps, n=n, lr=lr).items() if v is not None}}
+    size = check_range("size", size if data is None else data.size, *COUNT)
+    check_ranges(steps=(recipe.get("steps", 1), COUNT), lr=(recipe.get("lr", 1), ABOVE), n=(recipe.get("n", 1), COUNT))
+    if size % 16: raise ValueError(f"size={size} came; allowed: a multiple of 16.")
+    if data is not None and n is None: recipe["n"] = min(len(data), recipe["n"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEEDS.get(kind, 0))
-        task, data = network_task(kind, recipe.pop("n", n), size, progress)
+        task, data = network_task(kind, recipe.pop("n", n), size, progress, data)
     fit(task, data, out, **{"seed": SEEDS[kind], "progress": progress, **recipe, **settings})
     return task.modules["model"].eval().requires_grad_(False)
 
@@ -296,7 +309,8 @@ def rank_one(queries, # (B,dim) unit vectors
 @torch.no_grad()
 def network_report(kind, net, n=512): # → {name: number}
     "How good a network is on faces of a seed no network was trained on."
-    ds = SynthFaces(n, net.config.size, seed=SEEDS["check of the judges"]); b, f = ds.batch(range(n)), ds.factors(range(n))
+    ds = SynthFaces(n, net.config.size, seed=SEEDS["check of the judges"], tags=getattr(net, "tags", CELEBA_TAGS))
+    b, f = ds.batch(range(n)), ds.factors(range(n))
     x, rough = b["image"], roughen(b["image"], make_generator(0), mirror=False).clamp(-1, 1)
     if kind == "identity":
         gallery, who = net(render_faces(gallery_factors(f), ds.size)), torch.arange(n)
@@ -469,7 +483,7 @@ def source_batch(pipe, faces, rows, n, judges, steps, brief, how): # tuple in th
     trip = x[:0] if brief else pipe.render(xT, z, steps, **how)
     alone = z[:0, 0] if brief else psnr(pipe.render(_random_xT(pipe, xT, [faces.seed + 10_000 + i for i in rows]), z, steps, **how), x)
     gallery = render_faces(gallery_factors(faces.factors([*rows, (rows[-1] + 1) % n])), faces.size)[:len(rows)].to(device)
-    return x, z, xT, trip, alone, judges.judge.predict(x), judges.judge.features(x), judges.identity(gallery)
+    return x, z, xT, trip, alone, label_reader(judges.judge, faces.tags)(x), judges.judge.features(x), judges.identity(gallery)
 
 # %% ../nbs/14_metrics.ipynb #4db3b23a
 @dataclass
@@ -518,7 +532,8 @@ def edit_batch(pipe, src, wish, part, method, judges, how): # {column: (b,)}, an
     if method == "source": y = src.x[i]
     elif method == "round_trip": y = src.round_trip[i]
     else: y = edited_pictures(pipe, src, wish, part, method, how)
-    target, others = edit_scores(src.before[i], judges.judge.predict(y), src.faces.tags, wish.tag, wish.value)
+    after = label_reader(judges.judge, src.faces.tags)(y)
+    target, others = edit_scores(src.before[i], after, src.faces.tags, wish.tag, wish.value)
     return {"target": target.float(), "others": others, "identity": rank_one(judges.identity(y), src.gallery, i).float(), **counterfactual_error(y, truth, judges),
             **style_error(judges.factors, y, wish.style[part], wish.tag, wish.value), "features": judges.judge.features(y)}
 
@@ -555,12 +570,12 @@ class Evaluation:
     "What `evaluate` found."
     autoencoder: dict                            # probe_mean, probe_min, round_trip_psnr, round_trip_ssim, z_only_psnr
     rows: list                                   # one dict for each method, tag and value
-    settings: dict = field(default_factory=dict) # n, seed, steps, tags
+    settings: dict = field(default_factory=dict) # n, seed, steps, precision
 
-    def json(self): # → {"autoencoder": {…}, "rows": [{…}, …]}
+    def json(self): # → {"autoencoder": {…}, "rows": [{…}, …], "settings": {…}}
         "The figures as plain data, ready for JSON; what does not apply is None."
         plain = lambda d: {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in d.items()}
-        return {"autoencoder": plain(self.autoencoder), "rows": [plain(r) for r in self.rows]}
+        return {"autoencoder": plain(self.autoencoder), "rows": [plain(r) for r in self.rows], "settings": self.settings}
 
     def save(self, path): # → Path
         "Write the JSON, whole or not at all."
@@ -629,12 +644,21 @@ def bars(self:Evaluation): # → list of dicts: figure, value, bar, aim, reached
     return out
 
 # %% ../nbs/14_metrics.ipynb #7996d93c
+def loop_options(pipe, # see `evaluate`
+                 precision="auto", # of the network in its loops
+                 how=None # more arguments for the pipeline's invert and render, which go before
+                ): # dict for both
+    "Arguments of a pipeline's loops; an editor without a network to run in a precision gets none of its own."
+    if getattr(pipe, "autoencoder", None) is None: return how or {}
+    return {"dtype": resolve_precision(precision, pipe.device)} | (how or {})
+
 def gather_sources(pipe, # see `evaluate`
-                   n=512, seed=HELD_OUT_SEED, steps=20, batch_size=32, *, judges=None, brief=False, bar=None, **how): # Sources
+                   n=512, seed=HELD_OUT_SEED, steps=20, batch_size=32, *, judges=None, brief=False, bar=None, precision="auto", **how): # Sources
     "The first pass, in batches; several evaluations of one autoencoder may share it."
+    how = loop_options(pipe, precision, how)
     if n < 1: raise ValueError(f"n={n} held-out faces came. Give at least 1.")
     faces, judges, parts = SynthFaces(n + REFERENCES, pipe.size, check_seed(seed), tags=pipe.tags), judges or load_judges(device=getattr(pipe, "device", "cpu")), []
-    if faces.tags != judges.judge.tags: raise ValueError(f"the pipeline knows {faces.tags}, the judge {judges.judge.tags}. Train a judge on these tags.")
+    label_reader(judges.judge, faces.tags, "the judge", "Train a judge on these tags.")
     for rows in batched(range(n), batch_size):
         parts.append(source_batch(pipe, faces, list(rows), n, judges, steps, brief, how)); bar is None or bar.update(len(rows))
     return Sources(faces, *(torch.cat(p) for p in zip(*parts)), steps)
@@ -643,7 +667,7 @@ def autoencoder_row(pipe, src): # {"probe_mean", "probe_min", "round_trip_psnr",
     "What the code holds, and how well a face comes back."
     out, read = dict.fromkeys(("probe_mean", "probe_min", "round_trip_psnr", "round_trip_ssim", "z_only_psnr")), pipe.read(src.z)
     if read is not None:
-        probe = list(probe_accuracy(torch.stack([p.argmax(1) for p in read.values()], 1).cpu(), src.faces.labels[:len(src)], src.faces.tags).values())  # (n,n_tags)
+        probe = list(probe_accuracy(torch.stack([read[t].argmax(1) for t in src.faces.tags.names], 1).cpu(), src.faces.labels[:len(src)], src.faces.tags).values())  # (n,n_tags)
         out |= {"probe_mean": sum(probe) / len(probe), "probe_min": min(probe)}
     if len(src.z_only): out |= {"round_trip_psnr": float(psnr(src.round_trip, src.x).mean()), "round_trip_ssim": float(ssim(src.round_trip, src.x).mean()), "z_only_psnr": float(src.z_only.mean())}
     return out
@@ -667,9 +691,11 @@ def evaluate(pipe, # anything with encode, invert, render, edit, read, tags and 
              brief=False, # leave out what costs most: round trip, z alone, diversity
              sources=None, # from `gather_sources` of the same autoencoder: n, seed and steps are theirs
              progress=True, # show a bar
-             **how # more arguments for the pipeline's invert and render, such as dtype
+             precision="auto", # of the network in both loops: by the machine, see chapter 00; or "no", "bf16"
+             **how # more arguments for the pipeline's invert and render
             ): # Evaluation
     "Measure an editor on faces whose true edits are known."
+    how = loop_options(pipe, precision, how)
     methods, judges = rows_at_hand(pipe, methods), judges or load_judges(lpips, device=getattr(pipe, "device", "cpu"))
     if brief and methods and sources is None: brief = "round_trip" not in methods
     pairs, rows = [(t, v) for t, v in pairs or pipe.tags.pairs], []
@@ -681,4 +707,5 @@ def evaluate(pipe, # anything with encode, invert, render, edit, read, tags and 
             bar.total = (bar.total or bar.n) + (0 if wish is None else len(wish.rows) * len(methods))
             rows += [dict(method=m, tag=t, value=v, **dict.fromkeys(COLUMNS)) if wish is None else edit_row(pipe, src, wish, m, judges, batch_size, how, not brief, bar) for m in methods]
     rows.sort(key=lambda r: methods.index(r["method"]))
-    return Evaluation(autoencoder_row(pipe, src), rows, dict(n=len(src), seed=src.faces.seed, steps=src.steps))
+    about = dict(n=len(src), seed=src.faces.seed, steps=src.steps, precision=str(how.get("dtype", "no")))
+    return Evaluation(autoencoder_row(pipe, src), rows, about)

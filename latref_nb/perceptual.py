@@ -77,7 +77,8 @@ class PerceptualNet(ModelMixin, ConfigMixin):
     config_name = "config.json"
 
     @register_to_config
-    def __init__(self, tags: list = tuple(tag_list(CELEBA_TAGS)), n_factors: int = 56, size: int = 64, widths: list = (16, 40, 80, 128)):
+    def __init__(self, tags: list = tuple(tag_list(CELEBA_TAGS)), n_factors: int = 56, # 0: it knows tags alone
+                 size: int = 64, widths: list = (16, 40, 80, 128)):
         super().__init__()
         self.tags = tag_set(tags); n = sum(len(t) for t in self.tags)
         self.register_to_config(tags=tag_list(self.tags), widths=list(widths), _use_default_values=[])
@@ -93,9 +94,11 @@ class PerceptualNet(ModelMixin, ConfigMixin):
         "The most probable value of every tag: a second judge, to calibrate edits with."
         return torch.stack([out.argmax(1) for out in self(fit_size(x, self.config.size))[0].values()], 1)
 
-    def features(self, x): # (B,3,S,S) → (B,n_factors); differentiable
-        "What it reads of every factor, in units of a factor's standard deviation."
-        return (self(fit_size(x, self.config.size))[1] - .5) * 12 ** .5
+    def features(self, x): # (B,3,S,S) → (B,n_factors), without factors (B,widths[-1]); differentiable
+        "What it reads of every factor, in units of a factor's standard deviation; without factors its last map, averaged."
+        x = fit_size(x, self.config.size)
+        if not self.config.n_factors: return self.trunk(x)[-1].mean((2, 3))        # (B,w,S/16,S/16) → (B,w)
+        return (self(x)[1] - .5) * 12 ** .5
 
     def distance(self, x, y): # (B,3,S,S) twice → (B,); differentiable
         "Mean squared difference of unit-length features over places and layers."
@@ -125,11 +128,13 @@ class FactorFaces(Dataset):
     def __getitem__(self, i): return {k: v[0] for k, v in self.batch([i]).items()}
 
 class PerceptualTask:
-    "All tags and all factors; half of the faces lightly roughened."
+    "All tags and all factors, where it has any; half of the faces lightly roughened."
     def __init__(self, model): self.modules = {"model": model}
     def config(self): return {"task": "perceptual"}
     def loss(self, batch, generator):
         x, half = batch["image"], torch.rand((len(batch["image"]), 1, 1, 1), generator=generator, device=batch["image"].device) < .5
         logits, factors = self.modules["model"](torch.where(half, x, roughen(x, generator, mirror=False)))
-        tags, rest = head_losses(logits, batch["labels"]).mean(), 12 * F.mse_loss(factors, batch["factors"])  # a uniform factor has variance 1/12
+        tags = head_losses(logits, batch["labels"]).mean()
+        if not factors.shape[1]: return {"loss": tags, "tags": tags}
+        rest = 12 * F.mse_loss(factors, batch["factors"])                          # a uniform factor has variance 1/12
         return {"loss": tags + rest, "tags": tags, "factors": rest}

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .core import check_images, nearest, randn
+from .core import autocast_dtype, check_images, nearest, randn
 from .schedule import NoiseSchedule, make_schedule, predict_x0_eps, signal_noise
 
 # %% ../nbs/06_sampling.ipynb #64e3ab4f
@@ -77,9 +77,9 @@ class Asker:
         self,
         model,  # anything with .denoise, .schedule, .config.prediction_type
         z: Tensor,  # (B, d) semantic codes, computed once by the caller
-        dtype: torch.dtype | None = None,  # autocast to this for the network only; None leaves it as it is
+        dtype: torch.dtype | str | None = None,  # autocast the network alone to this, or to a precision's; None: not
     ):
-        self.model, self.z, self.dtype, self.calls = model, z, dtype, 0
+        self.model, self.z, self.dtype, self.calls = model, z, autocast_dtype(dtype, z.device), 0
         self.schedule, self.prediction_type = model.schedule, model.config.prediction_type
         weights = getattr(first_weight(model), "dtype", None)
         self.weights = weights if weights in (torch.float16, torch.bfloat16) else None
@@ -313,7 +313,7 @@ def render(
     spacing: str = "leading",  # one of SPACINGS, for ddim
     step=ddim_step,  # the step to take, for ddim
     clip: bool | float = True,  # keep x0 within ±1, for ddim
-    dtype: torch.dtype | None = None,  # autocast the network to this, e.g. torch.bfloat16
+    dtype: torch.dtype | str | None = None,  # autocast the network to this, or to a precision's: "auto", "no", "bf16"
     channels_last: bool = False,  # keep x channels-last (give the model the same memory format)
     grad: bool = False,  # keep gradients
     callback_on_step_end=None,  # f(step, timestep, state) -> dict or None
@@ -351,7 +351,7 @@ def invert(
     spacing: str = "leading",  # one of SPACINGS; as in render
     step=ddim_step,  # the step that rendering will take
     clip: bool | float = True,  # keep x0 within ±1; as in render
-    dtype: torch.dtype | None = None,  # autocast the network to this
+    dtype: torch.dtype | str | None = None,  # autocast the network to this, as in render
     channels_last: bool = False,  # keep x channels-last
     grad: bool = False,  # keep gradients
     callback_on_step_end=None,  # f(step, timestep, state) -> dict or None

@@ -9,7 +9,7 @@ __all__ = ['StyleCode', 'swap_styles', 'save_styles', 'load_styles', 'tag_number
 
 # %% ../nbs/09_styles.ipynb #b21f8323
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -24,16 +24,19 @@ from .core import Tag, atomic_write, randn, unknown_name
 from .directions import tag_list, tag_set
 
 # %% ../nbs/09_styles.ipynb #78e7a18c
-@dataclass
+@dataclass(repr=False)
 class StyleCode:
-    "Styles of B faces, one style each: a vector and a few tokens."
-    vector: Tensor  # s (B,d_s): sets the statistics of features
-    tokens: Tensor  # W (B,n,d_w): what features attend to
+    "Styles of B faces, one style each: a vector and a few tokens, and what they are styles of."
+    vector: Tensor     # s (B,d_s): sets the statistics of features
+    tokens: Tensor     # W (B,n,d_w): what features attend to
+    tag: str = None    # "Eyeglasses"; None: not known
+    value: str = None  # "with"; None: not known, or not the same for all
 
     def __post_init__(self):
         v, w = self.vector, self.tokens
         if v.ndim != 2 or w.ndim != 3 or len(v) != len(w):
-            raise ValueError(f"a vector of shape {tuple(v.shape)} and tokens of shape {tuple(w.shape)} came. A style code is (B,d_s) and (B,n,d_w), with the same B.")
+            raise ValueError(f"a vector of shape {tuple(v.shape)} and tokens of shape {tuple(w.shape)} came. "
+                             "A style code is (B,d_s) and (B,n,d_w), with the same B.")
 
     def __len__(self): return len(self.vector)
 
@@ -43,13 +46,18 @@ class StyleCode:
         if isinstance(i, int):
             if not -len(self) <= i < len(self): raise IndexError(f"style {i} of {len(self)}")
             i = [i]
-        return StyleCode(self.vector[i], self.tokens[i])
+        return replace(self, vector=self.vector[i], tokens=self.tokens[i])
+
+    def __repr__(self):
+        (B, n, d_w), of = self.tokens.shape, f"{self.tag}={self.value or '?'}: " if self.tag else ""
+        return f"StyleCode({of}{B} {'style' if B == 1 else 'styles'}, s {self.vector.shape[1]}, W {n}×{d_w})"
+
 
 # %% ../nbs/09_styles.ipynb #6b7c9392
 @patch
 def to(self:StyleCode, *args, **kwargs): # device, dtype → StyleCode
     "As for tensors."
-    return StyleCode(self.vector.to(*args, **kwargs), self.tokens.to(*args, **kwargs))
+    return replace(self, vector=self.vector.to(*args, **kwargs), tokens=self.tokens.to(*args, **kwargs))
 
 @patch
 def flat(self:StyleCode): # (B, d_s + n·d_w)
@@ -64,19 +72,27 @@ def norm(self:StyleCode): # (B,)
 @patch
 def repeat(self:StyleCode, n): # StyleCode of n·B: the whole batch n times over
     "The same styles for more faces."
-    return StyleCode(self.vector.repeat(n, 1), self.tokens.repeat(n, 1, 1))
+    return replace(self, vector=self.vector.repeat(n, 1), tokens=self.tokens.repeat(n, 1, 1))
+
+def _common(codes, name):
+    "The tag or value of several codes: what those that know it agree on, else None."
+    known = {getattr(c, name) for c in codes} - {None}
+    return known.pop() if len(known) == 1 else None
 
 @patch(cls_method=True)
 def cat(cls:StyleCode, codes): # list of StyleCode → StyleCode
-    "Several batches as one."
+    "Several batches as one; what they are styles of stays where all agree."
     codes = list(codes)
-    return cls(torch.cat([c.vector for c in codes]), torch.cat([c.tokens for c in codes]))
+    parts = torch.cat([c.vector for c in codes]), torch.cat([c.tokens for c in codes])
+    return cls(*parts, _common(codes, "tag"), _common(codes, "value"))
+
 
 # %% ../nbs/09_styles.ipynb #431c2fb0
 def _same_shape(a, b):
-    "Refuse codes of models with different sizes."
+    "Refuse codes of models with different sizes, and of different tags."
     shapes = [tuple(c.vector.shape[1:]) + tuple(c.tokens.shape[1:]) for c in (a, b)]
     if shapes[0] != shapes[1]: raise ValueError(f"styles of sizes {shapes[0]} and {shapes[1]} (d_s, n, d_w) came. Only styles of one model can be mixed.")
+    if None not in (a.tag, b.tag) and a.tag != b.tag: raise ValueError(f"styles of {a.tag} and of {b.tag} came. Only styles of one tag can be mixed.")
 
 @patch
 def mix(self:StyleCode, other, # StyleCode of as many faces, or of one
@@ -85,7 +101,21 @@ def mix(self:StyleCode, other, # StyleCode of as many faces, or of one
     "The style that lies a share t of the way to another."
     _same_shape(self, other)
     t = torch.as_tensor(t, dtype=self.vector.dtype, device=self.vector.device).reshape(-1, 1)  # (1|B,1)
-    return StyleCode(torch.lerp(*torch.broadcast_tensors(self.vector, other.vector, t)), torch.lerp(*torch.broadcast_tensors(self.tokens, other.tokens, t[..., None])))
+    vector = torch.lerp(*torch.broadcast_tensors(self.vector, other.vector, t))                # (B,d_s)
+    tokens = torch.lerp(*torch.broadcast_tensors(self.tokens, other.tokens, t[..., None]))     # (B,n,d_w)
+    return StyleCode(vector, tokens, _common([self, other], "tag"), _common([self, other], "value"))
+
+# %% ../nbs/09_styles.ipynb #77def6dd
+@patch
+def check_for(self:StyleCode, tag, # name
+              value, # name
+             ): # the code itself, or a `ValueError`
+    "Refuse a style of another tag or value."
+    if (self.tag or tag) != tag or (self.value or value) != value:
+        raise ValueError(f"a style of {self.tag}={self.value or '?'} came for {tag}={value}. Give a style of {tag}={value}, "
+                         f"for instance from pipe.reference_style(face, {tag!r}, {value!r}).")
+    return self
+
 
 # %% ../nbs/09_styles.ipynb #196732c9
 def swap_styles(a, # {tag: StyleCode}
@@ -99,8 +129,8 @@ def swap_styles(a, # {tag: StyleCode}
 
 # %% ../nbs/09_styles.ipynb #436357ac
 def _entry(style):
-    "(tag, value, StyleCode), the first two None where only a code was given."
-    return style if isinstance(style, tuple) else (None, None, style)
+    "(tag, value, StyleCode): as given, or as the code itself knows."
+    return style if isinstance(style, tuple) else (style.tag, style.value, style)
 
 def save_styles(path, # a .safetensors file
                 styles, # {name: StyleCode} or {name: (tag, value, StyleCode)}
@@ -110,8 +140,8 @@ def save_styles(path, # a .safetensors file
     tensors, about = {}, {}
     for name, style in styles.items():
         tag, value, code = _entry(style)
-        about[name] = dict(tag=tag, value=value, model=model)
-        tensors |= {f"{name}/vector": code.vector.detach().cpu().contiguous(), f"{name}/tokens": code.tokens.detach().cpu().contiguous()}
+        about[name] = dict(tag=tag, value=value, model=model, alone=style is code)
+        tensors |= {f"{name}/{part}": getattr(code, part).detach().cpu().clone().contiguous() for part in ("vector", "tokens")}
     with atomic_write(path) as tmp: save_file(tensors, tmp, {"styles": json.dumps(about)})
     return path
 
@@ -133,9 +163,28 @@ def load_styles(path, # written by `save_styles`
     for name, o in about.items():
         if model is not None and o["model"] != model:
             raise ValueError(f"{path}: the style {name!r} belongs to the model {o['model']!r}, and {model!r} is to use it. Styles mean something to their own model only; make it anew there.")
-        code = StyleCode(tensors[f"{name}/vector"], tensors[f"{name}/tokens"])
-        out[name] = code if o["tag"] is None else (o["tag"], o["value"], code)
+        code = StyleCode(tensors[f"{name}/vector"], tensors[f"{name}/tokens"], o["tag"], o["value"])
+        out[name] = code if o.get("alone", o["tag"] is None) else (o["tag"], o["value"], code)
     return out
+
+# %% ../nbs/09_styles.ipynb #891e6fd7
+@patch
+def save(self:StyleCode, path, # a .safetensors file
+         model="", # name of the model whose code this is
+        ): # the path
+    "Write one style code, with its tag and value; `StyleCode.load` reads it."
+    return save_styles(path, {"style": self}, model)
+
+@patch(cls_method=True)
+def load(cls:StyleCode, path, # written by `save`
+         model=None, # name of the model that is to use it; None: do not look
+        ): # StyleCode
+    "Read one style code back; a file of several is refused with their names."
+    found = load_styles(path, model)
+    if len(found) != 1: raise ValueError(f"{path}: holds {len(found)} styles ({', '.join(found)}). Read them with load_styles.")
+    code = next(iter(found.values()))
+    return code[2] if isinstance(code, tuple) else code
+
 
 # %% ../nbs/09_styles.ipynb #6c2f8ae8
 def tag_number(tags, # TagSet
@@ -161,6 +210,11 @@ def value_numbers(tags, # TagSet
     if value.numel() and (value.min() < 0 or value.max() >= len(tag)):
         raise ValueError(f"{tag.name} has no value number {[int(v) for v in (value.min(), value.max()) if not 0 <= v < len(tag)][0]}. Allowed: 0 to {len(tag) - 1} ({', '.join(tag.values)}).")
     return value.long().reshape(-1).expand(n)
+
+def _named(code, tags, tag, value):
+    "The code with its tag, and with its value where that is one for all."
+    tag = tags[tag_number(tags, tag)]
+    return replace(code, tag=tag.name, value=value if isinstance(value, str) else tag.values[value] if isinstance(value, int) else None)
 
 def value_offsets(tags): # TagSet → list of n_tags ints
     "Where the values of each tag begin when all values of all tags are counted through."
@@ -265,7 +319,7 @@ def heads(self:ReferenceExtractor, h, tag): # (B,width) or (B,bottleneck), name 
 @patch
 def code(self:ReferenceExtractor, feats, tag, value): # F_ref (B,C,4,4), tag, value → StyleCode
     "The style of (tag, value) in a reference whose features are there."
-    return self.heads(self.squeezed(feats, tag, value), tag)
+    return _named(self.heads(self.squeezed(feats, tag, value), tag), self.tags, tag, value)
 
 @patch
 def forward(self:ReferenceExtractor, x, tag, value): # (B,3,S,S) in [-1, 1], tag, value → StyleCode
@@ -356,7 +410,8 @@ def code(self:LatentMapper, noise, # ξ (B,noise_tokens,noise_dim)
     want = (len(prior), self.config.noise_tokens, self.config.noise_dim)
     if tuple(noise.shape) != want: raise ValueError(f"noise of shape {tuple(noise.shape)} came. Needed: {want}, from draw_noise({len(prior)}).")
     tag = tag_number(self.tags, tag)
-    return self.mappers[tag](noise, value_numbers(self.tags, tag, value, len(prior), prior.device), prior)
+    numbers = value_numbers(self.tags, tag, value, len(prior), prior.device)
+    return _named(self.mappers[tag](noise, numbers, prior), self.tags, tag, value)
 
 @patch
 def forward(self:LatentMapper, x, tag, value, noise): # (B,3,S,S), tag, value, (B,4,32) → StyleCode

@@ -16,7 +16,7 @@ import threading
 import time
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -33,8 +33,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm.auto import tqdm
 
-from .core import atomic_folder, atomic_write, settle_folder, write_error
-from .schedule import add_noise, loss_weight, predict_x0, training_target
+from .core import (ABOVE, COUNT, PRECISIONS, SEED, SHARE, WEIGHT, WHOLE, atomic_folder, atomic_write, check_fields, check_ranges,
+                            resolve_precision,
+                            settle_folder, write_error)
+from .datasets import labelled_as, provenance
+from .schedule import WEIGHTINGS, add_noise, loss_weight, predict_x0, training_target
 
 # %% ../nbs/07_training.ipynb #7caa24c9
 def step_seed(seed, # the run's seed
@@ -178,13 +181,14 @@ class Settings:
     save_every: int = 500
     log_every: int = 50
     seed: int = 0
-    mixed_precision: str = "no"
+    precision: str = "auto"
     channels_last: bool = False
-    free = ("steps", "decay", "lr", "save_every", "log_every")  # these may change when a run is resumed
+    told = ("steps", "decay", "lr", "precision")  # these may change when a run is resumed, and the log says so
+    free = (*told, "save_every", "log_every")     # and these without a word
     def __post_init__(self):
-        if self.mixed_precision not in ("no", "bf16"): raise ValueError(f"mixed_precision={self.mixed_precision!r}; allowed: 'no', 'bf16'.")
-        if not 0 <= self.decay <= 1: raise ValueError(f"decay={self.decay}; it is a share of the steps, from 0 to 1.")
-        if min(self.steps, self.batch_size, self.save_every, self.log_every) < 1: raise ValueError("steps, batch_size, save_every and log_every must be at least 1.")
+        if self.precision not in PRECISIONS: raise ValueError(f"precision={self.precision!r} came; allowed: {', '.join(PRECISIONS)}.")
+        check_fields(self, steps=COUNT, batch_size=COUNT, save_every=COUNT, log_every=COUNT, warmup=WHOLE, seed=SEED, decay=SHARE,
+                     lr=ABOVE, weight_decay=WEIGHT, grad_clip=WEIGHT, ema_decay=(0, 1, "[)"))
 
 # %% ../nbs/07_training.ipynb #64e976dc
 class Run:
@@ -196,14 +200,16 @@ class Run:
                  device=None, # "cpu" to leave a GPU alone
                  trackers=() # names accelerate knows, e.g. "tensorboard"
                 ):
-        self.task, self.dataset, self.out, self.settings = task, dataset, Path(out), settings
+        self.task, self.dataset, self.out = task, dataset, Path(out)
         self.done, self.seconds, self.history = 0, 0.0, []
         if not len(dataset): raise ValueError("the dataset is empty. Give at least one sample.")
         self.acc = Accelerator(cpu=str(device) == "cpu", log_with=list(trackers) or None, project_dir=self.out,
                                kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+        self.settings = settings = replace(settings, precision=resolve_precision(settings.precision, self.acc.device))
+        self.data = provenance(dataset)
         self.share = self._share()
         if hasattr(task, "to"): task.to(self.acc.device)
-        autocast = dict(device_type=self.acc.device.type, dtype=torch.bfloat16, enabled=settings.mixed_precision == "bf16")
+        autocast = dict(device_type=self.acc.device.type, dtype=torch.bfloat16, enabled=settings.precision == "bf16")
         net = _Loss(task, autocast).to(memory_format=torch.channels_last if settings.channels_last else torch.preserve_format).train()
         self.net = self.acc.prepare(net)
         self.params = dict(net.parts.named_parameters())
@@ -266,6 +272,16 @@ def last_good(self:Run):
     if not (self.checkpoint / "state.json").exists(): return "No checkpoint has been written yet."
     return f"The last good checkpoint is {self.checkpoint} (step {json.loads((self.checkpoint / 'state.json').read_text())['step']})."
 
+# %% ../nbs/07_training.ipynb #5b1c3a02
+@patch
+def check_finite(self:Run):
+    "Raise where weights, averages or the optimiser's moments are not finite: they are not worth writing."
+    bad = [f"{name} of {kind}" for kind, tensors in self.state_tensors().items() for name, v in tensors.items()
+           if v.is_floating_point() and not torch.isfinite(v).all()]
+    if not bad: return
+    said = f"the weights are not finite after step {self.done} ({bad[0]}{f' and {len(bad) - 1} more' if bad[1:] else ''})"
+    raise TrainingError(f"{said} and are not saved. {self.last_good()} Lower lr or grad_clip.")
+
 # %% ../nbs/07_training.ipynb #0da6518f
 def _plain(o):
     "What JSON makes of it."
@@ -276,7 +292,7 @@ def config(self:Run): # dict
     "What must be the same when the run is resumed."
     s = {k: v for k, v in vars(self.settings).items() if k not in Settings.free}
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in self.parts.items()}
-    return _plain({**s, "samples in the dataset": len(self.dataset), "parameters": sizes, "task": self.task.config() if hasattr(self.task, "config") else {}})
+    return _plain({**s, "samples in the dataset": len(self.dataset), "data": self.data, "parameters": sizes, "task": self.task.config() if hasattr(self.task, "config") else {}})
 
 # %% ../nbs/07_training.ipynb #8c3c2091
 @patch
@@ -289,14 +305,24 @@ def state_tensors(self:Run): # {file: {name: tensor}}
 def save(self:Run):
     "Write the checkpoint folder, whole or not at all."
     self.acc.wait_for_everyone()
+    self.check_finite()
     if not self.acc.is_main_process: return
-    state = {"step": self.done, **{k: getattr(self.settings, k) for k in ("steps", "decay", "lr")}, "seconds": self.seconds, "ema_step": self.ema.n, "config": self.config()}
+    state = {"step": self.done, **{k: getattr(self.settings, k) for k in Settings.told}, "seconds": self.seconds, "ema_step": self.ema.n, "config": self.config()}
     try:
         with atomic_folder(self.checkpoint) as tmp:
             for name, tensors in self.state_tensors().items():
                 save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, tmp / f"{name}.safetensors")
             (tmp / "state.json").write_text(json.dumps(state, indent=1))
     except OSError as e: raise OSError(f"{e} Step {self.done} is not saved. {self.last_good()}") from e
+
+# %% ../nbs/07_training.ipynb #5b1c3a03
+def _of_today(state, # of a checkpoint
+              config # of today's run
+             ): # the state
+    "An older state in today's words: `mixed_precision` was its precision, and what it did not note may be anything."
+    old = dict(state["config"])
+    word = old.pop("mixed_precision", "no")
+    return {"precision": word, **state, "config": old | ({} if old.get("data") else {"data": config["data"]})}
 
 # %% ../nbs/07_training.ipynb #4af22745
 def _differences(old, new, path=""):
@@ -308,7 +334,7 @@ def _differences(old, new, path=""):
 def restore(self:Run): # what the settings changed, as lines
     "Go back to the checkpoint in `out`."
     try:
-        state = json.loads((self.checkpoint / "state.json").read_text())
+        state = _of_today(json.loads((self.checkpoint / "state.json").read_text()), self.config())
         files = {name: load_file(self.checkpoint / f"{name}.safetensors") for name in ("weights", "ema", "optimizer")}
         wrong = _differences(state["config"], self.config())
     except (OSError, ValueError, KeyError, SafetensorError) as e:
@@ -320,7 +346,7 @@ def restore(self:Run): # what the settings changed, as lines
         kept = {k.rsplit("/", 1)[1]: v for k, v in files["optimizer"].items() if k.rsplit("/", 1)[0] == name}
         if kept: self.opt.state[p] = {k: torch.empty_like(p).copy_(v) if v.shape == p.shape else v.to(p.device) for k, v in kept.items()}
     self.done, self.seconds, self.ema.n = state["step"], state["seconds"], state["ema_step"]
-    return [f"{k} {state[k]} → {getattr(self.settings, k)}" for k in ("steps", "decay", "lr") if state[k] != getattr(self.settings, k)]
+    return [f"{k} {state[k]} → {getattr(self.settings, k)}" for k in Settings.told if state[k] != getattr(self.settings, k)]
 
 # %% ../nbs/07_training.ipynb #4cb317c4
 @patch
@@ -404,6 +430,7 @@ class Result:
 @patch
 def finish(self:Run): # Result
     "Leave the averaged weights in the modules and on disk."
+    self.check_finite()
     self.ema.copy_to()
     self.parts.to(memory_format=torch.contiguous_format).eval()
     if self.acc.is_main_process:
@@ -465,7 +492,7 @@ def fit(task, # `.modules`: {name: nn.Module}; `.loss(batch, generator)`: {"loss
         save_every=500, # steps between checkpoints
         log_every=50, # steps between lines of log.jsonl
         seed=0, # of the order of the data and of all noise
-        mixed_precision="no", # or "bf16"
+        precision="auto", # bfloat16 autocast where the processor has instructions for it, else float32; or "no", "bf16"
         channels_last=False, # memory format of the modules: helps convolutions on GPUs, on CPUs measure first
         resume=True, # go on from `out` if there is a checkpoint
         trackers=("tensorboard",), # by the names accelerate knows
@@ -475,7 +502,7 @@ def fit(task, # `.modules`: {name: nn.Module}; `.loss(batch, generator)`: {"loss
         callback=None # called with the `Run` after every step: look, measure, do not touch
        ): # `Result`; the modules hold the averaged weights
     "Train until `steps`; killed at any moment, the same call goes on from the last checkpoint."
-    settings = Settings(steps, batch_size, lr, weight_decay, grad_clip, ema_decay, warmup, decay, save_every, log_every, seed, mixed_precision, channels_last)
+    settings = Settings(steps, batch_size, lr, weight_decay, grad_clip, ema_decay, warmup, decay, save_every, log_every, seed, precision, channels_last)
     with torch.random.fork_rng(range(torch.cuda.device_count())), _catch_signals() as caught:
         run = Run(task, dataset, out, settings, device, trackers)
         run.begin(resume)
@@ -510,6 +537,7 @@ def tag_loss(logits, # list of (B, values)
              labels # (B, n_tags) long, −1 unknown
             ): # (loss, accuracy), scalars
     "Cross-entropy, mean over tags and samples; an unknown label counts as no error."
+    if labels.shape[1] != len(logits): raise ValueError(f"{labels.shape[1]} columns of labels came for {len(logits)} tags. Give one for each.")
     ce = torch.stack([F.cross_entropy(l.float(), y, ignore_index=-1, reduction="none") for l, y in zip(logits, labels.T)])  # (n_tags, B)
     hit = torch.stack([l.argmax(1) == y for l, y in zip(logits, labels.T)])                                                # (n_tags, B)
     known = (labels.T >= 0).sum().clamp(min=1)
@@ -551,6 +579,10 @@ class AutoencoderTask:
                  seed=0, # of the heads' first weights
                  regions=0.0 # for the record: the power of `TensorFaces.weigh` behind the weights in a batch
                 ):
+        given = dict(z_labels=z_labels, z_image=z_image, z_features=z_features, x0_distance=x0_distance)
+        check_ranges(**{k: (v, WEIGHT) for k, v in given.items()}, high_noise=(high_noise, SHARE), regions=(regions, SHARE),
+                     gamma=(gamma, ABOVE), warmup_z=(warmup_z, WHOLE), seed=(seed, SEED))
+        if weighting not in WEIGHTINGS: raise ValueError(f"weighting={weighting!r} came; allowed: {', '.join(WEIGHTINGS)}.")
         if z_labels and tags is None: raise ValueError("z_labels reads labels off z: give tags, or set it to 0.")
         if warmup_z and not (z_labels or z_image or z_features): raise ValueError("warmup_z without z_labels, z_image and z_features has nothing to learn from: set one of them above 0.")
         if z_features and features is None: raise ValueError("z_features reads a network's features off z: give features, for instance `load_perceptual().features`, or set it to 0.")
@@ -640,7 +672,7 @@ def train_autoencoder(dataset, # faces of chapter 01, or any dataset of {"image"
                       out, # folder
                       model, # `DiffusionAutoencoder`
                       steps, # updates
-                      tags=None, # `TagSet`; the dataset's where it has one
+                      tags=None, # `TagSet`, found by name among the dataset's; None: the dataset's own
                       weighting="plain", # see `AutoencoderTask`
                       z_labels=0.0, # weight of the labels
                       warmup_z=0, # steps by labels and picture alone
@@ -651,6 +683,7 @@ def train_autoencoder(dataset, # faces of chapter 01, or any dataset of {"image"
                       **how # for `fit`
                      ): # the model, with averaged weights
     "Train a diffusion autoencoder; `out/autoencoder` can be loaded with from_pretrained."
+    if tags is not None: dataset = labelled_as(dataset, tags)
     task = AutoencoderTask(model, tags or getattr(dataset, "tags", None), weighting, z_labels, warmup_z, high_noise, z_image=z_image, distance=distance, z_features=z_features, features=features,
                            x0_distance=x0_distance, regions=getattr(dataset, "regions", 0.0))
     fit(task, dataset, out, steps, **how)
@@ -665,6 +698,8 @@ def linear_probe(z, # (n,d) codes to learn from
                  ridge=1e-2 # of the variance of z
                 ): # {tag: balanced accuracy in [0, 1]}
     "How well a linear map reads each tag off z, by weighted ridge regression."
+    columns = labels.shape[1], labels_test.shape[1]
+    if set(columns) != {len(tags)}: raise ValueError(f"{columns} columns of labels came for {len(tags)} tags. Give one for each.")
     mean, std = z.mean(0), z.std(0).clamp(min=1e-8)
     a, b = (torch.cat([(o - mean) / std, torch.ones(len(o), 1)], 1).double() for o in (z, z_test))  # (n,d+1), (m,d+1)
     return {tag.name: _probe_one(a, y, b, y_test, len(tag), ridge) for tag, y, y_test in zip(tags, labels.T, labels_test.T)}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 from latref_nb import commands
-from latref_nb.core import CELEBA_TAGS, load_image
+from latref_nb.core import CELEBA_TAGS, load_image, resolve_precision, save_image
 from latref_nb.datasets import open_faces
 from latref_nb.faces import SynthFaces
 from latref_nb.pipeline import LatRefPipeline
@@ -219,6 +219,62 @@ def test_an_autoencoder_goes_on_under_tags_of_ones_own(tmp_path, capsys):
     assert json.loads((tmp_path/"d"/"autoencoder"/"config.json").read_text())["enc_whole"] is True
     assert run("latref_train", f"classifiers --autoencoder {tmp_path/'b'/'autoencoder'} --out {tmp_path/'m'} --n 60 --held-out 20 --tags {few_tags} --steps 2 --calibrate 0 --device cpu") == 0
     assert LatRefPipeline.from_pretrained(tmp_path/"m").tags.names == ["Male", "HairColor"]
+
+@pytest.fixture
+def hair(tmp_path):
+    "A folder of pictures with a list of LongHair for most of them, and the file of the tag."
+    from latref_nb.core import Tag, TagSet
+    ds = SynthFaces(24, 32, seed=3); d = tmp_path/"hair"; d.mkdir()
+    for i, x in enumerate(ds.batch(range(24))["image"]): save_image(x, d/f"{i}.png")
+    (d/"labels.csv").write_text("file,LongHair\n" + "".join(f"{i}.png,{('short', 'long', '')[i % 7 % 3]}\n" for i in range(24)))
+    return d, TagSet([Tag("LongHair", ("short", "long"))]).save(tmp_path/"hair.json")
+
+def test_long_hair_from_a_folder_to_an_edited_face(hair, photos, tmp_path, capsys):
+    "docs/own_images.md on the command line: the critic that ships is refused for a tag it does not know, one of one's own is taken."
+    folder, tags = hair; mine, run_, critic = tmp_path/"mine", tmp_path/"run", tmp_path/"critic"
+    assert run("latref_train", f"autoencoder --out {tmp_path/'ae'} --n 8 --batch-size 4 --steps 1 --device cpu --threads 1 {SMALL}") == 0
+    assert run("latref_train", f"classifiers --autoencoder {tmp_path/'ae'/'autoencoder'} --out {mine} --data {folder} --tags {tags} --n 20 --held-out 4 --steps 2 --calibrate 0 --device cpu") == 0
+    styles = f"styles --model {mine} --data {folder} --out {run_} {few().replace('--data synthfaces ', '').replace('--set modulation', '--steps 1 --set modulation', 1)}"
+    capsys.readouterr()
+    assert run("latref_train", styles) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "the critic knows TagSet(Smiling" in said and "and not TagSet(LongHair: short, long)" in said and "latref_train perceptual --data FOLDER --tags FILE" in said and not run_.exists()
+    assert run("latref_train", f"mask --model {mine} --data {folder} --out {run_} --n 4 --steps 1 --device cpu") == 1 and not run_.exists()
+    assert run("latref_eval", f"x") == 2 and commands.run_command(commands.eval_ablations, "latref_eval ablations", "", f"--model {mine} --data {folder} --out {run_} --n 4 --steps 1 --device cpu".split()) == 1 and not run_.exists()
+    assert run("latref_train", f"perceptual --data {folder} --tags {tags} --size 32 --out {critic} --n 1000 --steps 2 --batch-size 4 --device cpu --threads 1") == 0
+    assert run("latref_train", f"{styles} --critic {critic/'model'}") == 0
+    assert run("latref_edit", f"{photos/'a.png'} --edit LongHair=long:ref={photos/'b.jpg'} --out {tmp_path/'out'} --model {run_/'pipeline'} --steps 1 --device cpu") == 0
+    assert run("latref_train", f"factors --data {folder} --tags {tags} --out {tmp_path/'f'} --steps 1") == 1 and "only rendered faces have" in capsys.readouterr().err
+    assert run("latref_train", f"classifiers --autoencoder {tmp_path/'ae'/'autoencoder'} --out {tmp_path/'no'} --data {folder} --tags {tags} --n 20 --held-out 4 --steps 2 --calibrate 1 --device cpu") == 1
+    assert "the perceptual network knows" in (err := capsys.readouterr().err) and "--judge-path, or --calibrate 0" in err
+    opinion = commands.second_opinion(LatRefPipeline.from_pretrained(mine).tags, "perceptual", critic/"model")
+    assert opinion(torch.zeros(3, 3, 32, 32)).shape == (3, 1)
+
+def test_resume_finds_the_pictures_it_began_with(hair, tmp_path, capsys):
+    folder, tags = hair; other = Path(shutil.copytree(folder, tmp_path/"other")); shutil.copyfile(folder/"1.png", other/"0.png")
+    train = lambda data, steps, *more: run("latref_train", f"autoencoder --data {data} --tags {tags} --out {tmp_path/'run'} --steps {steps} --batch-size 4 --device cpu --threads 1 {' '.join(more)} {SMALL}")
+    assert train(folder, 1) == 0 and train(folder, 2, "--resume --cache none") == 0
+    capsys.readouterr()
+    assert train(other, 3, "--resume") == 1 and "data.pictures and labels:" in (said := capsys.readouterr().err) and "made by another training" in said
+    assert train(folder, 3, f"--resume --cache {tmp_path/'c.faces'}") == 0 and json.loads((tmp_path/"run"/"training.json").read_text())["steps"] == 3
+
+@pytest.mark.filterwarnings("ignore::latref_nb.core.PrecisionWarning")
+@pytest.mark.parametrize("option, word", [("", "auto"), ("--precision no", "no"), ("--mixed-precision bf16", "bf16")])
+def test_every_record_says_the_precision_that_was_used(model, photos, tmp_path, option, word):
+    used = resolve_precision(word); read = lambda *path: json.loads(tmp_path.joinpath(*path).read_text())
+    assert run("latref_edit", f"{photos/'a.png'} --edit Male=with --out {tmp_path/'out'} --model {model} --steps 1 --device cpu {option}") == 0 and read("out", "edits.json")["precision"] == used
+    assert run("latref_eval", f"--model {model} --n 2 --seed 77 --steps 1 --edit Eyeglasses=with --method source --brief --json {tmp_path/'t.json'} --device cpu {option}") == 0 and read("t.json")["settings"]["precision"] == used
+    assert run("latref_train", f"autoencoder --out {tmp_path/'ae'} --n 8 --batch-size 4 --steps 1 --device cpu --threads 1 {option} {SMALL}") == 0 and read("ae", "training.json")["settings"]["precision"] == used
+    assert run("latref_train", f"classifiers --autoencoder {tmp_path/'ae'/'autoencoder'} --out {tmp_path/'m'} --n 60 --held-out 20 --steps 2 --calibrate 0 --device cpu {option}") == 0
+    assert read("m", "training_classifiers.json")["precision"] == used and {"bf16": "networks in bfloat16", "no": "networks in float32"}[used] in commands.training_words(tmp_path/"m")[0]
+
+@pytest.mark.parametrize("argv, words", [("autoencoder --ema-decay nan", "ema_decay=nan"), ("autoencoder --lr inf", "lr=inf"), ("autoencoder --high-noise -1", "high_noise=-1.0"), ("autoencoder --ema-decay 2", "ema_decay=2.0"),
+                                         ("autoencoder --z-labels nan", "z_labels=nan"), ("autoencoder --seed -1", "seed=-1"), ("judge --lr nan", "lr=nan"), ("judge --steps 0", "steps=0"), ("judge --size 40", "multiple of 16")])
+def test_numbers_that_are_none_train_nothing(tmp_path, capsys, argv, words):
+    shape = SMALL if argv.startswith("autoencoder") else ""
+    assert run("latref_train", f"{argv} --out {tmp_path/'run'} --n 8 --batch-size 4 {'' if '--steps' in argv else '--steps 2'} --device cpu --threads 1 {shape}") in (1, 2)
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert words in said and not list((tmp_path).rglob("*.safetensors"))
 
 def test_a_code_read_off_the_whole_map_begins_as_the_mean_did(tmp_path):
     import torch

@@ -1,20 +1,24 @@
 "Consistency training: the cache notices what changed, a step is what the paper says, runs go on to the same bits, ablations are kept."
+import hashlib
 import json
+import shutil
 import warnings
 from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import latref_nb.consistency as C
 from latref_nb.autoencoder import DiffusionAutoencoder
-from latref_nb.core import CELEBA_TAGS, from_uint8, make_generator
+from latref_nb.core import CELEBA_TAGS, Tag, TagSet, from_uint8, make_generator
 from latref_nb.consistency import (ABLATIONS, CacheWarning, ForwardSettings, Frozen, Settling, StageRecorder, StyleCache, StyleSettings, StyleTask, Weights, ablated_task, build_cache, fit_settling, transport_map,
                                    direction_styles, energy_distance, forward_pass, gather_stages, load_stages, match, other_values, save_stages, snapshot_steps, stage,
                                    style_distance, style_networks, style_readers, train_ablations, train_styles)
 from latref_nb.datasets import TensorFaces
-from latref_nb.directions import fit_classifiers, tag_list
+from latref_nb.directions import ValueClassifier, fit_classifiers, tag_list
+from latref_nb.masks import MaskWeights, train_mask
+from latref_nb.metrics import train_network
 from latref_nb.perceptual import PerceptualNet
 from latref_nb.training import StepGenerator
 
@@ -22,7 +26,7 @@ torch.set_num_threads(1)
 N = 14
 SHAPE = dict(style_dim=6, n_tokens=2, token_dim=8)
 NETS = dict(shape=SHAPE, modulation=dict(width=16, blocks=1, vector_dim=8, heads=2), extractor=dict(side=2, width=16, heads=2, layers=1, bottleneck=5), mapper=dict(prior_widths=(8,), width=16, heads=2, layers=1))
-QUICK = ForwardSettings(steps=2, mixed_precision="no", options=dict(max_steps=3))
+QUICK = ForwardSettings(steps=2, precision="no", options=dict(max_steps=3))
 FIT = dict(batch_size=6, trackers=(), progress=False, device="cpu", log_every=1, warmup=0, save_every=2, lr=3e-3)
 
 
@@ -74,7 +78,7 @@ def test_what_the_cache_holds_is_what_was_computed(frozen, cache):
     with torch.no_grad():
         assert torch.allclose(frozen.autoencoder.encode(x), b["z"], atol=1e-4) and torch.allclose(frozen.autoencoder.encode_features(x), b["feats"], atol=1e-4)
         assert torch.allclose(frozen.autoencoder.encode_features(y), b["removed_feats"].flatten(0, 1), atol=1e-4)
-        read = frozen.judge.predict(y).unflatten(0, (6, 6))
+        read = frozen.critic.predict(y).unflatten(0, (6, 6))
     assert torch.equal(b["flipped"], torch.stack([read[:, c, c] == b["targets"][:, c] for c in range(6)], 1))
     assert torch.equal(b["images"], Faces().images[:6])
 
@@ -181,9 +185,118 @@ def test_wrong_number_of_faces(frozen, tmp_path, n):
 def test_training_refuses_removals_that_did_not_remove(frozen, cache, tmp_path):
     poor = StyleCache([{**p, "flipped": torch.zeros_like(p["flipped"])} for p in cache.parts], cache.tags)
     assert set(poor.flip_rate().values()) == {0.0} and "Smiling 0.000" in repr(poor)
-    with pytest.raises(ValueError, match="Smiling 0.00.*needed 0.90.*min_flip=0.00") as e: train_styles(frozen.autoencoder, classifiers(frozen), poor, tmp_path, 1, judge=frozen.judge, **NETS, **FIT)
+    with pytest.raises(ValueError, match="Smiling 0.00.*needed 0.90.*min_flip=0.00") as e: train_styles(frozen.autoencoder, classifiers(frozen), poor, tmp_path, 1, critic=frozen.critic, **NETS, **FIT)
     assert "\n" not in str(e.value)
-    train_styles(frozen.autoencoder, classifiers(frozen), poor, tmp_path, 1, judge=frozen.judge, min_flip=0, stages=0, **NETS, **FIT)
+    train_styles(frozen.autoencoder, classifiers(frozen), poor, tmp_path, 1, critic=frozen.critic, min_flip=0, stages=0, **NETS, **FIT)
+
+
+@pytest.mark.parametrize("word", ["bf16", "no"])
+def test_older_caches_are_taken_whatever_their_precision(frozen, tmp_path, word):
+    "Their keys held the word `mixed_precision`."
+    how, faces = dict(settings=QUICK, chunk=5, progress=False), Faces()
+    made = whole(build_cache(frozen, faces, tmp_path, **how))
+    made = {k: v.clone() for k, v in made.items()}
+    said = json.dumps({**QUICK.noted(), "mixed_precision": word}, sort_keys=True)
+    key = C.part_key(hashlib.sha256((C.weights_key(*frozen.parts) + said).encode()).hexdigest(), faces, range(N))
+    old = {tmp_path / "settling.safetensors": key} | {tmp_path / f"part-{i:06d}.safetensors": C.part_key(key, faces, range(i, min(i + 5, N))) for i in range(0, N, 5)}
+    for path, k in old.items(): save_file({n: t.clone() for n, t in load_file(path).items()}, path, {"key": k})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CacheWarning)
+        for precision in ("no", "auto"):
+            taken = build_cache(frozen, faces, tmp_path, **{**how, "settings": replace(QUICK, precision=precision)})
+            assert taken.key == key and same(whole(taken), made)
+
+def test_labels_of_a_dataset_are_found_by_name(frozen, cache, tmp_path):
+    "The same faces with their columns turned give the same removals."
+    class Turned(Faces):
+        def __init__(self):
+            super().__init__()
+            self.tags, self.labels = TagSet(list(CELEBA_TAGS)[::-1]), self.labels.flip(1)
+    turned = build_cache(frozen, Turned(), tmp_path, settings=QUICK, chunk=5, progress=False)
+    assert turned.tags == CELEBA_TAGS and same(whole(turned), whole(cache))
+
+LONG_HAIR = TagSet([Tag("LongHair", ("short", "long"))])
+
+def critic_of(tags, **how):
+    torch.manual_seed(1)
+    return PerceptualNet(tag_list(tags), size=16, widths=(8, 8, 8, 8), **how)
+
+def turned_critic(critic, order):
+    "The same network with the columns of its tags in another order."
+    out, sizes = critic_of(TagSet([critic.tags.tags[k] for k in order]), n_factors=critic.config.n_factors), [len(t) for t in critic.tags] + [critic.config.n_factors]
+    state, rows = critic.state_dict(), torch.arange(sum(sizes)).split(sizes)
+    rows = torch.cat([rows[k] for k in order] + [rows[-1]])
+    out.load_state_dict({k: v[rows] if k.startswith("head.1.") else v for k, v in state.items()})
+    return out
+
+def test_a_critic_with_turned_tags_gives_the_same_losses(frozen, cache):
+    turned = replace(frozen, critic=turned_critic(frozen.critic, [4, 0, 5, 3, 1, 2]))
+    b = Faces().batch(range(5))
+    one, two = (forward_pass(f, b["image"], b["labels"], QUICK, make_generator(0)) for f in (frozen, turned))
+    assert one["flipped"].any() and not one["flipped"].all() and same(one, two)
+    x = from_uint8(batch_of(cache)["images"])
+    assert torch.equal(turned.read(x), frozen.read(x)) and not torch.equal(turned.critic.predict(x), frozen.critic.predict(x)), "by place it would be another reading"
+    lines = [style_readers(f, cache, least=-1., most=0.) for f in (frozen, turned)]
+    assert torch.equal(*lines)
+    losses = [task_of(f, mapper=NETS["mapper"]).loss(batch_of(cache), numbers()) for f in (frozen, turned)]
+    assert losses[0].keys() == losses[1].keys() and all(torch.allclose(losses[0][k], losses[1][k]) for k in losses[0])
+
+def other_values_of_hair(): return TagSet([Tag(t.name, t.values[::-1]) if t.name == "HairColor" else t for t in CELEBA_TAGS])
+
+@pytest.mark.parametrize("tags", [LONG_HAIR, TagSet(list(CELEBA_TAGS)[:5]), other_values_of_hair()], ids=["another", "one is missing", "other values"])
+def test_a_critic_of_other_tags_is_refused(frozen, cache, tmp_path, tags):
+    stranger, f = critic_of(tags), frozen
+    calls = [lambda: replace(f, critic=stranger), lambda: train_styles(f.autoencoder, classifiers(f), cache, tmp_path / "a", 1, critic=stranger, min_flip=0, **FIT),
+             lambda: train_mask(f.autoencoder, classifiers(f), cache, tmp_path / "b", 1, critic=stranger, **FIT),
+             lambda: train_ablations(f.autoencoder, classifiers(f), cache, tmp_path / "c", 1, lambda nets: {}, critic=stranger, min_flip=0)]
+    for call in calls:
+        with pytest.raises(ValueError, match="the critic knows .* and not .*latref_train perceptual --data FOLDER --tags FILE") as e: call()
+        assert "\n" not in str(e.value) and not list(tmp_path.iterdir())
+
+def test_a_critic_that_knows_more_is_taken(frozen):
+    more = critic_of(TagSet([*LONG_HAIR, *CELEBA_TAGS])); x = Faces().batch(range(3))["image"]
+    assert torch.equal(replace(frozen, critic=more).read(x), more.predict(x)[:, 1:])
+
+def test_long_hair_is_not_read_off_a_smile(frozen, tmp_path):
+    "docs/own_images.md in small: the critic that ships knows Smiling where LongHair would stand; one trained on the tag reads it."
+    g = torch.Generator().manual_seed(0); long = torch.arange(N) % 2
+    images = (torch.rand(N, 3, 16, 16, generator=g) * 40 + 160 * long[:, None, None, None]).to(torch.uint8)          # long hair is light here
+    photos = TensorFaces(images, torch.where(torch.arange(N) % 7 == 0, -1, long)[:, None], LONG_HAIR)               # some cells of the list are empty
+    with torch.no_grad(): z = frozen.autoencoder.encode(photos.batch(range(N))["image"])
+    heads = [fit_classifiers(z, photos.labels, LONG_HAIR, kind, hidden=8, steps=20, generator=make_generator(0)) for kind in ("linear", "mlp")]
+    with pytest.raises(ValueError, match="the critic knows TagSet.Smiling.* and not TagSet.LongHair: short, long"): Frozen(frozen.autoencoder, *heads)
+    critic = train_network("perceptual", tmp_path / "critic", steps=30, batch_size=8, lr=1e-2, data=photos, progress=False, trackers=(), device="cpu")
+    mine = Frozen(frozen.autoencoder, *heads, critic)
+    assert (mine.read(photos.batch(range(N))["image"])[:, 0] == long).float().mean() > 0.9
+    cache = build_cache(mine, photos, tmp_path / "cache", settings=QUICK, progress=False)
+    read = critic.predict(from_uint8(cache.column("removed")[:, 0]))[:, 0]
+    assert torch.equal(cache.column("flipped")[:, 0], (read == cache.column("targets")[:, 0]) & (cache.column("labels")[:, 0] >= 0))
+    made = train_styles(frozen.autoencoder, heads, cache, tmp_path / "run", 1, critic=critic, min_flip=0, stages=0, **NETS, **FIT)
+    assert made.extractor.tags.alike(LONG_HAIR)
+
+def test_networks_and_caches_of_other_tags_are_refused(frozen, cache, tmp_path):
+    few = TagSet(list(CELEBA_TAGS)[::-1]); nets = style_networks(frozen.autoencoder, few, **NETS)
+    with pytest.raises(ValueError, match="the modulation is of .*Give both of the same tags"): StyleTask(frozen, nets)
+    other = StyleCache(cache.parts, few)
+    for train in (train_styles, train_mask):
+        with pytest.raises(ValueError, match="the cache is of .*Give both of the same tags"): train(frozen.autoencoder, classifiers(frozen), other, tmp_path, 1, critic=frozen.critic, **FIT)
+    with pytest.raises(ValueError, match="the linear classifier is of"): replace(frozen, linear=ValueClassifier(16, few))
+    bare = TagSet([Tag(t.name, t.values) for t in CELEBA_TAGS])                     # attributes say where labels were read, not what they are
+    assert replace(frozen, linear=ValueClassifier(16, bare)).tags == CELEBA_TAGS
+
+
+# ---- numbers that are none
+
+@pytest.mark.parametrize("make, how", [(Weights, {k: v}) for k in vars(Weights()) for v in (float("nan"), -1.)] + [(MaskWeights, {k: float("nan")}) for k in vars(MaskWeights())] + [(MaskWeights, dict(gain_to=0.1))]
+    + [(StyleSettings, {k: v}) for k, v in dict(noise=-1, warmup=0.5, swap=2, pasted=float("nan"), worn=-1, traces=float("inf"), translated=2, translated_from=-1, decoded=0, t_from=1).items()]
+    + [(ForwardSettings, {k: v}) for k, v in dict(steps=0, iterations=1.5, settle=float("nan"), settled_by=0, seed=-1, precision="fp8").items()], ids=str)
+def test_settings_of_the_style_trainings_are_held_against_their_ranges(make, how):
+    with pytest.raises(ValueError, match=f"^{list(how)[0]}=.* came; allowed: ") as e: make(**how)
+    assert "\n" not in str(e.value)
+
+def test_other_words_are_named():
+    with pytest.raises(ValueError, match="Did you mean 'removed'"): StyleSettings(source="remove")
+    with pytest.raises(ValueError, match="Did you mean 'fixed_point'"): ForwardSettings(inversion="fixedpoint")
 
 
 # ---- one step
@@ -259,7 +372,7 @@ def test_references_differ_and_directions_do_not(frozen, cache):
 # ---- training
 
 def test_goes_on_to_the_same_bits(frozen, cache, tmp_path):
-    how = dict(judge=frozen.judge, min_flip=0, stages=3, mixed_precision="bf16", **NETS, **FIT)
+    how = dict(critic=frozen.critic, min_flip=0, stages=3, **NETS, **FIT)
     go = lambda out, **more: train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path / out, 5, **how, **more)
     through, broken = go("a"), []
     def stop(run):
@@ -276,15 +389,31 @@ def test_goes_on_to_the_same_bits(frozen, cache, tmp_path):
     assert facts["task"]["weights"]["code"] == 6.0 and facts["task"]["settings"]["source"] == "removed"
 
 def test_other_weights_or_autoencoder_are_refused(frozen, cache, tmp_path):
-    how = dict(judge=frozen.judge, min_flip=0, stages=0, **NETS, **FIT)
+    how = dict(critic=frozen.critic, min_flip=0, stages=0, **NETS, **FIT)
     train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path, 1, **how)
     with pytest.raises(ValueError, match="weights.match: .* then, 9.0 now"): train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path, 2, weights=Weights(match=9.0), **how)
     with pytest.raises(ValueError, match="moved=0.6 came.*less than 0.5"): train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path / "moved", 1, settings=StyleSettings(moved=.6), **how)
     with pytest.raises(ValueError, match="task.frozen"): train_styles(changed_model(frozen, None)[0].autoencoder, classifiers(frozen), cache, tmp_path, 2, **how)
 
+@pytest.mark.parametrize("what", ["styles", "mask"])
+def test_other_faces_and_other_forward_steps_are_refused(frozen, tmp_path, what):
+    "A resumed training finds the faces and the forward step it began with; precision and the place of the cache may differ."
+    def go(steps, faces=Faces(), folder="one", forward=dict()):
+        data = build_cache(frozen, faces, tmp_path / folder, settings=replace(QUICK, **forward), chunk=5, progress=False)
+        if what == "mask": return train_mask(frozen.autoencoder, classifiers(frozen), data, tmp_path / "run", steps, critic=frozen.critic, grid=4, width=8, **FIT)
+        return train_styles(frozen.autoencoder, classifiers(frozen), data, tmp_path / "run", steps, critic=frozen.critic, min_flip=0, stages=0, **NETS, **FIT)
+    go(1)
+    for words, how in (("data.faces and removals: [0-9a-f]+ then, [0-9a-f]+ now", dict(faces=Faces(seed=1))),
+                       ("data.forward.steps: 2 then, 3 now", dict(forward=dict(steps=3))), ("data.forward.settle: 0.2 then, None now", dict(forward=dict(settle=None)))):
+        with pytest.raises(ValueError, match=words) as e: go(2, folder="other", **how)
+        assert "\n" not in str(e.value) and "another training" in str(e.value)
+        shutil.rmtree(tmp_path / "other")
+    go(2, folder="elsewhere")
+    go(3, forward=dict(precision="auto"))
+
 def test_a_second_training_goes_on_from_the_averaged_weights(frozen, cache, tmp_path):
     flipped = StyleCache([{**p, "flipped": torch.ones_like(p["flipped"])} for p in cache.parts], cache.tags)
-    how = dict(judge=frozen.judge, stages=2, **NETS, **FIT); go = lambda out, data, **more: train_styles(frozen.autoencoder, classifiers(frozen), data, tmp_path / out, 2, **how, **more)
+    how = dict(critic=frozen.critic, stages=2, **NETS, **FIT); go = lambda out, data, **more: train_styles(frozen.autoencoder, classifiers(frozen), data, tmp_path / out, 2, **how, **more)
     seen = []
     first, old = go("a", flipped), load_stages(tmp_path / "a/stages.safetensors")
     second = go("b", flipped, init=tmp_path / "a", settings=StyleSettings(noise=.5), callback=lambda run: seen.append(run.done))
@@ -299,7 +428,7 @@ def test_a_second_training_goes_on_from_the_averaged_weights(frozen, cache, tmp_
     assert load_stages(tmp_path / "c/stages.safetensors").steps == [0, 2], "stages of other faces are no part of this figure"
 
 def test_an_earlier_training_may_get_a_fresh_encoder_and_another_way_to_read(frozen, cache, tmp_path):
-    train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path, 2, judge=frozen.judge, min_flip=0, stages=0, **NETS, **FIT)
+    train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path, 2, critic=frozen.critic, min_flip=0, stages=0, **NETS, **FIT)
     encoder, old = frozen.autoencoder.encoder.state_dict(), C.ema_weights(tmp_path, "extractor"); whole = {**NETS, "extractor": {**NETS["extractor"], "whole": True}}
     part = lambda task, name: {k.removeprefix(name): v for k, v in task.networks.extractor.state_dict().items() if k.startswith(name)}
     def begun(nets, **how):
@@ -310,13 +439,13 @@ def test_an_earlier_training_may_get_a_fresh_encoder_and_another_way_to_read(fro
     assert not kept.networks.extractor.from_whole.weight.any(), "what the earlier training lacks begins at nothing"
 
 def test_nothing_to_go_on_from(frozen, cache, tmp_path):
-    go = lambda nets, **more: train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path / "b", 1, judge=frozen.judge, min_flip=0, stages=0, **nets, **FIT, **more)
+    go = lambda nets, **more: train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path / "b", 1, critic=frozen.critic, min_flip=0, stages=0, **nets, **FIT, **more)
     with pytest.raises(ValueError, match="holds no checkpoint to go on from"): go(NETS, init=tmp_path / "nowhere")
-    train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path / "a", 1, judge=frozen.judge, min_flip=0, stages=0, **NETS, **FIT)
+    train_styles(frozen.autoencoder, classifiers(frozen), cache, tmp_path / "a", 1, critic=frozen.critic, min_flip=0, stages=0, **NETS, **FIT)
     with pytest.raises(ValueError, match="another shape.*Ask for the same"): go({**NETS, "modulation": {**NETS["modulation"], "width": 32}}, init=tmp_path / "a")
 
 def test_makes_the_cache_of_a_dataset(frozen, tmp_path):
-    train_styles(frozen.autoencoder, classifiers(frozen), Faces(), tmp_path, 1, judge=frozen.judge, n=4, forward=QUICK, min_flip=0, stages=0, **NETS, **FIT)
+    train_styles(frozen.autoencoder, classifiers(frozen), Faces(), tmp_path, 1, critic=frozen.critic, n=4, forward=QUICK, min_flip=0, stages=0, **NETS, **FIT)
     assert list((tmp_path / "cache").glob("part-*.safetensors"))
 
 def test_training_lowers_the_loss(frozen, cache, tmp_path):
@@ -364,7 +493,7 @@ def test_each_ablation_leaves_out_what_it_says(frozen, cache):
 def test_finished_runs_are_kept(frozen, cache, tmp_path):
     seen = []
     def evaluate(nets): seen.append(nets); return {"psnr": 20.0 + len(seen), "what": "words"}
-    go = lambda names, steps=2: train_ablations(frozen.autoencoder, classifiers(frozen), cache, tmp_path, steps, evaluate, names=names, seeds=(0, 1), judge=frozen.judge, min_flip=0, stages=0,
+    go = lambda names, steps=2: train_ablations(frozen.autoencoder, classifiers(frozen), cache, tmp_path, steps, evaluate, names=names, seeds=(0, 1), critic=frozen.critic, min_flip=0, stages=0,
                                                 shape=SHAPE, modulation=NETS["modulation"], extractor=NETS["extractor"], progress=False, **{k: v for k, v in FIT.items() if k not in ("progress", "trackers")})
     first = go(("whole", "no_mask"))
     assert len(seen) == 4 and [r["ablation"] for r in first["rows"]] == ["whole", "no_mask"]
@@ -377,13 +506,13 @@ def test_finished_runs_are_kept(frozen, cache, tmp_path):
 def test_seeds_differ_and_repeat(frozen, cache, tmp_path):
     def weights(seed, out):
         rows = train_ablations(frozen.autoencoder, classifiers(frozen), cache, tmp_path / out, 1, lambda nets: {"sum": float(sum(p.detach().double().sum() for p in nets.modulation.parameters()))}, names=("whole",), seeds=(seed,),
-                               judge=frozen.judge, min_flip=0, stages=0, shape=SHAPE, modulation=NETS["modulation"], extractor=NETS["extractor"], progress=False, batch_size=4, device="cpu")
+                               critic=frozen.critic, min_flip=0, stages=0, shape=SHAPE, modulation=NETS["modulation"], extractor=NETS["extractor"], progress=False, batch_size=4, device="cpu")
         return rows["rows"][0]["sum"]
     assert weights(0, "a") == weights(0, "b") != weights(1, "c")
 
 def test_stages_of_ablations_are_gathered(frozen, cache, tmp_path):
     flipped = StyleCache([{**p, "flipped": torch.ones_like(p["flipped"])} for p in cache.parts], cache.tags, "flipped")
-    train_ablations(frozen.autoencoder, classifiers(frozen), flipped, tmp_path, 2, lambda nets: {"a": 1}, names=("whole", "no_mask"), seeds=(0,), judge=frozen.judge, stages=2, shape=SHAPE, modulation=NETS["modulation"],
+    train_ablations(frozen.autoencoder, classifiers(frozen), flipped, tmp_path, 2, lambda nets: {"a": 1}, names=("whole", "no_mask"), seeds=(0,), critic=frozen.critic, stages=2, shape=SHAPE, modulation=NETS["modulation"],
                     extractor=NETS["extractor"], progress=False, batch_size=4, device="cpu")
     found = gather_stages(tmp_path / "whole-0/stages.safetensors", tmp_path, ("whole", "no_mask", "flat"))
     assert list(found.ablations) == ["whole", "no_mask"] and found.ablations["no_mask"].steps == [0, 2]
@@ -410,7 +539,7 @@ def test_readers_follow_what_a_removal_moves(frozen, cache):
     assert not style_readers(frozen, part(still)).any()
     lines = style_readers(frozen, cache, least=-1., most=0.)                                    # every reading counts in full
     n, d = len(cache.tags), cache.parts[0]["z"].shape[1]
-    assert lines.shape == (n, 3, d, frozen.judge.config.n_factors) and lines[3].any() and not lines[0, 2].any()
+    assert lines.shape == (n, 3, d, frozen.critic.config.n_factors) and lines[3].any() and not lines[0, 2].any()
     u = torch.randn(4, n, d, generator=make_generator(0)); values, yes = torch.zeros(4, n, dtype=torch.long), torch.ones(4, n)
     assert style_distance(u, u, lines, values, yes) == 0 < style_distance(u, -u, lines, values, yes) and style_distance(u, -u, lines, values, 0 * yes) == 0
     want = torch.stack([((u[b, c] * 2) @ lines[c, values[b, c]]).square().mean() for b in range(4) for c in range(n)]).mean()

@@ -1,14 +1,20 @@
 "Pictures, tags and files: what is accepted, what is refused in one clear line, and what stays behind when writing fails."
-import io, os, resource
+import io, json, math, os, resource, socket, subprocess, sys
+from pathlib import Path
 from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from latref_nb.core import (CELEBA_TAGS, ImageError, Tag, TagSet, atomic_folder, atomic_write, batched, check_images, default_device, image_files,
-                            load_image, load_images, make_generator, nearest, randn, save_image, settle_folder, shipped_names, shipped_path, to_numpy, to_pil)
+from latref_nb.core import (CELEBA_TAGS, IMAGE_SUFFIXES, FileError, ImageError, Tag, TagSet, atomic_folder, atomic_write,
+                            batched, check_images, default_device, file_size, image_files, image_suffixes, json_text,
+                            load_image, load_images, make_folder, make_generator, nearest, passed_over, randn, read_formats,
+                            read_json, save_image, settle_folder, shipped_names, shipped_path, short_name, shown, to_numpy,
+                            to_pil, user_path, write_json)
 
+
+ODD = ["plain", "ü é 中 🙂", "caf\udce9", "\\udcff \udcff", "two\nlines", 'a"b\\', "\x00\x1f\x7f", "\ud800"]       # names
 
 def photo(w=40, h=30, seed=0):
     "Smooth random colours, so that JPEG and resizing keep them nearly."
@@ -166,6 +172,78 @@ def test_folders(tmp_path):
     refused(lambda: image_files(tmp_path/"b.JPG"), "is a file")
 
 
+# ---- folders: what is found, what is passed over and said, what is never entered
+
+def test_every_format_that_is_read_is_found(tmp_path):
+    known = Image.registered_extensions()
+    assert IMAGE_SUFFIXES[0] == ".png" and set(IMAGE_SUFFIXES) == set(image_suffixes()) and ".eps" not in IMAGE_SUFFIXES
+    saved = {}
+    for suffix in IMAGE_SUFFIXES:
+        if known[suffix] not in Image.SAVE: continue
+        photo().save(tmp_path/f"a{suffix.upper()}", known[suffix])
+        saved[f"a{suffix.upper()}"] = load_image(tmp_path/f"a{suffix.upper()}").shape
+    assert [p.name for p in image_files(tmp_path)] == sorted(saved) and set(saved.values()) == {(3, 30, 40)}
+    assert {"PNG", "JPEG", "TIFF", "GIF", "BMP", "PPM"} <= set(read_formats()) and {".mpo", ".apng", ".tif", ".pgm"} <= set(IMAGE_SUFFIXES)
+
+UNREAD = [".heic", ".HEIF", ".raw", ".cr2", ".nef", ".psd", ".svg", ".jxl", ".pdf", ".eps", ".dng", ".ico"]
+
+def test_what_is_passed_over_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photo().save("me.jpg")
+    for name in (*(f"a{s}" for s in UNREAD), "list.txt", "b.json", ".hidden.psd"): Path(name).touch()
+    os.mkfifo("pipe.png")
+    Path("gone.png").symlink_to("nowhere.png")
+    Path("folder.png").mkdir()
+    with socket.socket(socket.AF_UNIX) as s: s.bind("socket.png")
+    assert image_files(".") == [Path("me.jpg")]
+    said = {p.name: why for p, why in passed_over(".")}
+    unread = {f"a{s}" for s in UNREAD if s.lower() not in IMAGE_SUFFIXES}
+    assert set(said) == unread | {"pipe.png", "gone.png", "socket.png"}
+    if "a.heic" in said: assert "pip install pillow-heif" in said["a.heic"] and "pillow-heif" in said["a.HEIF"]
+    assert "JPEG or TIFF" in said["a.cr2"] and "save it as PNG" in said["a.psd"] and "link to nothing" in said["gone.png"]
+    Path("me.jpg").unlink()
+    refused(lambda: image_files("."), "holds no image", "a.HEIF" if "a.HEIF" in said else "a.cr2", "more")
+
+def test_hidden_folders_are_never_entered_and_links_end(tmp_path):
+    root = tmp_path/"root"
+    for name in (".ipynb_checkpoints/a.png", ".b.png", "in/c.png", "in/.d/e.png", "far/f.png"): save_image(as_tensor(photo()), root/name)
+    save_image(as_tensor(photo()), tmp_path/"other"/"deep"/"g.png")
+    (root/"a_link").symlink_to(tmp_path/"other")
+    (root/"again").symlink_to(root/"in")
+    (root/"in"/"up").symlink_to(root)
+    (root/"in"/"above").symlink_to(tmp_path)
+    (tmp_path/"other"/"round").symlink_to(tmp_path/"other", target_is_directory=True)
+    (root/"self").symlink_to(root/"self")
+    (root/"link.png").symlink_to(root/"far"/"f.png")
+    found = [p.relative_to(root).as_posix() for p in image_files(root, recursive=True)]
+    assert found == ["a_link/deep/g.png", "far/f.png", "in/c.png", "link.png"]
+    assert [p.name for p in image_files(root)] == ["link.png"] and passed_over(root, True) == []
+    assert image_files(root/".ipynb_checkpoints")[0].name == "a.png"           # asked for by name
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may open every folder")
+def test_a_folder_without_permission_is_said(tmp_path):
+    save_image(as_tensor(photo()), tmp_path/"a.png")
+    (tmp_path/"shut").mkdir(mode=0)
+    assert [p.name for p in image_files(tmp_path, True)] == ["a.png"]
+    assert [(p.name, "permissions" in why) for p, why in passed_over(tmp_path, True)] == [("shut", True)]
+    (tmp_path/"shut").chmod(0o700)
+
+def test_no_reader_waits_for_a_pipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in not_regular(Path()):
+        refused(lambda: load_image(path), "one image file is needed")
+        refused(lambda: TagSet.load(path), "a tags file is needed", exc=ValueError)
+
+def test_paths_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_image(as_tensor(photo()), "~/in/x.png")
+    CELEBA_TAGS.save("~/tags.json")
+    assert torch.equal(load_image("~/in/x.png"), as_tensor(photo())) and image_files("~/in") == [tmp_path/"in"/"x.png"]
+    assert TagSet.load("~/tags.json") == CELEBA_TAGS and make_folder("~/new/deep") == tmp_path/"new"/"deep"
+    with atomic_folder("~/made") as t: (t/"a").touch()
+    assert sorted(os.listdir(tmp_path)) == ["in", "made", "new", "tags.json"] and settle_folder("~/made").is_dir()
+
+
 @pytest.mark.parametrize("bad,contains", [
     (torch.zeros(3, 8, 8), "x[None]"), (torch.zeros(1, 8, 8, 3), "Channels come before"), (torch.zeros(1, 1, 8, 8), "(B,3,H,W)"), (torch.zeros(0, 3, 8, 8), "(B,3,H,W)"),
     (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "from_uint8"), (torch.full((1, 3, 8, 8), float("nan")), "NaN"), (torch.full((1, 3, 8, 8), 255.), "0..255"),
@@ -213,10 +291,14 @@ def test_names_that_do_not_exist():
     refused(lambda: CELEBA_TAGS["Smiling"].index("yes"), "Known: without, with", exc=ValueError)
     assert nearest("qqq", ["Smiling"]) == ""
 
-@pytest.mark.parametrize("text", ["", "not json", "[1, 2]", '{"Smiling": 1}', '{"Smiling": {"values": ["only"]}}', "{}"])
+@pytest.mark.parametrize("text", [
+    "", "not json", "[1, 2]", "3", "null", '{"Smiling": 1}', '{"Smiling": {"values": ["only"]}}', "{}", '{"a": {"values": "ab"}}',
+    '{"a": {"values": [1, 2]}}', '{"a": {"values": [[1], [2]]}}', '{"a": {"values": {"x": 1}}}', '{"a": {"values": ["x", ""]}}',
+    '{"": {"values": ["x", "y"]}}', '{"a": {"values": ["x", "y"], "attributes": 7}}', '{"a": {"values": ["x", "y"], "attributes": "xy"}}',
+    '{"a": {"values": ["x", null]}}', '{"a": {"values": ["x", "x"]}}', '{"a":' * 30_000, '{"a": "' + "x" * 1_000_000 + '"}', "\udcff"])
 def test_tag_files_that_are_none(tmp_path, text):
-    (tmp_path/"tags.json").write_text(text)
-    refused(lambda: TagSet.load(tmp_path/"tags.json"), exc=ValueError)
+    (tmp_path/"tags.json").write_text(text, encoding="utf-8", errors="surrogateescape")
+    refused(lambda: TagSet.load(tmp_path/"tags.json"), "tags.json", exc=ValueError)
 
 
 @contextmanager
@@ -279,6 +361,129 @@ def test_a_kill_between_the_renames_is_mended(tmp_path):
     with atomic_folder(tmp_path/"m") as t: (t/"two").touch()
     assert os.listdir(tmp_path) == ["m"] and os.listdir(tmp_path/"m") == ["two"]
 
+# ---- names and places
+
+LONG = {"emoji": "🙂" * 59, "letters": "x" * 245, "accents": "é" * 120, "bytes": "\udcff" * 240, "dots": "a." + "b" * 240, "full": "y" * 251}
+
+@pytest.mark.parametrize("stem", LONG.values(), ids=LONG)
+def test_names_as_long_as_a_system_takes(tmp_path, stem):
+    x, path = as_tensor(photo()), tmp_path/f"{stem}.png"
+    assert torch.equal(load_image(save_image(x, path)), x)
+    assert load_image(save_image(x, tmp_path/(short_name(stem, room=11) + "_edited.png"))).shape == (3, 30, 40)
+    for text in ("one", "two"):
+        with atomic_folder(tmp_path/f"{stem}.dir") as t: (t/text).touch()
+    assert os.listdir(tmp_path/f"{stem}.dir") == ["two"] and len(os.listdir(tmp_path)) == 3
+    (tmp_path/f"{stem}.dir").rename(tmp_path/f".{short_name(f'{stem}.dir', room=10)}.previous")
+    assert settle_folder(tmp_path/f"{stem}.dir").is_dir()
+
+@pytest.mark.parametrize("stem", [*LONG.values(), "z" * 4000, "\ud800" * 100, "", "a"], ids=[*LONG, "long", "surrogates", "none", "one"])
+@pytest.mark.parametrize("room", [0, 11, 60, 250])
+def test_short_names_fit_and_stay_different(stem, room):
+    short = short_name(stem, room)
+    length = len(os.fsencode(short)) if "\ud800" not in short else len(short.encode("utf-8", "surrogatepass"))
+    assert length <= 255 - min(room, 246)                          # a hash and its mark are the least
+    if len(stem) <= 1: assert short == stem
+    elif short != stem: assert short != short_name(stem + "b", room) and short[:-9] == stem[:len(short) - 9]
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "🙂" * 70 + ".png", "nul\0.png", "\ud800.png", "." + "p" * 300])
+def test_names_that_no_system_takes(tmp_path, name):
+    def folder():
+        with atomic_folder(tmp_path/name): pass
+    def file():
+        with atomic_write(tmp_path/name): pass
+    for write in (folder, file, lambda: make_folder(tmp_path/name), lambda: write_json([], tmp_path/name)):
+        refused(write, "cannot write", exc=OSError)
+    assert os.listdir(tmp_path) == []
+
+@pytest.mark.parametrize("name", ODD[:6])
+def test_odd_names_are_written_and_told(tmp_path, name):
+    name = name.replace("\0", "").replace("/", "") + ".png"
+    assert load_image(save_image(as_tensor(photo()), tmp_path/name)).shape == (3, 30, 40) and [p.name for p in image_files(tmp_path)] == [name]
+    (tmp_path/name).write_bytes(b"no picture")
+    refused(lambda: load_image(tmp_path/name), "not an image").encode("utf-8")
+
+@pytest.mark.parametrize("place", [".", "", "..", "../..", "here/..", "/", "./", "../here", "link"])
+def test_the_folder_one_is_in_is_not_exchanged(tmp_path, monkeypatch, place):
+    (tmp_path/"here").mkdir()
+    (tmp_path/"here"/"here").mkdir()
+    (tmp_path/"here"/"mine.txt").write_text("mine")
+    (tmp_path/"here"/"link").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path/"here")
+    def write():
+        with atomic_folder(place) as t: (t/"new").touch()
+    refused(write, "cannot write", "the folder you are in", exc=OSError)
+    assert settle_folder(place).is_dir() and (tmp_path/"here"/"mine.txt").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["here"] and sorted(os.listdir(".")) == ["here", "link", "mine.txt"]
+
+def test_a_folder_by_a_roundabout_path_and_by_a_link(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a", "b").mkdir(parents=True)
+    Path("link").symlink_to("a")
+    for n, place in enumerate(("a/b/..", "a/.", "link", "./link/", "a/b/../../a")):
+        with atomic_folder(place) as t: (t/f"{n}").touch()
+        Path("a", "b").mkdir()
+        assert sorted(os.listdir("a")) == [f"{n}", "b"] and Path("link").is_symlink() and sorted(os.listdir()) == ["a", "link"]
+
+def test_pictures_that_a_format_cannot_hold(tmp_path):
+    refused(lambda: save_image(photo().convert("RGBA"), tmp_path/"a.jpg"), "a.jpg", "RGBA", exc=OSError)
+    refused(lambda: save_image(photo(), tmp_path/"a.jpg", quality="best of all"), "a.jpg", exc=OSError)
+    refused(lambda: save_image(photo(20_000, 8), tmp_path/"a.webp"), "a.webp", exc=OSError)
+    for name in ("a.psd", "a.xyz", "a"): refused(lambda: save_image(photo(), tmp_path/name), "names no image format", exc=ValueError)
+    assert os.listdir(tmp_path) == []
+
+
+# ---- JSON, and what is no regular file
+
+@pytest.mark.parametrize("name", ODD)
+def test_json_takes_any_name(tmp_path, name):
+    path = write_json({name: [name]}, tmp_path/"new"/"a.json")
+    assert read_json(path) == {name: [name]} and json.loads(path.read_text(encoding="utf-8")) == {name: [name]}
+    assert "\n" not in shown(name) and shown(name).encode("utf-8")
+
+def test_json_takes_numbers_of_all_kinds(tmp_path):
+    data = {"n": np.float32(0.5), "a": np.arange(3), "t": torch.ones(2), "p": tmp_path}
+    data |= {"nan": math.nan, "inf": -math.inf, "none": None}
+    back = read_json(write_json(data, tmp_path/"a.json"))
+    assert back["n"] == 0.5 and back["a"] == [0, 1, 2] and back["t"] == [1, 1] and back["p"] == str(tmp_path)
+    assert math.isnan(back["nan"]) and back["inf"] == -math.inf and back["none"] is None
+    assert write_json({}, None) is None
+    with pytest.raises(TypeError, match="cannot be written"): write_json({"o": object()}, tmp_path/"b.json")
+    assert os.listdir(tmp_path) == ["a.json"]
+
+@pytest.mark.parametrize("content,words", [
+    (b"", "is not JSON"), (b"\xff\xfe\x00\x80", "is not JSON"), (b"<html>\n404", "is not JSON"), (b"9" * 5000, "is not JSON"),
+    (b"[" * 50_000, "nested too deeply"), (b'{"a":' * 50_000, "nested too deeply"),
+    (b"[" + b"1," * 600_000 + b"1]", "at most 1,000,000")])
+def test_json_that_cannot_be_used_is_one_line(tmp_path, content, words):
+    (tmp_path/"x.json").write_bytes(content)
+    refused(lambda: read_json(tmp_path/"x.json", "a recipe"), "x.json", words, "a recipe", exc=FileError)
+
+def not_regular(folder):
+    "Paths of what stands in a folder under a file's name and is none."
+    os.mkfifo(folder/"pipe")
+    for name, target in (("broken", folder/"gone"), ("device", "/dev/zero"), ("loop", "loop")): (folder/name).symlink_to(target)
+    (folder/"folder").mkdir()
+    (folder/"file").touch()
+    with socket.socket(socket.AF_UNIX) as s: s.bind(str(folder/"socket"))
+    names = ("pipe", "broken", "device", "loop", "folder", "socket", "gone", "file/x", "n" * 300, "nul\0")
+    return [folder/n for n in names]
+
+def test_only_regular_files_are_opened(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)                                     # a socket's path must be short
+    for path in not_regular(Path()): refused(lambda: read_json(path), "a JSON file is needed", exc=FileError)
+    (tmp_path/"link.json").symlink_to(write_json([1], tmp_path/"real.json"))
+    assert read_json(tmp_path/"link.json") == [1] and file_size("real.json", "x") == len(json_text([1]))
+
+def test_the_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    write_json([1], "~/a.json")
+    assert os.listdir(tmp_path) == ["a.json"] and read_json("~/a.json") == [1]
+    (tmp_path/"~").mkdir()
+    (tmp_path/"~"/"b.json").write_text("[2]")
+    assert read_json("~/b.json") == [2] and user_path("~nobody-here/x") == Path("~nobody-here/x")
+
+
 def test_files_get_the_usual_permissions(tmp_path):
     (tmp_path/"plain").touch()
     with atomic_write(tmp_path/"a.txt") as t: t.write_text("a")
@@ -288,3 +493,18 @@ def test_files_get_the_usual_permissions(tmp_path):
 def test_shipped_things():
     for name in shipped_names(): assert shipped_path(name).exists()
     for bad in ("", "..", "../setup.py", "/etc/passwd", "synthfaces46x"): refused(lambda: shipped_path(bad), "ships with the package", exc=FileNotFoundError)
+
+
+# ---- the package itself
+
+def test_importing_the_package_is_light_and_names_come_when_asked_for():
+    code = """
+import sys, latref_nb
+assert "torch" not in sys.modules and "PIL" not in sys.modules, "import latref_nb brings its heavy parts along"
+from latref_nb import Edit, LatRefPipeline
+import latref_nb.pipeline
+assert Edit is latref_nb.pipeline.Edit and "LatRefPipeline" in dir(latref_nb)
+try: latref_nb.LatRefPipelin
+except AttributeError as e: assert "LatRefPipeline" in str(e)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

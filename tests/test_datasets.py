@@ -110,6 +110,74 @@ def test_masks_overlap_and_faults(layouts):
     with pytest.raises(FileNotFoundError, match="unpack CelebAMask-HQ-mask-anno"): ds.masks(0)
 
 
+@pytest.mark.parametrize("make,words", [
+    (lambda p: Image.new("1", (11_000, 10_000)).save(p), "110 megapixels"), (lambda p: Image.new("L", (4, 64)).save(p), "too small"),
+    (lambda p: Image.new("L", (4000, 16)).save(p), "too elongated"), (lambda p: p.write_bytes(b""), "zero bytes"),
+    (lambda p: Image.new("L", (64, 64)).save(p, save_all=True, append_images=[Image.new("L", (64, 64), 255)]), "2 frames"),
+    (lambda p: p.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n"), "not an image"), (os.mkfifo, "a pipe"),
+    (lambda p: p.mkdir(), "is a folder"), (lambda p: p.write_bytes((p.parent/"00003_nose.png").read_bytes()[:-30]), "cut short")])
+def test_masks_are_checked_as_faces_are(tmp_path, make, words):
+    ds = D.open_faces(fake_mask_hq(tmp_path), 32)
+    path = tmp_path/"CelebAMask-HQ-mask-anno/0/00003_skin.png"
+    path.unlink()
+    make(path)
+    with pytest.raises(ImageError, match="00003_skin.png: is not a picture") as e: ds.masks(3)
+    assert words in str(e.value) and "\n" not in str(e.value)
+
+
+def test_masks_of_every_mode_are_the_same(tmp_path):
+    ds, path = D.open_faces(fake_mask_hq(tmp_path), 64), tmp_path/"CelebAMask-HQ-mask-anno/0/00003_skin.png"
+    white, want = Image.open(path).convert("L").point(lambda v: 255 * (v > 127)), ds.masks(3)
+    for mode in ("1", "L", "P", "RGB", "RGBA", "LA", "I;16", "I"):
+        if mode[0] == "I": Image.fromarray((np.asarray(white, np.int32) * 257).astype(np.uint16 if mode == "I;16" else np.int32)).save(path)
+        else: white.convert(mode).save(path)
+        assert torch.equal(ds.masks(3), want), mode
+
+
+def test_a_face_without_a_number_has_no_masks(tmp_path):
+    root = fake_mask_hq(tmp_path)
+    (root/"CelebA-HQ-img/5.jpg").rename(root/"CelebA-HQ-img/five.jpg")
+    text = (root/"CelebAMask-HQ-attribute-anno.txt").read_text().replace("5.jpg", "five.jpg")
+    (root/"CelebAMask-HQ-attribute-anno.txt").write_text(text)
+    with pytest.raises(ValueError, match="'five' is none"): D.open_faces(root, 32).masks(5)
+
+
+def test_folders_in_the_home_folder(layouts, monkeypatch):
+    home = layouts["folder"].parent
+    monkeypatch.setenv("HOME", str(home))
+    for name, folder in (("CelebAMask-HQ", "hq"), ("CelebA", "celeba"), ("kaggle", "kaggle"), ("folder", "folder")):
+        assert len(D.open_faces(f"~/{folder}", 24)) == 6
+    (home/"my.csv").write_text("file,Smiling\nface0,with\n")
+    ds, _ = quietly(D.FaceFolder, "~/folder", labels_file="~/my.csv")
+    assert ds.labels[0, 0] == 1 and len(D.CelebA("~/kaggle")) == 6
+    D.cached(ds, path="~/c.st", progress=False)
+    D.write_celeba(FACES, "~/written", 2, progress=False)
+    assert (home/"c.st").is_file() and (home/"written"/"list_attr_celeba.txt").is_file()
+
+
+def test_a_folder_of_pictures_that_cannot_be_read_says_which(tmp_path):
+    (tmp_path/"in").mkdir()
+    (tmp_path/"in"/"scan.psd").touch()
+    with pytest.raises(ImageError, match="holds no pictures.*scan.psd: .*save it as PNG"): D.open_faces(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "list_attr_celeba.txt"])
+@pytest.mark.parametrize("make,words", [(os.mkfifo, "a pipe"), (lambda p: p.mkdir(), "is a folder"), (lambda p: p.symlink_to("/dev/zero"), "a device")])
+def test_annotations_that_are_no_files(tmp_path, name, make, words):
+    save_image(PICTURES[0], tmp_path/"img_align_celeba"/"000001.jpg")
+    make(tmp_path/name)
+    read = lambda: D.CelebA(tmp_path) if "celeba" in name else D.FaceFolder(tmp_path/"img_align_celeba", labels_file=tmp_path/name)
+    with pytest.raises(D.AnnotationError, match=words): read()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", '{"faces": 3}', '{"faces": [], "kind": 1}', "[" * 50_000, "\x00"])
+def test_a_record_of_faces_that_is_none(tmp_path, text):
+    D.write_celeba(FACES, tmp_path/"a", 2, progress=False)
+    (tmp_path/"a"/D._KEY_FILE).write_text(text)
+    with pytest.raises(ValueError) as e: D.write_celeba(FACES, tmp_path/"a", 2, progress=False)
+    assert str(tmp_path/"a") in str(e.value) and "\n" not in str(e.value)
+
+
 def test_masks_lie_in_folders_of_two_thousand(tmp_path):
     root = fake_mask_hq(tmp_path); (root/"CelebAMask-HQ-mask-anno/1").mkdir()
     (root/"CelebA-HQ-img/5.jpg").rename(root/"CelebA-HQ-img/2003.jpg")
@@ -307,10 +375,21 @@ def test_damaged_caches_are_made_anew_and_foreign_files_left_alone(tmp_path):
     path.write_bytes(data[:-100])
     out, notes = quietly(D.cached, FACES, 6, path, progress=False)
     assert "damaged" in notes[0] and path.read_bytes() == data
-    for foreign in (b"hello", b"", b"\0" * 64, data[8:200]):
+    heads = [b"[" * 100_000, b"[]", b'{"__metadata__": 3}', b'{"__metadata__": {"key": 1}, "images": {"data_offsets": [], "shape": 1}}',
+             b'{"__metadata__": {"key": 1}, "images": {"data_offsets": [0, "x"], "shape": 1}}']
+    for foreign in (b"hello", b"", b"\0" * 64, data[8:200], *(len(h).to_bytes(8, "little") + h for h in heads)):
         path.write_bytes(foreign)
         with pytest.raises(ValueError, match="not a cache of faces"): D.cached(FACES, 6, path, progress=False)
         assert path.read_bytes() == foreign
+
+
+def test_a_cache_whose_sizes_were_altered_is_made_anew(tmp_path):
+    path = tmp_path/"c.st"
+    D.cached(FACES, 6, path, progress=False)
+    data = path.read_bytes()
+    assert b"[6, 3, 32, 32]" in data
+    path.write_bytes(data.replace(b"[6, 3, 32, 32]", b"[6, 3, 32, 99]"))
+    assert "made anew" in quietly(D.cached, FACES, 6, path, progress=False)[1][0] and path.read_bytes() == data
 
 
 def test_a_cache_that_cannot_be_finished_leaves_nothing(tmp_path, monkeypatch):

@@ -261,3 +261,39 @@ def test_eigenfaces_are_the_svd():
 def test_mistakes_are_told_in_one_line(linear, mlp, data, call, words):
     with pytest.raises(ValueError) as e: call(mlp, linear, data[1][0])
     assert words in str(e.value) and "\n" not in str(e.value)
+
+
+# ---- tags by name, numbers that are none
+
+@pytest.mark.parametrize("how", [dict(noise=float("nan")), dict(noise=-1), dict(steps=0), dict(batch_size=0), dict(lr=float("inf")), dict(lr=0.), dict(weight_decay=-1), dict(val_share=1), dict(check_every=0), dict(hidden=1.5)], ids=str)
+def test_what_no_classifier_is_fitted_with(data, how):
+    z, labels = torch.randn(40, 4, generator=make_generator(0)), torch.arange(40)[:, None] % 2
+    with pytest.raises(ValueError, match=f"^{list(how)[0]}=.* came; allowed: ") as e: fit_classifiers(z, labels, TagSet([Tag("a", ("x", "y"))]), **how)
+    assert "\n" not in str(e.value)
+
+@pytest.mark.parametrize("how", [dict(confidence=float("nan")), dict(step=0), dict(max_steps=-1), dict(keep=float("inf")), dict(noise=-1), dict(draws=0), dict(share=0), dict(share=float("nan"), metric="subspace")], ids=str)
+def test_what_no_walk_is_led_by(mlp, how):
+    tag = mlp.tags.tags[0]
+    with pytest.raises(ValueError, match=f"^{list(how)[0]}=.* came; allowed: "): image_specific(torch.zeros(2, mlp.config.z_dim), mlp, tag.name, tag.values[1], **how)
+
+TWO = TagSet([Tag("a", ("without", "with")), Tag("b", ("x", "y", "z"))])
+
+@pytest.mark.parametrize("how, words", [(dict(strengths=(1., float("nan"))), "strength=nan"), (dict(strengths=(0.,)), "strength=0.0"), (dict(strengths=(-1.,)), "strength=-1.0"), (dict(n=0), "n=0")], ids=str)
+def test_strengths_are_numbers(how, words):
+    with pytest.raises(ValueError, match=words): calibrate(lambda z, t, v, s: z + s, lambda z, i: z, lambda x: torch.zeros(len(x), 2).long(), torch.zeros(3, 4), torch.zeros(3, 2).long(), TWO, **how)
+    with pytest.raises(ValueError, match="strength of a=with=nan"): Calibration({("a", "with"): float("nan")}).as_config()
+
+def test_a_calibrating_network_is_read_by_name():
+    "A judge with turned columns finds the same strengths; one of other tags is refused; labels of another width are refused."
+    class Reader:
+        def __init__(self, tags): self.tags = tags
+        def predict(self, x): return torch.stack([{"a": (x[:, 0] >= 1).long(), "b": (x[:, 0] >= 2).long()}[t.name] for t in self.tags], 1)
+    z, how = torch.zeros(4, 3), dict(strengths=(.5, 1., 2.), pairs=[("a", "with")])
+    def go(judge, before=torch.zeros(4, 2).long(), tags=TWO): return calibrate(lambda z, t, v, s: z + s, lambda z, i: z, judge, z, before, tags, **how)
+    for tags in (TWO, TagSet(list(TWO)[::-1])):
+        assert go(Reader(tags)).strengths == go(Reader(tags).predict).strengths == {("a", "with"): 1.}
+    with pytest.raises(ValueError, match="the judge knows .* and not TagSet.b"): go(Reader(TagSet([TWO["a"]])))
+    with pytest.raises(ValueError, match=r"labels \(4, 1\) came; \(4, 2\) are needed"): go(Reader(TWO), torch.zeros(4, 1).long())
+
+def test_a_column_of_labels_for_every_head(mlp):
+    with pytest.raises(ValueError, match="1 columns of labels came for the tags"): head_losses(mlp(torch.zeros(2, mlp.config.z_dim)), torch.zeros(2, 1).long())

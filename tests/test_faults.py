@@ -232,9 +232,23 @@ def test_missing_and_empty_folders(call, tmp_path, command, argv):
 
 # ---- measuring and fitting
 
-@pytest.mark.parametrize("argv,words", [(["--edit", "Smilling=with"], "Did you mean 'Smiling'?"), (["--n", 0], "n=0"), (["--method", "magic"], "magic"), (["--model", "synthfaces46"], "Shipped:"), (["--lpips", "gone.pth"], "gone.pth")])
+@pytest.mark.parametrize(
+    "argv,words",
+    [
+        (["--edit", "Smilling=with"], "Did you mean 'Smiling'?"),
+        (["--n", 0], "--n=0"),
+        (["--method", "magic"], "magic"),
+        (["--model", "synthfaces46"], "Shipped:"),
+        (["--lpips", "gone.pth"], "gone.pth"),
+    ],
+)
 def test_what_cannot_be_measured(call, model, tmp_path, argv, words):
-    refused(call(commands.latref_eval, "--model", model, "--n", 2, "--steps", 1, "--json", tmp_path/"new"/"t.json", *argv), words)
+    refused(
+        call(
+            commands.latref_eval, "--model", model, "--n", 2, "--steps", 1, "--json", tmp_path / "new" / "t.json", *argv
+        ),
+        words,
+    )
     assert not list(tmp_path.iterdir())
 
 @pytest.mark.parametrize("argv,words", [(["--autoencoder", "gone"], "gone"), (["--n", 1, "--held-out", 39], "faces"), (["--set", "magic.step=1"], "magic"), (["--data", "gone"], "gone"), (["--out", "/dev/null/new"], "cannot write")])
@@ -279,6 +293,627 @@ def test_a_training_is_not_started_over_by_accident(call, tmp_path):
 def test_trainings_that_cannot_begin(call, tmp_path, argv, words):
     refused(call(commands.latref_train, "autoencoder", "--out", tmp_path/"run", "--steps", 1, *TINY, *argv), words)
     assert not (tmp_path/"run"/"checkpoint").exists()
+
+
+# ---- numbers, devices and settings
+
+RUN = ["autoencoder", *TINY]  # of a training; what is tried comes behind and wins
+@pytest.mark.parametrize(
+    "option,words",
+    [
+        *[("--steps", w) for w in ("0", "-1", "1e3", "nan", str(10**30))],
+        *[("--batch-size", w) for w in ("0", "-4", "70000", "x")],
+        *[("--seed", w) for w in (str(2**63), str(2**64), "-1", "1.5")],
+        *[("--data-seed", w) for w in (str(2**63), "-1")],
+        *[("--lr", w) for w in ("inf", "nan", "0", "-1", "1e400")],
+        *[("--ema-decay", w) for w in ("nan", "2", "1", "-0.1")],
+        ("--decay", "1.5"),
+        ("--high-noise", "-1"),
+        ("--regions", "nan"),
+        ("--z-labels", "-1"),
+        ("--z-image", "inf"),
+        ("--warmup", "-1"),
+        ("--save-every", "0"),
+        ("--threads", "0"),
+        ("--threads", "100000000"),
+        ("--n", "0"),
+        ("--n", "-5"),
+    ],
+)
+def test_numbers_of_a_training_are_checked_first(call, tmp_path, option, words):
+    refused(
+        call(commands.latref_train, *RUN, "--out", tmp_path / "run", f"{option}={words}"),
+        option,
+        f"{option}={words} came",
+        "is needed",
+    )
+    assert not list(tmp_path.iterdir())
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--batch-size=0",
+        "--batch-size=-1",
+        "--steps=0",
+        "--steps=100000",
+        f"--seed={2**63}",
+        f"--seed={-(2**64)}",
+        "--batch-size=1e9",
+        "--device=cuda:99",
+        "--device=meta",
+        "--device=",
+        "--device=cpu:3",
+    ],
+)
+def test_numbers_of_an_edit_are_checked_first(call, face, model, tmp_path, option):
+    refused(call(commands.latref_edit, face, "--model", model, "--out", tmp_path / "out", option))
+    assert not (tmp_path / "out").exists()
+
+@pytest.mark.parametrize(
+    "option", ["--n=0", "--steps=0", "--batch-size=0", "--threads=0", f"--seed={2**63}", "--seed=-1", "--n=1e12"]
+)
+def test_numbers_of_an_evaluation_are_checked_first(call, model, option):
+    refused(call(commands.latref_eval, "--model", model, option), option)
+
+@pytest.mark.parametrize(
+    "option", ["--seeds=0", "--eval-steps=0", "--faces=0", "--stages=-1", "--min-flip=nan", "--n=0", "--steps=0"]
+)
+def test_numbers_of_ablations_are_checked_first(call, model, tmp_path, option):
+    refused(call(commands.latref_eval, "ablations", "--model", model, "--out", tmp_path / "ab", option), option)
+    assert not list(tmp_path.iterdir())
+
+@pytest.mark.parametrize(
+    "option", ["--held-out=0", "--calibrate=-1", "--calibrate-steps=0", "--iterations=0", "--sure=nan", "--noise=-1"]
+)
+def test_numbers_of_classifiers_are_checked_first(call, model, tmp_path, option):
+    refused(
+        call(
+            commands.latref_train,
+            "classifiers",
+            "--autoencoder",
+            model / "autoencoder",
+            "--out",
+            tmp_path / "new",
+            option,
+        ),
+        option,
+    )
+    assert not list(tmp_path.iterdir())
+
+def test_every_number_has_a_range():
+    from test_commands import parsers
+
+    for prog, parser, _ in parsers():
+        for a in parser._actions:
+            assert a.type not in (int, float), f"{prog}: --{a.dest} takes any number"
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        f"Smiling=with:seed={2**63}",
+        f"Smiling=with:seed=1,{-(2**70)}",
+        "Smiling=with:gain=1e30",
+        "Smiling=with:gain=-1e9",
+        "Smiling=with:seed=1e3",
+    ],
+)
+def test_numbers_in_wishes(call, face, styled, tmp_path, wish):
+    refused(
+        edit(call, face, styled, tmp_path / "out", "--edit", wish),
+        "out of range" if "1e3" not in wish or "gain" in wish else "whole number",
+    )
+    assert not (tmp_path / "out").exists()
+
+@pytest.mark.parametrize("kind", ["latref", "diffae"])
+@pytest.mark.parametrize(
+    "pair,words",
+    [
+        ("nonsense=3", "'nonsense' is not known"),
+        ("image_size=abc", "image_size=abc"),
+        ("z_dim=-4", "z_dim=-4"),
+        ("channel_mult=[[1]]", "channel_mult"),
+        ("model_channels=100000", "weights"),
+        ("z_dim", "name=value"),
+        ("attention_resolutions=" + "[" * 5000, "no network"),
+        ("z_dim=null", "z_dim"),
+    ],
+)
+def test_settings_of_published_weights_are_checked_before_they_are_read(call, tmp_path, kind, pair, words):
+    refused(
+        call(
+            commands.latref_convert, tmp_path / "gone.ckpt", "--out", tmp_path / "made", "--kind", kind, "--set", pair
+        ),
+        words,
+    )
+    assert not list(tmp_path.iterdir())
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        "perceptual=abc",
+        "perceptual=-1",
+        "perceptual=NaN",
+        "perceptual=1e400",
+        "perceptual=null",
+        "forward.steps=0.5",
+        "forward.steps=true",
+        "forward.recolour=1",
+        "settings.noise=-1",
+        "modulation.width=-3",
+        "modulation.width=wide",
+        "modulation.heads=7",
+        "shape.style_dim=[1]",
+        "extractor.layers=x",
+    ],
+)
+def test_settings_of_styles_are_checked_before_the_work(call, model, tmp_path, pair):
+    for base in ([commands.latref_train, "styles"], [commands.latref_eval, "ablations"]):
+        refused(call(*base, "--model", model, "--out", tmp_path / "run", "--n", 8, "--set", pair))
+    assert not list(tmp_path.iterdir())
+
+@pytest.mark.parametrize(
+    "pair,words",
+    [
+        ("image_specific.nonsense=1", "'nonsense' is not known"),
+        ("image_specific.step=big", "number"),
+        ("image_specific.max_steps=1.5", "whole number"),
+        ("global_direction.step=1", "not known"),
+    ],
+)
+def test_settings_of_methods_are_checked_before_the_work(call, model, tmp_path, pair, words):
+    refused(
+        call(
+            commands.latref_train,
+            "classifiers",
+            "--autoencoder",
+            model / "autoencoder",
+            "--out",
+            tmp_path / "new",
+            "--set",
+            pair,
+        ),
+        words,
+    )
+    assert not list(tmp_path.iterdir())
+
+
+# ---- whatever a command throws
+
+def bug(kind, *words):
+    def work(*_, **__):
+        raise kind(*words)
+
+    return work
+
+@pytest.mark.parametrize(
+    "kind,args",
+    [
+        (KeyError, ("a bug",)),
+        (MemoryError, ()),
+        (RecursionError, ("maximum recursion depth exceeded",)),
+        (RuntimeError, ("[enforce fail]\nmany\nlines" + "x" * 2000,)),
+        (AssertionError, ()),
+        (AttributeError, ("no",)),
+        (TypeError, ("missing",)),
+        (ZeroDivisionError, ("division by zero",)),
+        (StopIteration, ()),
+        (torch.OutOfMemoryError, ("CUDA out of memory",)),
+    ],
+)
+def test_a_bug_is_one_line_and_its_traceback_is_at_hand(call, tmp_path, monkeypatch, kind, args):
+    monkeypatch.setattr(commands, "SynthFaces", bug(kind, *args))
+    line = ["synthfaces", "--out", tmp_path / "f", "--n", 2]
+    refused(call(commands.latref_data, *line), f"unexpected {kind.__name__}", "--traceback")
+    code, out, err = call(commands.latref_data, *line, "--traceback")
+    assert (
+        code == 1
+        and err[0].startswith("Traceback")
+        and any(kind.__name__ in l for l in err)
+        and err[-1].startswith("latref_data synthfaces: unexpected")
+    )
+
+@pytest.mark.parametrize("kind", [ValueError, OSError, commands.training.TrainingError])
+def test_an_error_of_ours_is_said_as_it_is(call, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(commands, "SynthFaces", bug(kind, "Give\nanother."))
+    assert call(commands.latref_data, "synthfaces", "--out", tmp_path / "f")[2] == [
+        "latref_data synthfaces: Give another."
+    ]
+
+def test_every_command_knows_the_traceback():
+    from test_commands import parsers
+
+    for prog, parser, _ in parsers():
+        assert "--traceback" in parser.format_help(), prog
+
+
+# ---- telling never stops the work
+
+ODD = [
+    "plain",
+    "ü é 中 🙂",
+    "caf\udce9",
+    "two\nlines",
+    "a  b",
+    "n" * 245,
+    "🙂" * 59,
+    "\udcff",
+]  # names without their suffix
+
+@pytest.mark.parametrize("name", ODD, ids=lambda n: ascii(n[:9]))
+def test_files_of_any_name_are_edited_and_told(call, face, model, tmp_path, name):
+    odd = face.parent / (name + ".png")
+    shutil.copy(face, odd)
+    (face.parent / (name[:200] + "x.jpg")).write_text("a letter")
+    code, out, err = edit(call, face.parent, model, tmp_path / "out", "--edit", "Smiling=with")
+    data = json.loads((tmp_path / "out" / "edits.json").read_text(encoding="utf-8"))
+    assert code == 1 and len(err) == 1 and len(out.splitlines()) == 3 and "2 edited, 1 skipped" in out
+    row = next(r for r in data["files"] if r["file"] == str(odd))
+    assert (tmp_path / "out" / row["edited"]).is_file() and (tmp_path / "out" / row["strip"]).is_file()
+
+def child(argv, cwd, **env):
+    "A command in a process of its own."
+    return subprocess.run([str(a) for a in argv], cwd=cwd, capture_output=True, timeout=240, env={**os.environ, **env})
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "cp1252"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=["ascii", "cp1252", "C"],
+)
+def test_terminals_that_lack_letters(face, model, tmp_path, env):
+    folder = os.fsencode(face.parent)
+    shutil.copy(os.fsencode(face), folder + b"/\xff.png")
+    with open(folder + b"/\xe9.jpg", "w") as f:
+        f.write("a letter")
+    done = child(
+        [
+            BIN / "latref_edit",
+            face.parent,
+            "--model",
+            model,
+            "--steps",
+            1,
+            "--batch-size",
+            1,
+            "--edit",
+            "Smiling=with",
+            "--out",
+            "out",
+        ],
+        tmp_path,
+        **env,
+    )
+    assert done.returncode == 1 and b"Traceback" not in done.stderr and b"2 edited, 1 skipped" in done.stdout, (
+        done.stderr[-900:]
+    )
+    assert b"\\u2192" in done.stdout or b"\xe2\x86\x92" in done.stdout
+    assert len(json.loads((tmp_path / "out" / "edits.json").read_text(encoding="utf-8"))["files"]) == 3
+
+@pytest.mark.parametrize("how", ["head", "closed", "full"])
+def test_nobody_needs_to_listen(face, model, tmp_path, how):
+    for i in range(3):
+        shutil.copy(face, face.parent / f"{i}.png")
+    line = f"{BIN / 'latref_edit'} {face.parent} --model {model} --steps 1 --batch-size 1 --edit Smiling=with --out out"
+    ways = {
+        "head": f"{line} | true; exit ${{PIPESTATUS[0]}}",
+        "closed": f"{line} >&- 2>&-",
+        "full": f"{line} > /dev/full",
+    }
+    done = child(["bash", "-c", ways[how]], tmp_path)
+    assert done.returncode == 0 and not done.stderr, done.stderr[-900:]
+    assert len(json.loads((tmp_path / "out" / "edits.json").read_text())["files"]) == 4
+
+def test_a_python_without_a_terminal(call, face, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    argv = [face.parent, "--model", model, "--steps", 1, "--edit", "Smiling=with", "--out", tmp_path / "out"]
+    assert commands.run_command(commands.latref_edit, "latref_edit", "", [str(a) for a in argv]) == 0
+
+
+# ---- one file never ends a run, and nobody's file is overwritten
+
+def test_the_odd_files_of_public_reports(call, model, tmp_path):
+    cases = Path(__file__).parent / "fixtures" / "cases"
+    pictures = [p for p in cases.rglob("*") if p.suffix in (".png", ".jpg")]
+    code, out, err = call(
+        commands.latref_edit,
+        cases,
+        "--recursive",
+        "--model",
+        model,
+        "--steps",
+        1,
+        "--edit",
+        "Smiling=with",
+        "--out",
+        tmp_path / "out",
+    )
+    rows = json.loads((tmp_path / "out" / "edits.json").read_text())["files"]
+    bad = [r for r in rows if "error" in r]
+    assert len(rows) == len(pictures) > 10 and f"{len(rows) - len(bad)} edited, {len(bad)} skipped" in out
+    assert (
+        code == (1 if bad else 0)
+        and len(err) == len(bad)
+        and not any("Traceback" in l or "\n" in r["error"] for l, r in zip(err, bad))
+    )
+
+def test_pictures_that_are_not_read_are_named(call, face, model, tmp_path):
+    for i in range(7):
+        (face.parent / f"{i}.heic").write_bytes(b"heic")
+    code, out, err = edit(call, face.parent, model, tmp_path / "out")
+    assert (
+        code == 1
+        and "1 edited, 0 skipped, 7 passed over" in out
+        and len(err) == 6
+        and "0.heic" in err[0]
+        and "2 more" in err[-1]
+    )
+
+def test_the_pictures_folder_as_out(call, face, model, tmp_path):
+    "Twice the same: the second run leaves out what the first has made, and overwrites nobody's file."
+    folder, notes = (
+        face.parent,
+        {"face_edited.png": b"mine", "other_strip.png": b"mine too", "other_compare.png": b"and mine"},
+    )
+    shutil.copy(face, folder / "other.png")
+    for name, data in notes.items():
+        (folder / name).write_bytes(data)
+    for n in (1, 2, 3):
+        before = files(folder)
+        code, out, err = edit(call, folder, model, folder, "--edit", "Smiling=with", "--compare")
+        after = files(folder)
+        rows = json.loads(after["edits.json"])["files"]
+        assert code == 1 and "2 edited, 3 skipped" in out and len(err) == 3, (out, err)  # the notes are no pictures
+        assert {k: after[k] for k in ("face.png", "other.png", *notes)} == {
+            k: before[k] for k in ("face.png", "other.png", *notes)
+        }
+        assert {r["edited"] for r in rows if "edited" in r} == {"face-2_edited.png", "other-2_edited.png"} and (
+            n == 1 or set(after) == set(before)
+        )
+
+def test_inputs_references_and_masks_keep_their_names(call, face, styled, tmp_path):
+    folder = face.parent
+    shutil.copy(face, folder / "face_edited.png")
+    shutil.copy(face, folder / "a_edited.png")
+    shutil.copy(face, folder / "a_strip.png")
+    shutil.copy(face, folder / "a.png")
+    before = files(folder)
+    code, out, err = call(
+        commands.latref_edit,
+        face,
+        folder / "face_edited.png",
+        folder / "a.png",
+        "--model",
+        styled,
+        "--steps",
+        1,
+        "--out",
+        folder,
+        "--edit",
+        f"Smiling=with:ref={folder / 'a_edited.png'}:mask={folder / 'a_strip.png'}",
+    )
+    after = files(folder)
+    assert code == 0 and "3 edited" in out and {k: after[k] for k in before} == before
+    assert {r["edited"] for r in json.loads(after["edits.json"])["files"]} == {
+        "face-2_edited.png",
+        "face_edited_edited.png",
+        "a-2_edited.png",
+    }
+
+@pytest.mark.parametrize("content", ["my notes", "[]", '{"files": 3}', '{"files": [{"edited": 3}]}', ""])
+def test_somebodys_edits_json_stays(call, face, model, tmp_path, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "edits.json").write_text(content)
+    refused(edit(call, face, model, tmp_path / "out"), "edits.json", "is no record of edits")
+    assert files(tmp_path / "out") == {"edits.json": content.encode()}
+
+def test_a_run_that_edits_nothing_leaves_the_earlier_record(call, face, model, tmp_path):
+    assert edit(call, face, model, tmp_path / "out", "--edit", "Smiling=with")[0] == 0
+    before = files(tmp_path / "out")
+    (tmp_path / "letter.png").write_text("Dear")
+    code, out, err = edit(call, tmp_path / "letter.png", model, tmp_path / "out")
+    assert (
+        code == 1
+        and len(err) == 1
+        and "0 edited, 1 skipped" in out
+        and "stays" in out
+        and files(tmp_path / "out") == before
+    )
+    refused(edit(call, face, model, tmp_path / "out", "--edit", "Smilling=with"))
+    assert files(tmp_path / "out") == before
+
+def test_what_earlier_runs_made_is_remembered(call, face, model, tmp_path):
+    other = tmp_path / "other.png"
+    shutil.copy(face, other)
+    for picture in (face, other, face):
+        assert edit(call, picture, model, tmp_path / "out")[0] == 0
+    assert set(files(tmp_path / "out")) == {
+        "edits.json",
+        *(f"{n}_{k}.png" for n in ("face", "other") for k in ("edited", "strip")),
+    }
+
+def test_a_folder_that_goes_away_while_editing(call, face, model, tmp_path, monkeypatch):
+    from latref_nb import pipeline
+
+    for i in range(3):
+        shutil.copy(face, face.parent / f"{i}.png")
+    real = pipeline.save_image
+
+    def taken(x, path, **how):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        (tmp_path / "out").write_text("a file in its place")
+        return real(x, path, **how)
+
+    monkeypatch.setattr(pipeline, "save_image", taken)
+    code, out, err = edit(call, face.parent, model, tmp_path / "out")
+    assert code == 1 and 1 <= len(err) <= 5 and all("cannot write" in l and "Traceback" not in l for l in err)
+
+
+# ---- places
+
+@pytest.mark.parametrize(
+    "out,words", [("", "path is needed"), ("/", "root"), ("FILE", "that is a file"), ("FILE/deep", "cannot write")]
+)
+def test_places_that_are_none(call, face, model, tmp_path, out, words):
+    (tmp_path / "FILE").write_text("mine")
+    (tmp_path / "x.ckpt").write_text("x")
+    out = str(tmp_path / out) if "FILE" in out else out
+    before = files(tmp_path)
+    for line in (
+        [commands.latref_edit, face, "--model", model],
+        [commands.latref_data, "synthfaces", "--n", 2, "--size", 32],
+        [commands.latref_train, *RUN, "--steps", 1],
+        [commands.latref_train, "judge", "--steps", 1, "--n", 8],
+        [commands.latref_train, "classifiers", "--autoencoder", model / "autoencoder"],
+        [commands.latref_train, "styles", "--model", model],
+        [commands.latref_train, "mask", "--model", model],
+        [commands.latref_eval, "ablations", "--model", model],
+        [commands.latref_convert, tmp_path / "x.ckpt"],
+        [commands.latref_convert, tmp_path / "x.ckpt", "--kind", "diffae"],
+    ):
+        refused(call(*line, "--out", out), words)
+    assert files(tmp_path) == before
+
+@pytest.mark.parametrize("where", [".", "../here", "./", ".."])
+def test_the_folder_one_stands_in(call, face, model, tmp_path, monkeypatch, where):
+    "What is written anew as a whole would leave the shell in a folder that is gone; other things can be put there."
+    (tmp_path / "all" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "all" / "here")
+    before = files(tmp_path)
+    for line in (
+        [commands.latref_train, "classifiers", "--autoencoder", model / "autoencoder"],
+        [commands.latref_convert, "x.ckpt"],
+    ):
+        refused(call(*line, "--out", where), "you are in it" if where != ".." else "would be lost")
+    assert files(tmp_path) == before
+    assert (
+        call(commands.latref_train, *RUN, "--steps", 1, "--out", where)[0] == 0
+        and (Path(where) / "autoencoder" / "config.json").is_file()
+    )
+    assert edit(call, face, model, where)[0] == 0 and (Path(where) / "face_edited.png").is_file()
+
+@pytest.mark.parametrize("where", [".", "../copy", "./"])
+def test_a_model_one_stands_in(call, face, model, tmp_path, monkeypatch, where):
+    monkeypatch.chdir(shutil.copytree(model, tmp_path / "copy"))
+    assert edit(call, face, where, tmp_path / "out", "--edit", "Smiling=with")[0] == 0
+    refused(edit(call, face, where, where), "is a model")
+
+def test_what_others_have_in_a_folder_is_not_lost(call, face, model, tmp_path, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("the work has begun")
+
+    for name in ("encode_dataset", "_style_cache", "load_latref", "load_diffae", "train_network"):
+        monkeypatch.setattr(commands, name, never)
+    mine = tmp_path / "mine"
+    (mine / "photos").mkdir(parents=True)
+    shutil.copy(face, mine / "photos")
+    (mine / "notes.txt").write_text("mine")
+    before = files(tmp_path)
+    refused(
+        call(commands.latref_train, "classifiers", "--autoencoder", model / "autoencoder", "--out", mine),
+        "would be lost",
+        "photos",
+    )
+    for kind in ("latref", "diffae"):
+        refused(call(commands.latref_convert, "x.ckpt", "--out", mine, "--kind", kind), "would be lost", "photos")
+    refused(
+        call(
+            commands.latref_train, "classifiers", "--autoencoder", model / "autoencoder", "--out", model / "autoencoder"
+        ),
+        "would be lost",
+    )
+    for kind in (["autoencoder", *TINY], ["styles", "--model", model], ["mask", "--model", model]):
+        refused(call(commands.latref_train, *kind, "--out", model), "model_index.json")
+    (mine / "model").mkdir()
+    (mine / "model" / "x").write_text("y")
+    before = files(tmp_path)
+    refused(call(commands.latref_train, "judge", "--out", mine, "--n", 8), "holds model")
+    assert files(tmp_path) == before
+
+@pytest.mark.parametrize(
+    "name,words",
+    [
+        ("notes.txt", "something else"),
+        ("list.json", "something else"),
+        ("model/model_index.json", "something else"),
+        ("", "Give a file name"),
+        ("FILE/t.json", "cannot write"),
+    ],
+)
+def test_tables_overwrite_nobody(call, face, model, tmp_path, name, words):
+    copy = shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "FILE").write_text("f")
+    before = files(tmp_path)
+    for line in (
+        [commands.latref_data, "info", face.parent],
+        [commands.latref_eval, "--model", model, "--n", 2],
+        [commands.latref_eval, "ablations", "--model", model, "--out", tmp_path / "ab"],
+        [commands.latref_train, "classifiers", "--autoencoder", copy / "autoencoder", "--out", tmp_path / "new"],
+    ):
+        refused(call(*line, "--json", tmp_path / name), words)
+    assert files(tmp_path) == before
+
+def test_a_table_replaces_an_earlier_one(call, face, tmp_path):
+    for _ in range(2):
+        assert call(commands.latref_data, "info", face.parent, "--json", tmp_path / "t.json")[0] == 0
+    (tmp_path / "empty.json").touch()
+    assert call(commands.latref_data, "info", face.parent, "--json", tmp_path / "empty.json")[0] == 0
+
+def test_the_home_folder(call, face, styled, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(face, tmp_path / "her.png")
+    shutil.copytree(styled, tmp_path / "styled")
+    Image.new("L", (40, 40), 255).save(tmp_path / "m.png")
+    assert (
+        call(
+            commands.latref_edit,
+            "~/in/face.png",
+            "--model",
+            "~/styled",
+            "--out=~/out",
+            "--steps",
+            1,
+            "--edit",
+            "Smiling=with:ref=~/her.png:mask=~/m.png",
+        )[0]
+        == 0
+    )
+    assert (
+        (tmp_path / "out" / "face_edited.png").is_file()
+        and call(commands.latref_data, "info", "~/in", "--json=~/t.json")[0] == 0
+        and (tmp_path / "t.json").is_file()
+    )
+
+def test_a_card_is_checked_before_the_work(call, model, tmp_path, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr(commands, "evaluate", never)
+    copy = Path(shutil.copytree(model, tmp_path / "copy"))
+    (copy / "README.md").write_text("my own words")
+    refused(call(commands.latref_eval, "--model", copy, "--card"), "is no card")
+    (copy / "README.md").unlink()
+    for text in ("{", "[]", "{}", '{"settings": 3}', "\udcff".encode("utf-8", "surrogateescape"), "[" * 10**5):
+        (copy / "training.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+        if text != "{}":
+            refused(call(commands.latref_eval, "--model", copy, "--card"), "training", "copy")
+    assert not (copy / "README.md").exists()
+
+def test_tags_of_ones_own_are_told(call, tmp_path):
+    folder = Path(__file__).parent / "fixtures" / "cases" / "labels"
+    code, out, err = call(commands.latref_data, "info", folder / "digits12", "--tags", folder / "digits12.tags.json")
+    assert code == 0 and "tags: Sex: 1, 2" in out and "Smiling" not in out
+    for bad, words in (
+        (tmp_path / "gone.json", "gone.json"),
+        (tmp_path, str(tmp_path)),
+        (Path(__file__), "test_faults"),
+    ):
+        refused(call(commands.latref_data, "info", folder / "digits12", "--tags", bad), words)
 
 
 # ---- whole processes

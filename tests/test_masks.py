@@ -89,7 +89,7 @@ def test_pairs_are_read_both_ways(frozen, cache): # noqa: F811
 
 def test_a_dear_place_stays_shut(frozen, cache, tmp_path): # noqa: F811
     "The price decides: free places open, dear ones shut; a training that is called again is not done again."
-    go = lambda out, area, steps=40: train_mask(frozen.autoencoder, classifiers(frozen), cache, tmp_path/out, steps, judge=frozen.judge, weights=MaskWeights(area=area), grid=4, width=16, **{**FIT, "lr": 2e-2})
+    go = lambda out, area, steps=40: train_mask(frozen.autoencoder, classifiers(frozen), cache, tmp_path/out, steps, critic=frozen.critic, weights=MaskWeights(area=area), grid=4, width=16, **{**FIT, "lr": 2e-2})
     z, w = cache.column("z")[:6], cache.column("z")[6:12]
     free, dear = (go(n, a)(z, w).mean() for n, a in (("free", 0.), ("dear", 1e4)))
     assert dear < .5 < free

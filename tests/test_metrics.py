@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from latref_nb.core import CELEBA_TAGS, Tag, TagSet, make_generator, shipped_path
+from latref_nb.core import CELEBA_TAGS, Tag, TagSet, make_generator, resolve_precision, shipped_path
+from latref_nb.datasets import TensorFaces
 from latref_nb.directions import edit_code, fit_classifiers, fit_eigenfaces, probe_accuracy
 from latref_nb.faces import SynthFaces, render_faces
 from latref_nb.metrics import (COLUMNS, HELD_OUT_SEED, METHODS, NETWORKS, RECIPES, REFERENCES, SEEDS, Evaluation, FactorNet, Judge, Judges, check_seed, evaluate, factor_errors, fit_size,
@@ -149,7 +150,7 @@ def measured(toy, judges): return evaluate(toy, n=24, batch_size=16, judges=judg
 
 def test_evaluation_has_the_agreed_form(measured):
     out = json.loads(json.dumps(measured.json(), allow_nan=False))
-    assert list(out) == ["autoencoder", "rows"]
+    assert list(out) == ["autoencoder", "rows", "settings"] and out["settings"]["precision"] in ("no", "bf16")
     assert list(out["autoencoder"]) == ["probe_mean", "probe_min", "round_trip_psnr", "round_trip_ssim", "z_only_psnr"]
     keys = {"method", "tag", "value", "target", "others", "identity", "psnr", "ssim", "lpips", "style_error", "diversity", "frechet"}
     assert all(set(r) == keys | {"perceptual"} for r in out["rows"])
@@ -368,3 +369,56 @@ def test_without_a_factor_regressor_style_columns_are_empty(toy, judges):
     bare = Judges(judges.judge, judges.identity, judges.perceptual)
     found = evaluate(toy, n=8, judges=bare, methods=("source",), pairs=[("Eyeglasses", "with")], progress=False)
     assert found.rows[0]["style_error"] is None and found.rows[0]["psnr"] is not None
+
+
+# ---- tags by name
+
+def turned(net, order):
+    "The same network with the columns of its tags in another order."
+    tags, sizes = [net.tags.tags[k] for k in order], [len(t) for t in net.tags]
+    out = type(net)(TagSet(tags)).eval(); rows = torch.arange(sum(sizes)).split(sizes); rows = torch.cat([rows[k] for k in order])
+    out.load_state_dict({k: v[rows] if k.startswith("head.1.") else v for k, v in net.state_dict().items()})
+    return out.requires_grad_(False)
+
+
+def test_a_judge_with_turned_tags_gives_the_same_figures(toy, judges):
+    other = Judges(turned(judges.judge, [3, 5, 0, 1, 4, 2]), judges.identity, judges.perceptual, factors=judges.factors)
+    args = dict(n=8, progress=False, methods=("source", "global_direction"), pairs=[("Smiling", "with"), ("HairColor", "blond")])
+    assert evaluate(toy, judges=other, **args).rows == evaluate(toy, judges=Judges(judges.judge, judges.identity, judges.perceptual, factors=judges.factors), **args).rows
+    more = Judges(Judge(TagSet([*CELEBA_TAGS, Tag("A", ("x", "y"))])), judges.identity, judges.perceptual)
+    assert evaluate(toy, judges=more, brief=True, **args).rows, "a judge may know more than is asked"
+
+
+@pytest.mark.parametrize("tags", [TagSet([Tag("HairColor", ("brown", "blond", "black"))]), TagSet([Tag("Smiling", ("no", "yes"))])])
+def test_painted_values_are_those_of_the_painter(tags):
+    with pytest.raises(ValueError, match="the painter knows .* and not"): SynthFaces(4, tags=tags)
+
+
+# ---- what networks are trained with
+
+@pytest.mark.parametrize("how, words", [(dict(steps=0), "steps=0"), (dict(n=0), "n=0"), (dict(lr=0.), "lr=0.0"), (dict(lr=math.nan), "lr=nan"), (dict(size=40), "multiple of 16"), (dict(size=0), "size=0"),
+                                        (dict(n=4, steps=1, ema_decay=math.nan), "ema_decay=nan"), (dict(n=4, steps=1, seed=-1), "seed=-1")], ids=str)
+def test_what_no_network_can_be_trained_with(tmp_path, how, words):
+    with pytest.raises(ValueError, match=words) as e: train_network("judge", tmp_path/"j", progress=False, device="cpu", trackers=(), **how)
+    assert "\n" not in str(e.value) and not (tmp_path/"j").exists()
+
+
+@pytest.mark.parametrize("kind", ["judge", "perceptual"])
+def test_tags_of_ones_own_are_learned(tmp_path, kind):
+    g = make_generator(0); light = torch.arange(24) % 2
+    faces = TensorFaces((torch.rand(24, 3, 32, 32, generator=g) * 60 + 150 * light[:, None, None, None]).to(torch.uint8), light[:, None], TagSet([Tag("Light", ("dark", "light"))]))
+    net = train_network(kind, tmp_path/kind, steps=25, batch_size=8, data=faces, progress=False, device="cpu", trackers=(), save_every=25)
+    assert net.config.size == 32 and (net.predict(faces.batch(range(24))["image"])[:, 0] == light).float().mean() > .9
+    back = load_network(kind, tmp_path/kind/"model")
+    assert back.tags.alike(faces.tags) and torch.equal(back.predict(faces.batch(range(4))["image"]), net.predict(faces.batch(range(4))["image"]))
+    with pytest.raises(ValueError, match="factors that only rendered faces have"): train_network("factors", tmp_path/"f", steps=1, data=faces, progress=False)
+
+
+# ---- precision
+
+def test_the_table_says_which_precision_was_used(styled, toy, judges):
+    args = dict(n=2, steps=1, judges=judges, methods=("source",), pairs=[("Smiling", "with")], brief=True, progress=False)
+    found = evaluate(styled, precision="no", **args)
+    assert found.json()["settings"]["precision"] == "no" and "precision no" in found.table().splitlines()[0]
+    assert evaluate(styled, **args).settings["precision"] == resolve_precision("auto") and evaluate(toy, **args).settings["precision"] == "no", "an editor without a network has none"
+    with pytest.raises(ValueError, match="allowed: auto, no, bf16"): evaluate(styled, precision="half", **args)

@@ -1,16 +1,18 @@
 "The pipeline's contract on a tiny random model: edits as data, outputs, conventions, saving, and everything a checkpoint can be wrong in."
-import json, os, shutil, warnings
+import itertools, json, os, shutil, struct, warnings
 from pathlib import Path
+import diffusers
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from latref_nb import pipeline
 from latref_nb.autoencoder import DiffusionAutoencoder
 from latref_nb.core import CELEBA_TAGS, ImageError, Tag, TagSet, load_image, make_generator
 from latref_nb.directions import ValueClassifier, fit_classifiers
 from latref_nb.faces import CLASSES, SynthFaces
 from latref_nb.modulation import StyleModulation
-from latref_nb.pipeline import CheckpointError, Edit, LatRefOutput, LatRefPipeline, class_mask, edit_files, edit_regions, encode_dataset, fit_pipeline, join_images, load_mask, load_part
+from latref_nb.pipeline import CheckpointError, Edit, LatRefOutput, LatRefPipeline, class_mask, edit_files, edit_regions, encode_dataset, fit_pipeline, join_images, load_mask, load_part, own_products
 from latref_nb.sampling import round_trip
 from latref_nb.styles import LatentMapper, ReferenceExtractor, StyleCode
 
@@ -87,6 +89,45 @@ def test_edits_from_words(text, edit):
                                            ("A=b:method=global", "Did you mean 'global_direction'?")])
 def test_words_that_are_no_edit(text, contains): refused(lambda: Edit.parse(text), contains)
 
+@pytest.mark.parametrize(
+    "field,value,contains",
+    [
+        ("gain", 10**400, "not a number"),
+        ("gain", float("inf"), "not finite"),
+        ("gain", 1e30, "from -1000 to 1000"),
+        ("gain", torch.zeros(2), "not a number"),
+        ("gain", None, "not a number"),
+        ("gain", "x" * 9999, "not a number"),
+        ("seed", 2**63, "below 2⁶³"),
+        ("seed", -(2**64), "below 2⁶³"),
+        ("seed", [1, 2**70], "below 2⁶³"),
+        ("seed", float("inf"), "whole number"),
+        ("seed", float("nan"), "whole number"),
+        ("seed", 1.5, "whole number"),
+        ("seed", torch.zeros(2), "whole number"),
+        ("seed", "9" * 9999, "whole number"),
+        ("seed", b"1x", "whole number"),
+        ("tag", 0, "Words are needed"),
+        ("tag", None, "Words are needed"),
+        ("value", 1, "Words are needed"),
+        ("value", ["with"], "Words are needed"),
+        ("tag", {}, "Words are needed"),
+    ],
+)
+def test_fields_that_are_no_edit(field, value, contains):
+    refused(lambda: Edit(**{"tag": "Eyeglasses", "value": "with", field: value}), contains)
+    if isinstance(value, (str, int, float, list)):
+        refused(lambda: Edit.from_dict({"tag": "Eyeglasses", "value": "with", field: value}), contains)
+
+def test_seeds_up_to_the_last(styled, x):
+    for seed in (2**63 - 1, -(2**63) + 1, "12", 3.0):
+        assert len(styled(x[:1], glasses(seed=seed), 1).images) == 1
+
+@pytest.mark.parametrize("path", ["~/her.png", Path("~/her.png"), "~/a:b.png"])
+def test_the_home_folder_in_an_edit(path):
+    for e in (Edit("Male", "with", reference=path), Edit("Male", "with", mask=path)):
+        assert (e.reference or e.mask) == os.path.expanduser(str(path)) and Edit.parse(str(e)) == e
+
 def test_edits_are_checked_against_the_checkpoint(pipe, x):
     refused(lambda: pipe(x, ["Eyeglasess=with"]), "Did you mean 'Eyeglasses'?", "Known: Smiling")
     refused(lambda: pipe(x, Edit("HairColor", "blonde")), "Did you mean 'blond'?")
@@ -153,7 +194,50 @@ def test_output_types(pipe, x):
     assert pt.shape == x.shape and pt.min() >= -1 and pt.max() <= 1
     assert np_.shape == (3, SIZE, SIZE, 3) and np_.min() >= 0 and np.allclose(np_, (pt.movedim(1, -1) + 1) / 2, atol=1e-5)
     assert (load_image(pil[0]) - pt[0]).abs().max() < 1.01 / 127.5 and (load_image(np_[0]) - pt[0]).abs().max() < 1.01 / 127.5
-    refused(lambda: pipe(x, output_type="latent"), "output_type 'latent'", "pil, pt, np")
+    refused(lambda: pipe(x, output_type="jpeg"), "output_type 'jpeg'", "pil, pt, np, latent")
+
+def test_an_array_that_came_out_goes_in_again(pipe, x):
+    out = pipe(x, None, 3, output_type="np").images
+    assert torch.allclose(pipe.load_images(out), torch.stack([load_image(o) for o in out])) and pipe(out, None, 2, output_type="np").images.shape == out.shape
+
+def test_codes_without_rendering(pipe, x):
+    whole, codes = pipe(x, "Male=with", 3, output_type="pt"), pipe(x, "Male=with", 3, output_type="latent")
+    assert near(codes.images, whole.z_edit) and near(pipe.render(codes.x_T, codes.images, 3), whole.images)
+
+def test_a_plain_tuple(pipe, x):
+    out = pipe(x, "Male=with", 3, output_type="pt", return_dict=False)
+    assert isinstance(out, tuple) and near(out[0], pipe(x, "Male=with", 3, output_type="pt").images)
+
+def test_image_is_another_name_for_images(pipe, x):
+    assert near(pipe(image=x, num_inference_steps=2, output_type="pt").images, pipe(x, (), 2, output_type="pt").images)
+    refused(lambda: pipe(), "no images came"); refused(lambda: pipe(x, image=x), "Give one of the two")
+
+def test_schedulers_by_name_and_from_diffusers(pipe, x):
+    by = lambda s, n=4: pipe(x, "Male=with", n, scheduler=s, output_type="pt").images
+    assert near(by(None), by("ddim")) and near(by(diffusers.DPMSolverMultistepScheduler()), by("dpmsolver++")) and not near(by("unipc"), by("ddim"))
+    refused(lambda: by("euler"), "scheduler 'euler'", "dpmsolver++"); refused(lambda: by(diffusers.DDPMScheduler()), "scheduler 'DDPMScheduler'", "UniPCMultistepScheduler")
+
+@pytest.mark.parametrize("edits", ["Male=with:seed=5", "Male=with:seed=5,8,2", [Edit("Male", "with", seed=5, mask=np.eye(SIZE))], "Smiling=with"])
+def test_several_pictures_of_each_image(styled, x, edits):
+    "They are those that single calls make, with seeds that count on."
+    edits = styled.check_edits(edits)
+    many = styled(x, edits, 3, num_images_per_prompt=2, output_type="pt")
+    assert many.images.shape == (6, 3, SIZE, SIZE) and torch.equal(many.source[0], many.source[1])
+    for i, j in ((0, 0), (1, 1), (2, 1)):
+        seed = edits[0].seed if not isinstance(edits[0].seed, tuple) else edits[0].seed[i]
+        one = styled(x[i:i+1], [Edit(e.tag, e.value, seed=None if seed is None else seed + j, mask=e.mask) for e in edits], 3, output_type="pt")
+        assert torch.allclose(one.images[0], many.images[2 * i + j], atol=1e-4)
+
+def test_several_pictures_in_the_styles_of_as_many_references(styled, x, refs):
+    codes = styled.reference_style(refs, "Male", "with")
+    a, b = (styled(x, Edit("Male", "with", **how), 3, num_images_per_prompt=2, output_type="pt").images for how in (dict(reference=refs), dict(style=codes)))
+    assert torch.allclose(a, b, atol=1e-5) and torch.allclose(a[0::2], styled(x, Edit("Male", "with", reference=refs), 3, output_type="pt").images, atol=1e-4)
+    refused(lambda: styled(x, num_images_per_prompt=0), "num_images_per_prompt=0")
+
+def test_a_style_of_another_tag_is_refused(styled, refs):
+    glasses = styled.reference_style(refs[:1], "Eyeglasses", "with")
+    refused(lambda: Edit("Smiling", "with", style=glasses), "a style of Eyeglasses=with came for Smiling=with")
+    refused(lambda: styled.modulate(refs, "Eyeglasses", "without", glasses), "Eyeglasses=with came for Eyeglasses=without")
 
 def test_images_of_every_kind(pipe, x, tmp_path):
     im = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 40, 3), dtype=np.uint8)); im.save(tmp_path/"me.png")
@@ -311,6 +395,123 @@ def test_stopped_in_the_middle_the_report_is_there(pipe, folder, tmp_path):
     with pytest.raises(KeyboardInterrupt): edit_files(pipe, sorted(folder.glob("[0-4].*")), None, tmp_path/"out", batch_size=2, num_inference_steps=1, report=stop)
     assert [Path(r["file"]).stem for r in json.loads((tmp_path/"out"/"edits.json").read_text())["files"]] == ["0", "1", "2", "3"]
     assert not [p for p in (tmp_path/"out").iterdir() if ".part" in p.name]
+
+@pytest.mark.parametrize(
+    "where,what",
+    [("load_image", "reading"), ("_edit_some", "editing"), ("save_image", "saving"), ("join_images", "the strip")],
+)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        TypeError,
+        KeyError,
+        MemoryError,
+        RecursionError,
+        RuntimeError,
+        OSError,
+        ValueError,
+        ZeroDivisionError,
+        struct.error,
+        UnicodeEncodeError,
+    ],
+)
+def test_whatever_one_file_throws_is_its_row(pipe, folder, tmp_path, monkeypatch, where, what, kind):
+    "The third of five files fails in one of four places, alone or in a batch; the others are done."
+    error = kind("ascii", "x", 0, 1, what) if kind is UnicodeEncodeError else kind(f"{what}\nfailed")
+    real, bad = getattr(pipeline, where), load_image(folder / "2.webp", SIZE)
+
+    def is_bad(o):
+        return (
+            str(o).endswith(("2.webp", "2_edited.png"))
+            or isinstance(o, torch.Tensor)
+            and o.shape == bad.shape
+            and torch.equal(o, bad)
+        )
+
+    def failing(*args, **how):
+        seen = [
+            p for o in args for p in (o if isinstance(o, (list, torch.Tensor)) else [o])
+        ]  # pictures of a batch, one by one
+        if any(is_bad(o) for o in seen):
+            raise error
+        return real(*args, **how)
+
+    monkeypatch.setattr(pipeline, where, failing)
+    report = edit_files(
+        pipe, sorted(folder.glob("[0-4].*")), ["Male=with"], tmp_path / "out", batch_size=4, num_inference_steps=1
+    )
+    assert [Path(r["file"]).stem for r in report.rows] == list("01234") and [
+        Path(r["file"]).name for r in report.failed
+    ] == ["2.webp"]
+    said = report.failed[0]["error"]
+    assert (
+        "\n" not in said
+        and "2.webp" in said
+        and (kind in (OSError, ValueError, UnicodeEncodeError) or kind.__name__ in said)
+    )
+    assert json.loads((tmp_path / "out" / "edits.json").read_text())["files"] == report.rows
+    assert set(os.listdir(tmp_path / "out")) == {f"{i}_{k}.png" for i in "0134" for k in ("edited", "strip")} | {
+        "edits.json"
+    }
+
+def test_a_batch_that_is_too_large_is_edited_one_by_one(pipe, folder, tmp_path, monkeypatch):
+    real, seen, files = pipeline._edit_some, [], sorted(folder.glob("[0-4].*"))
+
+    def small(pipe, images, seeds, *rest):
+        seen.append((len(images), list(seeds)))
+        if len(images) > 1:
+            raise torch.OutOfMemoryError("too large")
+        return real(pipe, images, seeds, *rest)
+
+    whole = edit_files(pipe, files, "Male=with", tmp_path / "whole", seed=7, num_inference_steps=2, x_T="random")
+    monkeypatch.setattr(pipeline, "_edit_some", small)
+    single = edit_files(pipe, files, "Male=with", tmp_path / "single", seed=7, num_inference_steps=2, x_T="random")
+    assert [n for n, _ in seen] == [5, 1, 1, 1, 1, 1] and [s for _, s in seen[1:]] == [[7 + i] for i in range(5)]
+    for a, b in zip(whole.done, single.done):
+        assert (load_image(whole.out / a["edited"]) - load_image(single.out / b["edited"])).abs().max() < 2.01 / 127.5
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_stopped_within_a_batch_the_report_is_there(pipe, folder, tmp_path, monkeypatch, error):
+    real = pipeline.save_image
+
+    def stop(x, path, **how):
+        if path.name == "3_strip.png":
+            raise error
+        return real(x, path, **how)
+
+    monkeypatch.setattr(pipeline, "save_image", stop)
+    with pytest.raises(error):
+        edit_files(pipe, sorted(folder.glob("[0-4].*")), None, tmp_path / "out", batch_size=5, num_inference_steps=1)
+    rows = json.loads((tmp_path / "out" / "edits.json").read_text())["files"]
+    assert [Path(r["file"]).stem for r in rows] == ["0", "1", "2"]
+    assert set(os.listdir(tmp_path / "out")) == {f"{i}_{k}.png" for i in "012" for k in ("edited", "strip")} | {
+        "edits.json"
+    }
+
+def test_what_is_wrong_with_all_files_is_said_once(pipe, styled, folder, tmp_path):
+    files = [folder / "0.png"]
+    for how, words in (
+        (dict(num_inference_steps=0), "num_inference_steps"),
+        (dict(num_inference_steps=10**6), "num_inference_steps"),
+        (dict(batch_size=0), "batch_size=0"),
+        (dict(seed=2**63), "out of range"),
+        (dict(seed="x"), "whole number"),
+    ):
+        refused(lambda: edit_files(pipe, files, None, tmp_path / "out", **how), words)
+    soft = [Edit("Male", "with", mask=torch.full((SIZE, SIZE), 0.5))] * 12
+    refused(lambda: edit_files(pipe, files, soft, tmp_path / "out"), "Call twice")
+    refused(
+        lambda: edit_files(styled, files, Edit("Male", "with", mask=upper.expand(2, -1, -1)), tmp_path / "out"),
+        "one for all",
+    )
+    assert not (tmp_path / "out").exists()
+
+@pytest.mark.parametrize("names", [["../evil_edited.png", "/etc/x_edited.png"], ["a_edited.png"]])
+def test_a_record_speaks_only_of_files_beside_it(tmp_path, names):
+    (tmp_path / "edits.json").write_text(json.dumps({"files": [{"edited": n} for n in names]}))
+    assert own_products(tmp_path) == (
+        {"a_edited.png", "a_strip.png", "a_compare.png"} if names == ["a_edited.png"] else set()
+    )
 
 def test_join_images(x): assert torch.equal(join_images(x)[:, :, SIZE + 2:2 * SIZE + 2], x[1]) and join_images(x[:1]).shape == x[0].shape
 
@@ -526,6 +727,57 @@ def test_an_edit_shows_in_its_own_mask_only(styled, x, refs):
     one, alone = ([styled(x, e, n, output_type="pt").images for n in (1, 3)] for e in ([glasses(reference=refs, mask=upper), "Male=with"], "Male=with"))
     assert torch.allclose(one[0][:, :, SIZE // 2:], alone[0][:, :, SIZE // 2:], atol=1e-5) and (one[1] - alone[1])[:, :, :SIZE // 2].abs().max() > 1e-3
 
+def by_hand(masks):
+    "Every set of edits, looked at one by one: what `edit_regions` must give."
+    out = []
+    for chosen in itertools.product((True, False), repeat=len(masks)):
+        w = torch.ones(1, 1, 1, 1)
+        for m, inside in zip(masks, chosen):
+            w = w * ((m if inside else 1 - m) if m is not None else float(inside))
+        if w.max() > 0:
+            out.append((frozenset(i for i, inside in enumerate(chosen) if inside), w))
+    return out
+
+def some_masks(kind, n):
+    "n masks that overlap not at all, a little, softly, or wholly; some for every place, one for each of two images."
+    g = make_generator(n)
+    hard = lambda: (torch.rand(1, 1, 6, 6, generator=g) > 0.7).float()
+    stripes = [torch.eye(6)[i % 6].expand(6, 6)[None, None].clone() for i in range(n)]
+    return {
+        "stripes": stripes,
+        "hard": [hard() for _ in range(n)],
+        "soft": [torch.rand(1, 1, 6, 6, generator=g) for _ in range(n)],
+        "same": stripes[:1] * n,
+        "none": [None] * n,
+        "some": [None if i % 2 else hard() for i in range(n)],
+        "two": [torch.cat([hard(), hard()]) for _ in range(n)],
+    }[kind]
+
+@pytest.mark.parametrize("kind", ["stripes", "hard", "soft", "same", "none", "some", "two"])
+@pytest.mark.parametrize("n", [0, 1, 3, 5])
+def test_regions_are_those_that_occur(kind, n):
+    got, want = edit_regions(some_masks(kind, n)), by_hand(some_masks(kind, n))
+    assert [c for c, _ in got] == [c for c, _ in want] and all(
+        torch.equal(a.expand(b.shape), b) for (_, a), (_, b) in zip(got, want)
+    )
+
+@pytest.mark.parametrize("kind", ["stripes", "same", "none"])
+def test_many_masks_cost_as_many_regions(kind):
+    assert len(edit_regions(some_masks(kind, 200))) <= 65
+
+@pytest.mark.parametrize("kind,n", [("soft", 7), ("soft", 300)])
+def test_masks_that_meet_in_too_many_ways_are_refused(pipe, x, kind, n):
+    refused(lambda: edit_regions(some_masks(kind, n)), "more than 64 ways", "Call twice")
+
+def test_twelve_masked_edits_are_quick(pipe, x):
+    "Twelve places, thirteen renderings of two steps, where there were 4096."
+    edits = [
+        Edit("Male" if i % 2 else "Young", "with", mask=(torch.arange(SIZE) // 2 == i).float().expand(SIZE, -1))
+        for i in range(12)
+    ]
+    out = pipe(x[:1], edits, 2, output_type="pt")
+    assert torch.equal(out.images[..., 24:], x[:1, ..., 24:]) and len(edit_regions(pipe._masks(edits, 1))) == 13
+
 def test_callbacks_see_the_blend(styled, x, refs):
     seen = []
     def note(p, i, t, state): seen.append({k: tuple(state[k].shape) for k in ("xt", "x0", "z")})
@@ -567,6 +819,24 @@ def test_codes_of_a_dataset(pipe):
     ds = Faces(10); z, labels = encode_dataset(pipe.autoencoder, ds, batch_size=4)
     assert torch.allclose(z, pipe.encode(ds.x), atol=1e-5) and torch.equal(labels, ds.labels)
     assert len(encode_dataset(pipe.autoencoder, ds, 7, batch_size=4)[0]) == 7
+
+def test_calibration_reads_a_network_by_name(x):
+    "A judge that knows the tags in other columns finds the same strengths; one that lacks a tag is refused."
+    p, how = tiny_pipeline(), dict(num_inference_steps=1, strengths=(1., 2.), n=3, pairs=[("Male", "with")], methods=("global_direction",), precision="no")
+    class Reader:
+        def __init__(self, tags): self.tags = tags
+        def predict(self, images): return torch.stack([(images.mean((1, 2, 3)) * (CELEBA_TAGS.index(t.name) + 2)).abs().mul(50).long() % len(t) for t in self.tags], 1)
+    faces = torch.rand(8, 3, SIZE, SIZE, generator=make_generator(4)) * 2 - 1
+    def go(judge): return p.calibrate(faces, judge, **how)["global_direction"].rows
+    turned = Reader(TagSet(list(CELEBA_TAGS)[::-1]))
+    assert go(Reader(CELEBA_TAGS)) == go(turned) == go(turned.predict)
+    refused(lambda: go(Reader(TagSet(list(CELEBA_TAGS)[:5]))), "the judge knows", "Male")
+
+def test_parts_are_compared_by_names_and_values(pipe):
+    bare = TagSet([Tag(t.name, t.values) for t in CELEBA_TAGS])                    # the columns of CelebA do not matter to a network
+    made = LatRefPipeline(pipe.autoencoder, pipe.linear, ValueClassifier(Z, bare, kind="mlp"))
+    assert made.check_tags(bare) is made
+    refused(lambda: LatRefPipeline(pipe.autoencoder, pipe.linear, ValueClassifier(Z, TagSet(list(CELEBA_TAGS)[::-1]), kind="mlp")), "know different tags")
 
 def test_calibration_looks_at_decoded_pictures(x):
     p = tiny_pipeline(); faces = Faces(12); seen = []

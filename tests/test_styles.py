@@ -125,3 +125,28 @@ def test_saved_and_loaded(extractor, mapper, tmp_path):
 def test_encoder_config_makes_the_same_encoder(autoencoder):
     ext = ReferenceExtractor(CELEBA_TAGS, encoder_config(autoencoder))
     assert {k: v.shape for k, v in ext.encoder.state_dict().items()} == {k: v.shape for k, v in autoencoder.encoder.state_dict().items()}
+
+
+# ---- what a code is a style of
+
+def test_networks_name_what_they_make(extractor, mapper):
+    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    for made in (extractor(x, "Hair", "blond"), mapper(x, "Hair", 1, mapper.draw_noise(2))):
+        assert (made.tag, made.value) == ("Hair", "blond")
+        for o in (made[0], made.to(torch.float64), made.repeat(2), made.mix(code(1), .5), StyleCode.cat([made, made])): assert (o.tag, o.value) == ("Hair", "blond")
+    assert extractor(x, "Hair", torch.tensor([0, 2])).value is None, "two values in one batch"
+
+@pytest.mark.parametrize("tag, value", [("Hat", "with"), ("Hair", "black")])
+def test_a_style_of_something_else_is_refused(extractor, tag, value):
+    made = extractor(torch.zeros(1, 3, 32, 32), "Hair", "blond")
+    with pytest.raises(ValueError, match=f"a style of Hair=blond came for {tag}={value}"): made.check_for(tag, value)
+    assert made.check_for("Hair", "blond") is made and code().check_for(tag, value) is not None
+
+def test_one_code_in_a_file(extractor, tmp_path):
+    made = extractor(torch.zeros(2, 3, 32, 32), "Hair", "blond")
+    back = StyleCode.load(made.save(tmp_path / "blond.safetensors", "mine"), "mine")
+    assert torch.equal(back.flat(), made.flat()) and (back.tag, back.value) == ("Hair", "blond") and str(back) == "StyleCode(Hair=blond: 2 styles, s 6, W 3×5)"
+    with pytest.raises(ValueError, match="belongs to the model 'mine'"): StyleCode.load(tmp_path / "blond.safetensors", "yours")
+    save_styles(tmp_path / "two.safetensors", {"a": made, "b": ("Hair", "blond", made)})
+    assert [type(o) for o in load_styles(tmp_path / "two.safetensors").values()] == [StyleCode, tuple], "each comes back as it was given"
+    with pytest.raises(ValueError, match=r"holds 2 styles \(a, b\)"): StyleCode.load(tmp_path / "two.safetensors")

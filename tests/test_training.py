@@ -2,10 +2,12 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,8 @@ from torch import nn
 
 import latref_nb.training as training
 from latref_nb.autoencoder import DiffusionAutoencoder
-from latref_nb.core import CELEBA_TAGS
+from latref_nb.core import CELEBA_TAGS, Tag, TagSet, save_image
+from latref_nb.datasets import cached, open_faces, provenance
 from latref_nb.training import (Average, AutoencoderTask, Interrupted, StepGenerator, TrainingError, batch_indices, ema_weights, fit, linear_probe, lr_factor, train_autoencoder)
 from training_case import HOW, Curve, Points
 
@@ -110,7 +113,7 @@ def test_global_randomness_is_left_alone(tmp_path):
 
 @pytest.mark.parametrize("task, change, words", [
     (Curve(), dict(batch_size=4), "batch_size: 8 then, 4 now"), (Curve(), dict(seed=1), "seed: 0 then, 1 now"),
-    (Curve(width=9), {}, "width: 8 then, 9 now"), (Curve(), dict(mixed_precision="bf16"), "mixed_precision: no then, bf16 now")])
+    (Curve(width=9), {}, "width: 8 then, 9 now"), (Curve(), dict(weight_decay=0.5), "weight_decay: 0.01 then, 0.5 now")])
 def test_other_settings_are_refused(through, task, change, words):
     before = weights(through)
     with pytest.raises(ValueError, match=words) as e: fit(task, Points(), through, **{**HOW, **change})
@@ -127,6 +130,89 @@ def test_damaged_checkpoint_is_named(tmp_path, file, damage):
     damage(tmp_path / "checkpoint" / file)
     with pytest.raises(ValueError, match="cannot be read") as e: fit(Curve(), Points(), tmp_path, **HOW)
     assert "\n" not in str(e.value)
+
+
+def pictures(folder, seed=0, n=6):
+    "A folder of small pictures, all of one kind of name, with labels."
+    for i, im in enumerate(torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1): save_image(im, folder / f"{i}.png")
+    (folder / "labels.csv").write_text("file,Smiling\n" + "".join(f"{i}.png,{('with', 'without')[i % 2]}\n" for i in range(n)))
+    return open_faces(folder, 16)
+
+def test_other_pictures_of_the_same_number_are_refused(tmp_path):
+    how = dict(batch_size=4, trackers=(), progress=False, device="cpu")
+    a, b = pictures(tmp_path / "a"), pictures(tmp_path / "b", seed=1)
+    def go(faces, steps): return train_autoencoder(faces, tmp_path / "run", tiny(), steps, **how)
+    go(a, 1)
+    before = weights(tmp_path / "run")
+    for other in (b, cached(b, progress=False), cached(b, path=tmp_path / "b.faces", progress=False)):
+        with pytest.raises(ValueError, match="data.pictures and labels: [0-9a-f]+ then, [0-9a-f]+ now") as e: go(other, 2)
+        assert "\n" not in str(e.value) and same(weights(tmp_path / "run"), before)
+    for steps, again in enumerate((a, cached(a, progress=False), cached(a, path=tmp_path / "a.faces", progress=False), open_faces(tmp_path / "a", 16)), 2): go(again, steps)
+    assert step_of(tmp_path / "run") == 5, "the same pictures, however they are kept"
+
+@pytest.mark.parametrize("change", ["content", "labels", "name"])
+def test_a_folder_that_changed_is_noticed(tmp_path, change):
+    faces = pictures(tmp_path / "a"); key = provenance(faces)
+    assert provenance(open_faces(tmp_path / "a", 16)) == key != {}
+    if change == "content": shutil.copyfile(tmp_path / "a/0.png", tmp_path / "a/4.png")      # none of those that are looked at
+    if change == "labels": (tmp_path / "a/labels.csv").write_text("file,Smiling\n0.png,without\n")
+    if change == "name": (tmp_path / "a/4.png").rename(tmp_path / "a/44.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert provenance(open_faces(tmp_path / "a", 16)) != key
+
+
+# ---- numbers that are none
+
+BAD = dict(lr=[float("nan"), float("inf"), 0, -1], weight_decay=[float("nan"), -1], grad_clip=[float("nan"), -1], ema_decay=[float("nan"), 1, 2, -0.1], warmup=[-1, 0.5], decay=[float("nan"), 2, -1],
+           seed=[-1, 2**63, 0.5], steps=[0, 1.5], batch_size=[0, float("nan")], save_every=[0], log_every=[0])
+
+@pytest.mark.parametrize("name, value", [(k, v) for k, vs in BAD.items() for v in vs])
+def test_settings_are_held_against_their_ranges(tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"^{name}=.* came; allowed: a (finite|whole) number") as e: fit(Curve(), Points(), tmp_path / "run", **{**HOW, name: value})
+    assert "\n" not in str(e.value) and not (tmp_path / "run").exists()
+
+@pytest.mark.parametrize("how", [{k: v} for k in ("z_labels", "z_image", "z_features", "x0_distance") for v in (float("nan"), -1, float("inf"))]
+                         + [dict(high_noise=-1), dict(high_noise=2), dict(high_noise=float("nan")), dict(regions=2), dict(gamma=0), dict(warmup_z=-1), dict(weighting="min"), dict(seed=-1)], ids=str)
+def test_the_autoencoders_task_too(how):
+    with pytest.raises(ValueError, match=f"^{list(how)[0]}=.* came; allowed: ") as e: AutoencoderTask(tiny(), CELEBA_TAGS, **{**RULED, **how})
+    assert "\n" not in str(e.value)
+
+def test_weights_that_are_none_are_not_saved(tmp_path):
+    "A last step whose loss is a number and whose weights are none: said, and the last good checkpoint stays."
+    wild = dict(HOW, weight_decay=100.0, decay=0, warmup=0)
+    fit(Curve(), Points(), tmp_path, **{**wild, "steps": 2, "lr": 1e-4})
+    before = weights(tmp_path)
+    with pytest.raises(TrainingError, match=r"weights are not finite after step 3 \(.* of weights and \d+ more\) and are not saved. The last good checkpoint is .*\(step 2\)") as e:
+        fit(Curve(), Points(), tmp_path, **{**wild, "steps": 3, "lr": 3e38})
+    assert "\n" not in str(e.value) and same(weights(tmp_path), before) and step_of(tmp_path) == 2
+    assert fit(Curve(), Points(), tmp_path, **{**wild, "steps": 3, "lr": 1e-4}).step == 3
+    with pytest.raises(TrainingError, match="No checkpoint has been written yet"): fit(Curve(), Points(), tmp_path / "new", **{**wild, "steps": 1, "lr": 3e38})
+    assert not (tmp_path / "new/checkpoint").exists() and not (tmp_path / "new/training.json").exists()
+
+def test_averages_that_are_none_are_not_saved(tmp_path):
+    "The average keeps what it has once seen, also where the weights have recovered."
+    def spoil(run):
+        if run.done == 7: run.ema.values[0][0] = float("nan")
+    with pytest.raises(TrainingError, match=r"after step 10 .*of ema.*\(step 5\)"): fit(Curve(), Points(), tmp_path, **HOW, callback=spoil)
+    assert step_of(tmp_path) == 5 and all(v.isfinite().all() for v in weights(tmp_path).values())
+
+@pytest.mark.parametrize("labels", [torch.zeros(8, 5), torch.zeros(8, 7)])
+def test_as_many_columns_as_tags(labels):
+    task, labels = AutoencoderTask(tiny(), CELEBA_TAGS, z_labels=1.0), labels.long()
+    with pytest.raises(ValueError, match=f"{labels.shape[1]} columns of labels came for 6 tags"): task.loss({"image": Noise.images[:8], "labels": labels}, StepGenerator(0, 0, 8))
+    with pytest.raises(ValueError, match="columns of labels came for 6 tags"): linear_probe(torch.randn(8, 4), labels, torch.randn(8, 4), labels, CELEBA_TAGS)
+
+def test_labels_find_their_heads_by_name(tmp_path):
+    "A tag set in another order reads the same labels: the dataset's columns are found, not counted."
+    few = TagSet([CELEBA_TAGS["Male"], CELEBA_TAGS["Smiling"]]); seen = []
+    class Told(AutoencoderTask):
+        def loss(self, batch, generator): seen.append(batch["labels"]); return super().loss(batch, generator)
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(training, "AutoencoderTask", Told)
+        train_autoencoder(Noise(), tmp_path, tiny(), 1, tags=few, z_labels=1.0, **AE)
+    assert torch.equal(seen[0], Noise.labels[batch_indices(24, 8, 0, 0)][:, [5, 0]])
+    with pytest.raises(ValueError, match="the dataset knows .* and not TagSet\\(LongHair"): train_autoencoder(Noise(), tmp_path / "no", tiny(), 1, tags=TagSet([Tag("LongHair", ("short", "long"))]), z_labels=1.0, **AE)
 
 
 # ---- faults while running
@@ -177,7 +263,7 @@ def test_two_processes_are_as_one(tmp_path):
         s.bind(("127.0.0.1", 0))
         port = str(s.getsockname()[1])
     both = [case(tmp_path / "two", "two", RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port) for r in range(2)]
-    fit(Curve(), Points(), tmp_path / "one", **HOW)
+    fit(Curve(), Points(), tmp_path / "one", **HOW, precision="no")
     for p in both: assert p.wait(120) == 0, p.stderr.read()
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert one.keys() == two.keys()
@@ -259,7 +345,7 @@ RULED = dict(z_features=0.5, features=means, x0_distance=0.2, distance=lambda a,
 AE = dict(batch_size=8, save_every=4, log_every=2, trackers=(), progress=False, device="cpu")
 
 def test_autoencoder_goes_on_to_the_same_bits(tmp_path):
-    how = dict(z_labels=0.1, z_image=1.0, **RULED, warmup_z=2, high_noise=0.3, mixed_precision="bf16", channels_last=True, **AE)
+    how = dict(z_labels=0.1, z_image=1.0, **RULED, warmup_z=2, high_noise=0.3, channels_last=True, **AE)
     train_autoencoder(Noise(), tmp_path / "a", tiny(), 6, **how)
     broken = []
     def stop(run):

@@ -54,4 +54,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     out, where = sys.argv[1:]
     if where == "saving": kill_in_second_save()
-    fit(Curve(dropout=0.0 if where == "two" else 0.2), Points(lambda n: kill() if n == 9 and where == "between" else None), out, **HOW)
+    two = where == "two"  # held against one process to the last digits, which bfloat16 has not
+    fit(Curve(dropout=0.0 if two else 0.2), Points(lambda n: kill() if n == 9 and where == "between" else None), out, **HOW, precision="no" if two else "auto")
