@@ -1,5 +1,5 @@
 "In a real browser: what the mouse can do in an explorer beside moving it, a page that is loaded again, and links inside a notebook."
-import json
+import json, re
 import pytest
 from latref_nb.explore import _NOTE
 from repo import ROOT
@@ -35,16 +35,16 @@ def test_files_undo_and_code_with_the_mouse(lab, tmp_path):
         run_all(page)
         at = page.locator(VIEW); at.scroll_into_view_if_needed()
         press = lambda words: at.get_by_role("button", name=words, exact=True).click()
-        press("Show as code"); at.get_by_text('Edit("Eyeglasses"').wait_for()
-        at.get_by_text("Rendered in 6 steps").wait_for()
+        done = lambda tag: at.get_by_text(re.compile(f": {tag} .*Rendered in 6 steps")).wait_for()
+        done("Eyeglasses"); press("Show as code"); at.get_by_text('Edit("Eyeglasses"').wait_for()
         shown = pixels(at.get_by_label("edited face").locator("img"))
         for kind, (name, begin) in FILES.items():
             got, content = saved(page, at, kind); assert got == name and content.startswith(begin), got
             if kind == "picture": assert ",".join(map(str, content)) == shown, "the file is the picture on the page"
-        press("Keep, edit on"); at.get_by_text("kept:").wait_for()
-        at.locator("select").first.select_option("HairColor"); at.get_by_text('Edit("HairColor"').wait_for()
-        press("Undo keep"); at.get_by_text("kept:").wait_for(state="detached")
-        wait_for(lambda: at.locator("select").first.evaluate("s => s.selectedOptions[0].text") == "Eyeglasses", LONG)
+        press("Keep, edit on"); at.get_by_text("Kept. Choose the next tag").wait_for()
+        at.locator("select").first.select_option("HairColor"); done("HairColor")
+        press("Undo keep"); done("Eyeglasses"); at.get_by_text("kept:").wait_for(state="detached")
+        assert at.locator("select").first.evaluate("s => s.selectedOptions[0].text") == "Eyeglasses"
         wait_for(lambda: pixels(at.get_by_label("edited face").locator("img")) == shown, LONG)
         at.screenshot(path=tmp_path / "undone.png")
 
