@@ -8,7 +8,13 @@ PYTEST_ARGS ?=
 # Test processes, one core each.
 WORKERS ?= 2
 
+# The Pythons that are promised, as settings.ini names them.
+FIRST := $(shell sed -n 's/^min_python *= *//p' settings.ini)
+LAST := $(shell sed -n 's/^max_python *= *//p' settings.ini)
+COMMA := ,
+
 BIN := $(VENV)/bin
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 READY := $(VENV)/.ready
 DEMO := _out/demo
 # Your own copies of the notebooks, which no target removes.
@@ -18,15 +24,16 @@ FACES := data/faces/img_align_celeba
 DEMO_EDITS := $(if $(wildcard data/synthfaces64/modulation/config.json),--edit "Eyeglasses=with:ref=$(FACES)/000018.jpg" --edit "HairColor=blond:seed=1",--edit Eyeglasses=with --edit HairColor=blond)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help setup lab test demo docs export clean
+.PHONY: help setup lab test test-avx2 demo docs export clean
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
 $(READY): settings.ini setup.py constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo "Python 3.10 or newer is needed and '$(PYTHON)' is not that. Name another: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not ($(subst .,$(COMMA),$(FIRST))) <= sys.version_info[:2] <= ($(subst .,$(COMMA),$(LAST))))' 2>/dev/null || \
+	  { echo "Python $(FIRST) to $(LAST) is needed, for which every library has a release; '$(PYTHON)' is not one of these." \
+	    "Name another: make $(MAKECMDGOALS) PYTHON=python$(LAST)" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
 	  { echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu install it with: sudo apt-get install python3-venv" >&2; exit 1; }
 	@echo "Setting up $(VENV) (about 1.6 GB with the CPU build of torch, a minute or a few) ..."
@@ -41,7 +48,11 @@ lab: $(READY)  ## open JupyterLab on six explorers, beside all chapters, as copi
 	$(BIN)/jupyter lab $(AS_ROOT) $(LAB_ARGS) $(COURSE)/play.ipynb
 
 test: $(READY)  ## run every chapter and every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+	$(PYTEST) --durations=15 $(PYTEST_ARGS)
+
+test-avx2: $(READY)  ## two chapters and a training as on a processor without bfloat16
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -q tests/test_avx2.py tests/test_training.py tests/test_chapters.py \
+	  -k "avx2 or z_comes_to_hold or consistency or official"
 
 demo: $(READY)  ## edit a shipped face by a reference and by latent noise, write a picture and its numbers to _out/demo
 	$(BIN)/latref_edit $(FACES)/000029.jpg $(DEMO_EDITS) --compare --out $(DEMO)

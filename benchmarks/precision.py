@@ -1,4 +1,4 @@
-"bfloat16 beside float32 on this machine, and what \"auto\" chooses: a matrix product, a forward pass, rendering, a training step."
+"bfloat16 beside float32 here, and what auto chooses: matrix product, forward pass, rendering, training step."
 from statistics import median
 
 import torch
@@ -38,7 +38,8 @@ def run(rounds):
 
     ways = {f"matrix product of {M}": product, f"forward pass of {B}": forward, f"training step of {B}": train,
             f"rendering 4 steps of {B}": draw}
-    return [row(label, f, rounds if has_bf16(device) else min(rounds, SLOW_ROUNDS), device) for label, f in ways.items()]
+    if not has_bf16(device): rounds = min(rounds, SLOW_ROUNDS)
+    return [row(label, f, rounds, device) for label, f in ways.items()]
 
 
 def row(label, f, rounds, device):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 PARTS = ("faces", "sampling", "training", "styles", "explore", "precision", "memory")
+ALONE = ("chapters",)  # takes long, and runs only where it is named
 
 
 def machine():
@@ -29,18 +30,25 @@ def table(rows):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", help=f"parts to run, with commas between: {', '.join(PARTS)}")
+    parser.add_argument("--only", help=f"parts to run, with commas between: {', '.join(PARTS + ALONE)}; without it, all but {', '.join(ALONE)}")
+    parser.add_argument("--chapters", default="", help="what the names of chapters begin with, with commas between, e.g. 03,16: those alone are run")
     parser.add_argument("--rounds", type=int, default=15, help="how often each pair is timed side by side")
     parser.add_argument("--json", type=Path, help="write the rows there as well")
     parser.add_argument("--strict", action="store_true", help="exit with 1 where a bar is missed")
     args = parser.parse_args(argv)
     parts = args.only.split(",") if args.only else PARTS
-    if wrong := [p for p in parts if p not in PARTS]: parser.error(f"no part is called {wrong[0]!r}: choose from {', '.join(PARTS)}")
+    if wrong := [p for p in parts if p not in PARTS + ALONE]:
+        parser.error(f"no part is called {wrong[0]!r}: choose from {', '.join(PARTS + ALONE)}")
+    if args.chapters and "chapters" not in parts: parser.error("--chapters belongs to --only chapters")
     if args.rounds < 1: parser.error(f"--rounds is {args.rounds}: at least 1 is needed")
+    names = [n for n in args.chapters.split(",") if n]
+    if "chapters" in parts:
+        try: import_module("chapters").chosen(names)
+        except ValueError as e: parser.error(str(e))
     rows = []
     for part in parts:
         print(f"{part} …", file=sys.stderr, flush=True)
-        rows += import_module(part).run(args.rounds)
+        rows += import_module(part).run(args.rounds, **({"names": names} if part == "chapters" else {}))
     print(table(rows))
     if args.json:
         from latref_nb.core import atomic_write

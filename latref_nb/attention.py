@@ -8,7 +8,7 @@ __all__ = ['KINDS', 'AXES', 'RECORDING', 'PART_NAMES', 'Recordable', 'recordable
            'attention_grid', 'part_cover', 'part_shares', 'part_table']
 
 # %% ../nbs/13_attention.ipynb #e433d7e0
-import json, math, threading
+import json, math, threading, zipfile
 from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,7 +18,8 @@ import matplotlib as mpl
 import numpy as np
 import torch
 import torch.nn.functional as F
-from .core import atomic_write, unknown_name
+from .checkpoints import CheckpointError, one_line, whole_path
+from .core import atomic_write, file_size, unknown_name
 from .faces import CLASSES
 from .modulation import style_attention_layers
 from .plots import as_pictures, image_grid
@@ -177,44 +178,48 @@ def _choose(q, heads, name):
     return q[:, list(heads)]
 
 @contextmanager
-def _instead(thing, name, new):
-    "Another function under a method's name, for one object; what was there before comes back, so that recordings may lie inside each other."
-    own = name in vars(thing); former = getattr(thing, name)
-    setattr(thing, name, new)
+def _shared(thing, name, # whose function is listened to, and what it is called
+            make, # (former function, list of listeners) → the function in its place
+            listener # what this recording adds
+           ):
+    "One function in a former one's place for all recordings; the last of them to close, in whatever order, puts the former back."
+    now = getattr(thing, name)
+    if not hasattr(now, "listeners"):
+        now = make(now, listeners := [])
+        now.listeners, now.former = listeners, vars(thing).get(name)                         # None: the class's own method
+        setattr(thing, name, now)
+    now.listeners.append(listener)
     try: yield
     finally:
-        if own: setattr(thing, name, former)
-        else: delattr(thing, name)
+        now.listeners.remove(listener)
+        if not now.listeners and vars(thing).get(name) is now:
+            if now.former is None: delattr(thing, name)
+            else: setattr(thing, name, now.former)
 
-@contextmanager
-def _listen_mask(layer, hear):
-    "The same for a translator's mask, mean over its channels."
-    translator, former = layer.module, layer.module.mask
-    def listener(h, value):
+def _hearing_mask(former, listeners):
+    "A translator's mask, told to all listeners as the mean over its channels."
+    def mask(h, value):
         m = former(h, value)                                                                 # (B,w,4,4)
-        hear(layer, lambda heads: m.float().flatten(2).mean(1)[:, None, :, None])            # (B,w,4,4) -> (B,1,16,1)
+        for hear in list(listeners): hear(lambda heads: m.float().flatten(2).mean(1)[:, None, :, None])   # (B,w,4,4) -> (B,1,16,1)
         return m
-    with _instead(translator, "mask", listener): yield
+    return mask
 
-@contextmanager
-def _listen(layer, hear):
-    "Call `hear(layer, weights or a function that makes them)` whenever a layer has worked."
-    m = layer.module
-    if layer.kind == "mask":
-        with _listen_mask(layer, hear): yield
-        return
-    former = m.processor
-    def listener(block, q, k, v):
-        hear(layer, lambda heads: attention_weights(_choose(q, heads, layer.name), _choose(k, heads, layer.name)))
+def _hearing_processor(former, listeners):
+    "An attention processor, told to all listeners."
+    def processor(block, q, k, v):
+        for hear in list(listeners): hear(lambda heads, name="layer": attention_weights(_choose(q, heads, name), _choose(k, heads, name)))
         return former(block, q, k, v)
-    m.processor = listener
-    try: yield
-    finally: m.processor = former
+    return processor
+
+def _listen(layer, hear):
+    "Call `hear(layer, a function that makes the weights)` whenever a layer has worked, as long as the context lasts."
+    if layer.kind == "mask": return _shared(layer.module, "mask", _hearing_mask, lambda weights: hear(layer, weights))
+    return _shared(layer.module, "processor", _hearing_processor, lambda weights: hear(layer, lambda heads: weights(heads, layer.name)))
 
 # %% ../nbs/13_attention.ipynb #7af29789
 class _Clock:
     "Which step is under way: told by what the U-Net and the pipeline are called with."
-    def __init__(self): self.up, self.step, self.t, self.again, self.calls = False, -1, None, False, {}
+    def __init__(self): self.up, self.step, self.t, self.again, self.calls, self.thread = False, -1, None, False, {}, threading.get_ident()
     def start(self, up): self.up, self.step, self.t = up, -1, None
     def tick(self, t):
         "A call of the U-Net at level t."
@@ -230,24 +235,35 @@ class _Clock:
         return self.step, self.t, self.again
 
 # %% ../nbs/13_attention.ipynb #2f8ef07e
+def _telling_clocks(former, clocks):
+    "The pipeline's inversion, whose beginning and end all clocks of this thread are told."
+    def invert(*args, **how):
+        mine = [c for c in clocks if c.thread == threading.get_ident()]
+        for c in mine: c.start(True)
+        try: return former(*args, **how)
+        finally:
+            for c in mine: c.start(False)
+    return invert
+
 @contextmanager
 def _timed(pipe, clock):
     "Keep the clock right while the pipeline runs."
-    invert, own = pipe._invert, threading.get_ident()
-    def up(*args, **how):
-        if threading.get_ident() != own: return invert(*args, **how)
-        clock.start(True)
-        try: return invert(*args, **how)
-        finally: clock.start(False)
     def tick(m, args):
-        if threading.get_ident() == own: clock.tick(int(args[1][0]))
+        if threading.get_ident() == clock.thread: clock.tick(int(args[1][0]))
     handle = pipe.autoencoder.unet.register_forward_pre_hook(tick)
     try:
-        with _instead(pipe, "_invert", up): yield
+        with _shared(pipe, "_invert", _telling_clocks, clock): yield
     finally: handle.remove()
 
 # %% ../nbs/13_attention.ipynb #5cd35fb2
 RECORDING = threading.RLock()
+
+def _check_steps(asked, # numbers, or None
+                 walked # numbers of the steps there were
+                ):
+    "Name steps that were to be recorded and never came."
+    missing = sorted(set(asked or ()) - set(walked))
+    if missing and walked: raise ValueError(f"steps {', '.join(map(str, missing))} came, and the steps walked were 0 to {max(walked)}. Choose among these, or walk more of them.")
 
 @contextmanager
 def record_attention(pipe, # LatRefPipeline
@@ -261,14 +277,16 @@ def record_attention(pipe, # LatRefPipeline
     "Record attention inside a `with`; everything is as before after it, even after an error."
     found, maps, clock = recordable_layers(pipe, layers), AttentionMaps(heads, steps, device, limit), _Clock()
     if batch_size and num_inference_steps: _check_plan(attention_plan(pipe, layers, heads, steps, batch_size, num_inference_steps), limit)
-    own = threading.get_ident()
+    seen = set()
     def hear(layer, weights):
-        now = clock.of(layer) if threading.get_ident() == own else None
+        now = clock.of(layer) if threading.get_ident() == clock.thread else None
+        if now: seen.add(now[0])
         if now and maps.wants(now[0]): maps.keep(layer, weights(maps.heads), now[1], now[2])
     with RECORDING, ExitStack() as stack:
         stack.enter_context(_timed(pipe, clock))
         for layer in found.values(): stack.enter_context(_listen(layer, hear))
         yield maps
+    _check_steps(maps.steps, seen)
 
 # %% ../nbs/13_attention.ipynb #9112f456
 def _unet_shapes(unet, config):
@@ -300,6 +318,7 @@ def attention_plan(pipe, # LatRefPipeline
                   ): # list of rows {"layer", "kind", "shape", "bytes"}; the last row is the sum
     "What a recording of one call with one edit will hold."
     found, heads, steps = recordable_layers(pipe, layers), _numbers("heads", heads), _numbers("steps", steps)
+    _check_steps(steps, range(num_inference_steps if any("unet." in n for n in found) else 1))
     unet, rows = _unet_shapes(pipe.autoencoder.unet, pipe.autoencoder.config), []
     for r in found.values():
         n, q, k = _shape(pipe, r, unet)
@@ -330,13 +349,28 @@ def save_attention(path, # an .npz file
         with open(tmp, "wb") as f: np.savez_compressed(f, about=np.array(json.dumps(about)), **{n: m.weights.float().cpu().numpy() for n, m in maps.items()})
     return Path(path)
 
-def load_attention(path # written by `save_attention`
+def load_attention(path, # written by `save_attention`
+                   limit=2**31 # bytes that may be taken once unpacked
                   ): # {name: AttentionMap}
     "Recorded attention from a file."
-    with np.load(path, allow_pickle=False) as f:
-        if "about" not in f: raise ValueError(f"{path} holds no recorded attention: it has no entry 'about'. Give a file that `save_attention` wrote.")
-        about = json.loads(str(f["about"]))
-        return {n: AttentionMap(n, a["kind"], torch.from_numpy(f[n]), a["steps"], a["heads"]) for n, a in about.items()}
+    path, mend = whole_path(path), "Give a file that `save_attention` wrote."
+    file_size(path, "recorded attention", CheckpointError)
+    try:
+        with zipfile.ZipFile(path) as f: size = sum(o.file_size for o in f.infolist())
+        if size > limit: raise ValueError(f"its arrays take {_size(size)}, more than {_size(limit)} (`limit`)")
+        with np.load(path, allow_pickle=False) as f:
+            if "about" not in f: raise ValueError("it has no entry 'about'")
+            return {n: _loaded_map(n, a, torch.from_numpy(f[n])) for n, a in json.loads(str(f["about"])).items()}
+    except Exception as e: raise CheckpointError(f"{path} holds no recorded attention: {one_line(e, 160)}. {mend}") from None
+
+def _loaded_map(name, about, weights):
+    "One layer of a file, where what is said of it and its array agree."
+    kind, steps, heads = (about[k] for k in ("kind", "steps", "heads"))
+    if kind not in KINDS: raise ValueError(f"{name} is of kind {kind!r}")
+    if not weights.is_floating_point() or not weights.isfinite().all(): raise ValueError(f"{name} holds what is no finite number")
+    if not all(isinstance(o, list) and all(type(v) is int for v in o) for o in (steps, heads)): raise ValueError(f"steps and heads of {name} are no lists of numbers")
+    if weights.ndim != 5 or tuple(weights.shape[1:3]) != (len(steps), len(heads)): raise ValueError(f"{name} has the shape {tuple(weights.shape)}, for {len(steps)} steps and {len(heads)} heads")
+    return AttentionMap(name, kind, weights, steps, heads)
 
 # %% ../nbs/13_attention.ipynb #ab7c9b9f
 def _enlarge(heat, size):

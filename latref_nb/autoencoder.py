@@ -10,11 +10,11 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from fastcore.basics import patch
 from torch import nn
 
+from .checkpoints import Network
 from .core import unknown_name
 from .schedule import KINDS, PREDICTIONS, make_schedule
 from .unet import Middle, UNet, check_grid, down_path, group_norm, level_widths, run_layer
@@ -100,7 +100,7 @@ def check_choice(
         raise ValueError(unknown_name(name, value, allowed))
 
 # %% ../nbs/05_autoencoder.ipynb #c8ffe80e
-class DiffusionAutoencoder(ModelMixin, ConfigMixin):
+class DiffusionAutoencoder(Network):
     "x_0 → z by a semantic encoder; (x_t, t, z) → prediction by a U-Net. Every width and depth is in the config."
     _supports_gradient_checkpointing = True
 

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['OURS', 'MOST', 'NUMBERS', 'PLACES', 'OLD_NAMES', 'latref_data', 'MOST_WEIGHTS', 'BEFORE', 'STYLE_SETTINGS',
-           'STYLES_BEFORE', 'STYLES', 'MASK', 'MASK_SETTINGS', 'NETWORK_WORDS', 'latref_train', 'UsageError',
-           'one_line', 'told', 'Voice', 'voices', 'guarded', 'Number', 'place', 'named_place', 'device_name',
-           'make_parser', 'run_command', 'command', 'Commands', 'check_place', 'lost_by_pipeline', 'lost_by_network',
-           'check_table', 'open_data', 'keep_data', 'weighed_data', 'data_synthfaces', 'value_shares', 'data_info',
-           'new_network', 'begun_network', 'record', 'stages_of', 'note_before', 'begin_training', 'train_autoencoder',
-           'second_opinion', 'train_classifiers', 'grouped_settings', 'with_networks', 'train_styles',
-           'note_styles_before', 'save_trained', 'train_mask', 'compare_edits', 'latref_edit', 'training_words',
-           'card_text', 'card_folder', 'write_card', 'deviations', 'eval_ablations', 'latref_eval', 'latref_convert']
+           'STYLES_BEFORE', 'STYLES', 'MASK', 'MASK_SETTINGS', 'NETWORK_WORDS', 'latref_train', 'UsageError', 'told',
+           'Voice', 'voices', 'guarded', 'Number', 'place', 'named_place', 'device_name', 'make_parser', 'run_command',
+           'command', 'Commands', 'check_place', 'lost_by_pipeline', 'lost_by_network', 'check_table', 'open_data',
+           'keep_data', 'weighed_data', 'data_synthfaces', 'value_shares', 'data_info', 'new_network', 'begun_network',
+           'record', 'stages_of', 'note_before', 'begin_training', 'train_autoencoder', 'second_opinion',
+           'train_classifiers', 'grouped_settings', 'with_networks', 'train_styles', 'note_styles_before',
+           'save_trained', 'train_mask', 'compare_edits', 'latref_edit', 'training_words', 'card_text', 'card_folder',
+           'write_card', 'deviations', 'eval_ablations', 'latref_eval', 'latref_convert']
 
 # %% ../nbs/17_commands.ipynb #3b22f8e0
 import argparse, inspect, math, os, re, shlex, shutil, sys, tempfile, time, traceback, warnings
@@ -26,6 +26,7 @@ from fastcore.script import Param, anno_parser
 from tqdm.auto import tqdm
 from . import training
 from .autoencoder import PRESETS, DiffusionAutoencoder, from_preset
+from .checkpoints import WEIGHTS, one_line
 from .consistency import ABLATIONS, ForwardSettings, Frozen, StyleSettings, Weights, build_cache
 from .consistency import style_networks, train_ablations, train_styles as train_style_networks
 from .core import (CELEBA_TAGS, PRECISIONS, FileError, TagSet, atomic_folder, atomic_write, default_device, image_files,
@@ -41,7 +42,7 @@ from .modulation import StyleModulation
 from .official import LATREF_PRESETS, load_diffae, load_latref
 from .official import latref_networks
 from .pipeline import Edit, LatRefPipeline, edit_files, encode_dataset, fit_pipeline, load_part
-from .pipeline import MOST_SEED, PARTS, WEIGHTS, own_products
+from .pipeline import MOST_SEED, PARTS, own_products
 from .perceptual import PerceptualNet, load_perceptual
 from .plots import image_strip, save_figure
 from .sampling import INVERSIONS
@@ -52,11 +53,6 @@ class UsageError(ValueError):
     "A command line that does not fit the command."
 
 OURS = (ValueError, OSError, IndexError, training.TrainingError)   # what our own checks raise, with a message that helps
-
-def one_line(e # an exception, or a text
-            ): # its message without line breaks, and nothing in it that a terminal could not show
-    "What a terminal is told about an error; a very long one without its middle."
-    return shown(" ".join(str(e).split()), 500) or type(e).__name__
 
 def told(e # an exception
         ): # one line
@@ -176,8 +172,8 @@ PLACES = {**dict.fromkeys(("out", "model", "autoencoder", "init", "json", "cache
 OLD_NAMES = {"--precision": ("--mixed-precision", "--mixed_precision")}     # as older cards and records have it
 
 def _precision(): # a parameter of every command that runs networks
-    return Param("bfloat16 autocast where the processor has instructions for it (auto), nowhere (no), always (bf16)", str,
-                 choices=list(PRECISIONS))
+    said = "bfloat16 autocast where the processor has instructions for it (auto), nowhere (no), always (bf16)"
+    return Param(said, str, choices=list(PRECISIONS))
 
 def _checked(a):
     "An option's type, by its name, where it has only a plain one."
@@ -603,7 +599,8 @@ def second_opinion(tags, # TagSet it must know
                    device="cpu"): # images (b,3,S,S) → labels (b,n_tags)
     "A network that reads tags off pictures: the perceptual one leaves the judge untouched for the evaluation."
     net = load_network(network, path).to(device)
-    return label_reader(net, tags, f"the {network} network", "Give one trained on these tags with --judge-path, or --calibrate 0.")
+    mend = "Give one trained on these tags with --judge-path, or --calibrate 0."
+    return label_reader(net, tags, f"the {network} network", mend)
 
 # %% ../nbs/17_commands.ipynb #24cf3f0f
 def train_classifiers(
@@ -968,7 +965,8 @@ def latref_edit(
     _say_passed_over(unread)
     for row in result.done[:compare]:
         to = Path(out)/row["edited"].replace("_edited.png", "_compare.png")
-        save_figure(image_strip(*compare_edits(pipe, row["file"], edits, steps, False if whole else None, precision)), to)
+        shown = compare_edits(pipe, row["file"], edits, steps, False if whole else None, precision)
+        save_figure(image_strip(*shown), to)
         print(f"side by side: {to}")
     where = result.path or "an earlier edits.json stays"
     print(f"{len(result.done)} edited, {len(result.failed)} skipped, {len(unread)} passed over; {where}")
@@ -1174,7 +1172,8 @@ def latref_eval(
     pipe = LatRefPipeline.from_pretrained(model).to(default_device(device))
     if card: card_folder(model)
     pairs = [(e.tag, e.value) for e in pipe.check_edits(edit)] or None
-    found = evaluate(pipe, n, seed, method, steps, batch_size, pairs=pairs, judges=load_judges(lpips, device=pipe.device), precision=precision)
+    judges = load_judges(lpips, device=pipe.device)
+    found = evaluate(pipe, n, seed, method, steps, batch_size, pairs=pairs, judges=judges, precision=precision)
     print(found.table(rows=not brief))
     if json: found.save(json)
     if card: write_card(model, pipe, found)

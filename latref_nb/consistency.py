@@ -23,17 +23,17 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from fastcore.basics import patch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from .core import (COUNT, PRECISIONS, SEED, SHARE, WEIGHT, WHOLE, atomic_write, check_fields, from_uint8, make_folder,
-                            make_generator, resolve_precision, shipped_path, to_uint8, unknown_name)
+from .checkpoints import CheckpointError, Network, one_line, open_tensors, read_tensors, whole_path
+from .core import (COUNT, SEED, SHARE, WEIGHT, WHOLE, FileError, atomic_write, check_fields, check_precision,
+                            from_uint8, make_folder, make_generator, read_json, resolve_precision, shipped_path, to_uint8, unknown_name)
 from .datasets import labelled_as
 from .directions import edit_code, global_direction, head_losses, label_reader, tag_list, tag_set
 from .modulation import StyleModulation
@@ -56,7 +56,7 @@ class Frozen:
     def __post_init__(self):
         self.critic = self.critic or load_perceptual()
         self.check_tags(self.linear.tags, "the linear classifier")
-        self.read = label_reader(self.critic, self.tags, "the critic", TRAIN_CRITIC)    # pictures → labels in our columns
+        self.read = label_reader(self.critic, self.tags, "the critic", TRAIN_CRITIC)   # pictures → labels (B,n_tags)
         for m in self.parts: m.eval().requires_grad_(False)
     @property
     def parts(self): return self.autoencoder, self.linear, self.mlp, self.critic
@@ -69,7 +69,8 @@ class Frozen:
         return self
     def check_tags(self, tags, who): # TagSet, whose they are
         "Refuse what was made for other tags, or for these in other columns."
-        if not tags.alike(self.tags): raise ValueError(f"{who} is of {tags}, the classifier of {self.tags}. Give both of the same tags.")
+        if tags.alike(self.tags): return
+        raise ValueError(f"{who} is of {tags}, the classifier of {self.tags}. Give both of the same tags.")
 
 # %% ../nbs/11_consistency.ipynb #2c1287c5
 @dataclass
@@ -85,9 +86,10 @@ class ForwardSettings:
     recolour: bool = True            # give what cannot go away, as hair, the colours of another face's: see `recolour`
     seed: int = 1                    # of the values that take the removed ones' place
     def __post_init__(self):
-        if self.precision not in PRECISIONS: raise ValueError(f"precision={self.precision!r} came; allowed: {', '.join(PRECISIONS)}.")
+        check_precision(self.precision)
         if self.inversion not in INVERSIONS: raise ValueError(unknown_name("inversion", self.inversion, INVERSIONS))
-        check_fields(self, steps=COUNT, iterations=COUNT, settled_by=COUNT, seed=SEED, **({} if self.settle is None else {"settle": SHARE}))
+        settle = {} if self.settle is None else {"settle": SHARE}
+        check_fields(self, steps=COUNT, iterations=COUNT, settled_by=COUNT, seed=SEED, **settle)
     def noted(self): # what it decides about a removal: all but the precision, which a cache need not share
         return {k: v for k, v in asdict(self).items() if k != "precision"}
 
@@ -204,14 +206,15 @@ def forward_pass(frozen, # Frozen
     targets = other_values(labels, frozen.tags, generator)
     codes = removed_codes(frozen, z, labels, targets, settling, **s.options).flatten(0, 1)  # (B·n_tags,d)
     xT = invert(model, x, z, s.steps, method=s.inversion, iterations=s.iterations, dtype=s.precision).xT
-    taken = render(model, xT.repeat_interleave(len(frozen.tags), 0), codes, s.steps, dtype=s.precision).images  # (B·n_tags,3,S,S)
+    starts = xT.repeat_interleave(len(frozen.tags), 0)                             # (B·n_tags,3,S,S)
+    taken = render(model, starts, codes, s.steps, dtype=s.precision).images
     fold = lambda o: o.unflatten(0, targets.shape)                                 # (B·n_tags,…) -> (B,n_tags,…)
     taken = from_uint8(to_uint8(taken.clamp(-1, 1)))
     for c in [c for c, tag in enumerate(frozen.tags) if s.recolour and "without" not in tag.values]:
         fold(taken)[:, c] = recolour(x, fold(taken)[:, c], labels[:, c], targets[:, c], generator)
     removed = to_uint8(taken); y = from_uint8(removed)
     own = torch.arange(len(frozen.tags), device=x.device)
-    read = fold(frozen.read(y))[:, own, own]                              # (B,n_tags): of each removed picture, its own tag
+    read = fold(frozen.read(y))[:, own, own]                                       # (B,n_tags): of each, its tag
     return {"images": images, "labels": labels, "z": z, "feats": feats, "targets": targets, "removed": fold(removed),
             "removed_feats": fold(model.encode_features(y)), "flipped": (read == targets) & (labels >= 0)}
 
@@ -243,16 +246,17 @@ def part_key(base, # of models and settings
 # %% ../nbs/11_consistency.ipynb #943c5e61
 def _read_part(path, key, n):
     "(tensors, None) of a part that fits, else (None, what is wrong with it)."
+    if not path.exists(): return None, None
     try:
-        with safe_open(path, "pt") as f: found = (f.metadata() or {}).get("key")
+        with open_tensors(path) as f: found = (f.metadata() or {}).get("key")
         if found != key: return None, "is of another model, other faces or other settings"
         part = load_file(path)                                                     # mapped, read as it is asked for
         return (part, None) if len(part["images"]) == n else (None, "is cut short")
-    except FileNotFoundError: return None, None
     except (SafetensorError, OSError, KeyError, ValueError): return None, "is damaged"
 
 def _save_part(path, part, key, **more):
-    with atomic_write(path) as tmp: save_file({k: v.cpu().contiguous() for k, v in part.items()}, tmp, {"key": key, **more})
+    tensors = {k: v.cpu().contiguous() for k, v in part.items()}
+    with atomic_write(path) as tmp: save_file(tensors, tmp, {"key": key, **more})
 
 # %% ../nbs/11_consistency.ipynb #5b1c4a03
 def _bases(frozen, settings):
@@ -265,9 +269,10 @@ def _base_of(frozen, dataset, settings, folder, rows):
     "The one of them that a folder was begun with; of a new folder, or one of other things, the first."
     bases, settled = _bases(frozen, settings), settings.settle is not None
     if settled: rows = range(min(settings.settled_by, len(dataset)))
+    first = folder/("settling.safetensors" if settled else "part-000000.safetensors")
     try:
-        with safe_open(folder/("settling.safetensors" if settled else "part-000000.safetensors"), "pt") as f: found = f.metadata()["key"]
-    except (SafetensorError, OSError, KeyError, TypeError): return bases[0]
+        with open_tensors(first) as f: found = f.metadata()["key"]
+    except (FileError, KeyError, TypeError): return bases[0]
     return next((b for b in bases if part_key(b, dataset, rows) == found), bases[0])
 
 # %% ../nbs/11_consistency.ipynb #ce6d4224
@@ -319,7 +324,8 @@ def build_cache(frozen, # Frozen
                 progress=True # show a bar
                ): # StyleCache
     "The forward step of a whole dataset, made once; parts that are there already and still fit are taken as they are."
-    s, n, folder, dataset = settings or ForwardSettings(), n or len(dataset), make_folder(folder), labelled_as(dataset, frozen.tags)
+    s, n, folder = settings or ForwardSettings(), n or len(dataset), make_folder(folder)
+    dataset = labelled_as(dataset, frozen.tags)
     if not 1 <= n <= len(dataset): raise ValueError(f"n={n} faces were asked for; the dataset has {len(dataset)}. Ask for 1 to {len(dataset)}.")
     base, parts, keys = _base_of(frozen, dataset, s, folder, range(min(chunk, n))), [], []
     settling, base = (None, base) if s.settle is None else _settling_of(frozen, dataset, s, folder / "settling.safetensors", base)
@@ -342,7 +348,7 @@ def _settling_of(frozen, dataset, settings, path, base): # → Settling, key
     "Where codes settle; read from the file where that fits."
     n = min(settings.settled_by, len(dataset)); key = part_key(base, dataset, range(n))
     try:
-        with safe_open(path, "pt") as f: found = f.metadata()["key"]
+        with open_tensors(path) as f: found = f.metadata()["key"]
         if found == key: return Settling({tuple(map(int, k.split("."))): (v[0], v[1:-1], v[-1]) for k, v in load_file(path, str(frozen.device)).items()}), key
     except (SafetensorError, OSError, KeyError, TypeError, ValueError): pass
     with torch.no_grad(): z = torch.cat([frozen.autoencoder.encode(dataset.batch(range(i, min(i + 100, n)))["image"].to(frozen.device)) for i in range(0, n, 100)])
@@ -497,7 +503,8 @@ class StyleSettings:
         shares = dict.fromkeys(("swap", "pasted", "worn", "translated"), SHARE)
         check_fields(self, **shares, noise=WEIGHT, traces=WEIGHT, warmup=WHOLE, translated_from=WHOLE, decoded=COUNT,
                      t_from=(0, 1, "[)"))
-        if self.source not in ("removed", "original"): raise ValueError(unknown_name("source", self.source, ("removed", "original")))
+        words = "removed", "original"
+        if self.source not in words: raise ValueError(unknown_name("source", self.source, words))
 
 # %% ../nbs/11_consistency.ipynb #0c13ff7a
 @dataclass
@@ -777,7 +784,7 @@ def go_on_from(folder, # of an earlier training
         fresh = ("from_whole.", "encoder.") if fresh_encoder else ("from_whole.",)                # of the extractor; what the earlier one has goes before
         new = {k: v for k, v in m.state_dict().items() if name == "extractor" and k.startswith(fresh)}
         try: old = ema_weights(folder, name); m.load_state_dict({**new, **old, **{k: v for k, v in new.items() if k.startswith("encoder.")}})
-        except (OSError, SafetensorError): raise ValueError(f"{folder}: holds no checkpoint to go on from, or a damaged one. Give the folder that `latref_train styles --out` wrote.") from None
+        except (OSError, FileError) as e: raise ValueError(f"{folder}: holds no checkpoint to go on from, or a damaged one ({one_line(e, 160)}). Give the folder that `latref_train styles --out` wrote.") from None
         except RuntimeError as e: raise ValueError(f"{folder}: its networks have another shape than these ({str(e).splitlines()[-1].strip()[:120]}). Ask for the same shape, modulation, extractor and mapper, or begin anew.") from None
 
 def _callbacks(*functions):
@@ -817,15 +824,33 @@ def save_stages(path, # a .safetensors file
 def load_stages(path # written by `save_stages`
                ): # Stages
     "Read stages."
-    try:
-        with safe_open(path, "pt") as f: about = f.metadata() or {}
-        tensors, lists = load_file(path), {k: json.loads(about[k]) for k in STAGE_LISTS}
-        main = Stages(**{k: tensors[k] for k in STAGE_TENSORS}, **lists)
-    except (SafetensorError, OSError, KeyError, ValueError) as e: raise ValueError(f"{path}: holds no stages of a training, or is damaged ({str(e).splitlines()[0][:80]}). train_styles writes such a file.") from None
+    try: return _read_stages(whole_path(path))
+    except Exception as e:
+        raise CheckpointError(f"{path}: holds no stages of a training, or is damaged ({one_line(e, 120)}). train_styles writes such a file.") from None
+
+def _read_stages(path):
+    "Stages with those of the ablations; anything thrown says what does not fit."
+    tensors = read_tensors(path, what="a file of stages", finite=False)            # a loss that was not there yet is NaN
+    with open_tensors(path, "a file of stages") as f: about = f.metadata() or {}
+    main = _checked_stages(Stages(**{k: tensors[k] for k in STAGE_TENSORS}, **{k: json.loads(about[k]) for k in STAGE_LISTS}))
     for name in [k[9:] for k in about if k.startswith("ablation.")]:
         own = {k: tensors[f"ablation.{name}.{k}"] for k in STAGE_TENSORS[2:]}
-        main.ablations[name] = replace(main, **own, **json.loads(about[f"ablation.{name}"]), ablations={})
+        main.ablations[name] = _checked_stages(replace(main, **own, **json.loads(about[f"ablation.{name}"]), ablations={}))
     return main
+
+def _checked_stages(s):
+    "The same stages, where lists and tensors speak of the same faces, steps and terms."
+    for name, kind in dict(steps=int, faces=int, references=int, terms=str, tags=str, values=str).items():
+        entries = getattr(s, name)
+        if not isinstance(entries, list) or not all(type(o) is kind for o in entries): raise ValueError(f"{name} is no list of {kind.__name__}")
+    n, p, size = len(s.faces), len(s.steps), tuple(s.original.shape[1:])
+    if not len(s.references) == len(s.tags) == len(s.values) == n: raise ValueError("faces, references, tags and values are not of one length")
+    shapes = dict(original=(n, *size), removed=(n, *size), restored=(p, n, *size), swapped=(p, n, *size), losses=(p, len(s.terms)))
+    for name, shape in shapes.items():
+        t = getattr(s, name)
+        if tuple(t.shape) != shape or (t.dtype == torch.uint8) == (name == "losses"): raise ValueError(f"{name} is {t.dtype} of shape {tuple(t.shape)}")
+    if len(size) != 3 or size[0] != 3 or not n * p: raise ValueError(f"{p} moments of {n} pictures of shape {size}")
+    return s
 
 # %% ../nbs/11_consistency.ipynb #f4f0946c
 def snapshot_steps(steps, # of the training
@@ -942,10 +967,8 @@ def shipped_stages(): # Stages
     return load_stages(shipped_path("synthfaces64/stages.safetensors"))
 
 # %% ../nbs/11_consistency.ipynb #05d0375c
-class DirectionStyles(ModelMixin, ConfigMixin):
+class DirectionStyles(Network):
     "In the extractor's place: a style that is the same for everybody, made from the global direction of the value."
-    config_name = "config.json"
-
     @register_to_config
     def __init__(self, tags: list, # TagSet, or `tag_list` of one
                  z_dim: int, # of the directions
@@ -1033,10 +1056,19 @@ def train_ablations(autoencoder, classifiers, # as for `train_styles`
             with atomic_write(out/"ablations.json") as tmp: tmp.write_text(json.dumps(result, indent=1), encoding="utf-8")
     return result
 
+def _kept_result(path):
+    "The row that a finished run left, or a CheckpointError."
+    try: row = read_json(path, "the result of a run")
+    except FileError as e: raise CheckpointError(f"{e} Move it away to do this run again.") from None
+    numbers = [v for k, v in row.items() if k not in ("ablation", "key")] if isinstance(row, dict) else [None]
+    if not all(isinstance(v, (int, float)) for v in numbers) or not {"ablation", "seed", "key", "seconds"} <= row.keys():
+        raise CheckpointError(f"{path}: holds no result of a run. Move it away to do this run again.")
+    return row
+
 def ablation_run(task, cache, folder, steps, evaluate, stages, *, name, seed, **how): # → {"ablation", "seed", "key", "seconds", columns…}
     "One run: from its result if it is there, from its checkpoint if there is one."
     key, kept = hashlib.sha256(json.dumps([task.config(), cache.key, steps, seed], sort_keys=True, default=str).encode()).hexdigest()[:16], folder/"result.json"
-    if kept.exists() and (old := json.loads(kept.read_text(encoding="utf-8")))["key"] == key: return old
+    if kept.exists() and (old := _kept_result(kept))["key"] == key: return old
     if kept.exists(): warnings.warn(f"{folder} is of another training; it is made anew.", CacheWarning, stacklevel=3); shutil.rmtree(folder)
     recorder = StageRecorder(task, cache, folder/"stages.safetensors", snapshot_steps(steps, stages)) if stages else None
     if recorder and not (folder/"checkpoint").exists(): recorder.take(0)

@@ -7,14 +7,15 @@ __all__ = ['MIN_SIDE', 'MAX_ASPECT', 'MAX_PIXELS', 'FORMATS', 'IMAGE_SUFFIXES', 
            'SEED', 'SHARE', 'WEIGHT', 'ABOVE', 'CELEBA_TAGS', 'NAME_BYTES', 'from_uint8', 'to_uint8', 'to_numpy',
            'to_pil', 'ImageError', 'check_size', 'FileError', 'user_path', 'shown', 'file_size', 'read_formats',
            'image_suffixes', 'fit_square', 'load_image', 'load_images', 'image_files', 'passed_over', 'check_images',
-           'default_device', 'has_bf16', 'default_dtype', 'PrecisionWarning', 'bf16_factor', 'resolve_precision',
-           'autocast_dtype', 'make_generator', 'randn', 'nearest', 'unknown_name', 'check_range', 'check_ranges',
-           'check_fields', 'Tag', 'TagSet', 'write_error', 'short_name', 'make_folder', 'atomic_write', 'settle_folder',
-           'atomic_folder', 'json_text', 'write_json', 'read_json', 'save_image', 'batched', 'shipped_names',
-           'shipped_path']
+           'default_device', 'has_bf16', 'default_dtype', 'PrecisionWarning', 'bf16_factor', 'check_precision',
+           'resolve_precision', 'autocast_dtype', 'make_generator', 'randn', 'nearest', 'unknown_name', 'check_range',
+           'check_ranges', 'check_fields', 'Tag', 'TagSet', 'write_error', 'short_name', 'make_folder', 'atomic_write',
+           'settle_folder', 'atomic_folder', 'json_text', 'write_json', 'read_json', 'save_image', 'batched',
+           'shipped_names', 'shipped_path']
 
 # %% ../nbs/00_core.ipynb #d5cf3271
-import difflib, errno, hashlib, importlib.util, io, json, math, numbers, os, platform, re, secrets, shutil, stat, struct, threading, time, warnings, zlib
+import difflib, errno, hashlib, importlib.util, io, json, math, numbers, os, platform, re, secrets, shutil, stat, struct, threading
+import time, warnings, zlib
 from bisect import bisect_right
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -166,7 +167,7 @@ def _reading(what):
     except Image.UnidentifiedImageError:
         raise ImageError(f"{what}: is not an image that can be read. Give a PNG, JPEG, WebP, BMP or TIFF file.") from None
     except PermissionError: raise ImageError(f"{what}: {_shut}.") from None
-    except MemoryError: raise ImageError(f"{what}: there is not enough memory for its pixels. Make it smaller.") from None
+    except MemoryError: raise ImageError(f"{what}: too little memory for its pixels. Make it smaller.") from None
     except Exception as e:                                      # decoders raise whatever they like on broken bytes
         said = shown(str(e).strip() or type(e).__name__, 100)
         raise ImageError(f"{what}: its pixels are damaged or cut short ({said}). Copy or download it again.") from None
@@ -201,7 +202,7 @@ def _spliced(pieces): return io.BufferedReader(_Pieces([p for p in pieces if p[2
 
 # %% ../nbs/00_core.ipynb #9739c290
 def _directory(f, start=0):
-    "The first directory of TIFF or EXIF data: (byte order, is it BigTIFF, its entries as bytes, offset of the next one)."
+    "The first directory of TIFF or EXIF data: (byte order, BigTIFF or not, entries as bytes, where the next one is)."
     f.seek(start)
     head = f.read(16)
     order = {b"II": "<", b"MM": ">"}[head[:2]]
@@ -233,7 +234,7 @@ def _orientation(exif # bytes of EXIF, or None
     except (ValueError, KeyError, struct.error): return 1
 
 # %% ../nbs/00_core.ipynb #725ac755
-_PNG_KEPT = (b"tRNS", b"acTL", b"fcTL", b"fdAT")       # transparency and frames; all else in small letters is not pixels
+_PNG_KEPT = (b"tRNS", b"acTL", b"fcTL", b"fdAT")      # transparency and frames; all else in small letters is no pixels
 
 def _hex_exif(kind, data):
     "EXIF that old programs wrote into a PNG as hexadecimal text, or None; what is unpacked of it is bounded."
@@ -250,8 +251,8 @@ def _png_pieces(f, size):
     while at + 8 <= size:
         f.seek(at)
         n, kind = struct.unpack(">I4s", f.read(8))
-        end = min(at + 12 + n, size)
-        if kind[:1].isupper() or kind in _PNG_KEPT: kept.append((f, at, end - at))
+        end = min(at + 12 + n, size) if kind.isalpha() else size   # no chunk: the decoder shall say so
+        if not kind[:1].islower() or kind in _PNG_KEPT: kept.append((f, at, end - at))
         elif kind == b"eXIf": exif = f.read(min(n, 1 << 16))
         elif kind in (b"zTXt", b"tEXt") and exif is None: exif = _hex_exif(kind, f.read(min(n, 1 << 16)))
         at = end
@@ -271,8 +272,10 @@ def _jpeg_pieces(f, size):
     while True:
         f.seek(at)
         mark, kind, n = struct.unpack(">BBH", f.read(4).ljust(4, b"\0"))
-        if (mark, kind) == (0xFF, 0xFF):                           # a byte to fill up
-            at += 1
+        if (mark, kind) == (0xFF, 0xFF):                           # bytes to fill up, before a mark
+            f.seek(at)
+            block = f.read(1 << 16)
+            at += max(1, len(block) - len(block.lstrip(b"\xff")) - 1)
             continue
         if mark != 0xFF or kind < 0xC0 or 0xD0 <= kind <= 0xDA or n < 2: break      # 0xDA: from here on pixels
         data = f.read(n - 2) if kind >= 0xE0 else b""
@@ -282,11 +285,11 @@ def _jpeg_pieces(f, size):
     return [*kept, (f, at, size - at)], _orientation(exif)
 
 # %% ../nbs/00_core.ipynb #4786feff
-_TIFF_KEPT = {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332, 338, 339,
-              347, *range(512, 522), 529, 530, 531, 532}           # sizes, strips, tiles, bits, colours, compression
+_TIFF_KEPT = {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332, 338,
+              339, 347, *range(512, 522), 529, 530, 531, 532}      # sizes, strips, tiles, bits, colours, compression
 
 def _tiff_pieces(f, size):
-    "A TIFF whose first directory, at its end, lists nothing but what makes pixels, as (file, start, length); its orientation."
+    "A TIFF with a first directory, at its end, of what makes pixels alone, as (file, start, length); its orientation."
     order, big, entries, after = _directory(f)
     offset, count = ("Q", "Q") if big else ("I", "H")
     tag = lambda e: struct.unpack(order + "H", e[:2])[0]
@@ -343,11 +346,11 @@ def _file_source(src, what):
 LARGE = 4_000_000   # pixels: above it a picture that is wanted small is made smaller while it is decoded
 
 def _reduction(w, h, size):
-    "By which whole number a picture may be shrunk at once, so that three times `size` or more is left for a good filter."
+    "By which whole number a picture may be shrunk at once: three times `size` or more is left for a good filter."
     return 1 if size is None or w * h <= LARGE else max(1, min(w, h) // (3 * max(size, 1)))
 
 def _decode(im, what, size=None):
-    "Check size and frames on the header, then decode; with a `size`, a large JPEG straight to a half, quarter or eighth."
+    "Check size and frames on the header, then decode; with a `size`, a large JPEG straight to a half or less."
     check_size(*im.size, what)
     _refuse_frames(im, what)
     k = _reduction(*im.size, size)
@@ -371,7 +374,8 @@ def _read_pil(im, what):
         except ImageError: raise
         except (ValueError, AttributeError, AssertionError) as e:
             if isinstance(e, ValueError) and "closed" not in str(e): raise
-            raise ImageError(f"{what}: this PIL image or its file is closed. Open it again, or load() it before.") from None
+            closed = "this PIL image or its file is closed. Open it again, or load() it first"
+            raise ImageError(f"{what}: {closed}.") from None
         try: code = im.getexif().get(0x0112)
         except Exception: code = _orientation(im.info.get("exif"))              # another tag is broken
     return im, code
@@ -441,7 +445,8 @@ def _to_rgb(im, code, what, size=None):
     for y in range(0, h, rows):
         strip = _strip_rgb(im.crop((0, y, w, min(y + rows, h))), bits, what)
         out.paste(strip.reduce(k) if k > 1 else strip, (0, y // k))
-    if w % k or h % k: out = out.resize((w // k, h // k), Image.Resampling.BICUBIC, (0, 0, w / k, h / k))    # part blocks
+    if w % k or h % k:                                             # blocks at the edges are there in part
+        out = out.resize((w // k, h // k), Image.Resampling.BICUBIC, (0, 0, w / k, h / k))
     return out.transpose(_TURNS[code]) if code in _TURNS else out
 
 # %% ../nbs/00_core.ipynb #f62849c8
@@ -513,13 +518,14 @@ def _walk(folder, recursive):
             elif recursive: (links if os.path.islink(path) else waiting).append(path)
 
 # %% ../nbs/00_core.ipynb #e2052854
-_UNREAD = {"HEIC needs a plug-in: pip install pillow-heif": ".heic .heics .heif .heifs .hif",
-           "this Pillow cannot read it: pip install --upgrade Pillow": ".webp .avif .avifs .jp2 .j2k .jpc .jpf .jpx .j2c",
-           "raw data of a camera: export it as JPEG or TIFF": ".raw .cr2 .cr3 .crw .nef .nrw .arw .sr2 .srf .dng .orf .rw2 "
-                                                              ".raf .pef .srw .x3f .3fr .erf .kdc .mrw .rwl .iiq",
-           "not of a kind that is read: save it as PNG": ".psd .psb .xcf .kra .ai .svg .svgz .eps .ps .pdf .jxl .jxr .ico "
-                                                         ".icns .cur .tga .dds .exr .hdr .pcx .qoi .wmf .emf .fits .fit "
-                                                         ".sgi .xpm .xbm .bpg .flif .djvu .dcm .dib .ras .pct"}
+_UNREAD = {
+    "HEIC needs a plug-in: pip install pillow-heif": ".heic .heics .heif .heifs .hif",
+    "this Pillow cannot read it: pip install --upgrade Pillow": ".webp .avif .avifs .jp2 .j2k .jpc .jpf .jpx .j2c",
+    "raw data of a camera: export it as JPEG or TIFF":
+        ".raw .cr2 .cr3 .crw .nef .nrw .arw .sr2 .srf .dng .orf .rw2 .raf .pef .srw .x3f .3fr .erf .kdc .mrw .rwl .iiq",
+    "not of a kind that is read: save it as PNG":
+        ".psd .psb .xcf .kra .ai .svg .svgz .eps .ps .pdf .jxl .jxr .ico .icns .cur .tga .dds .exr .hdr .pcx .qoi "
+        ".wmf .emf .fits .fit .sgi .xpm .xbm .bpg .flif .djvu .dcm .dib .ras .pct"}
 _HINTS = {suffix: hint for hint, suffixes in _UNREAD.items() for suffix in suffixes.split()}
 
 def _sorted_out(folder, recursive):
@@ -656,16 +662,22 @@ def bf16_factor(device="cpu", # torch.device, or its name
 
 @cache
 def _warn_of_bf16(kind): # of device; once a process
-    said = f"bfloat16 is imitated on this {kind}: a convolution takes {bf16_factor(kind):.1f} times as long as in float32"
-    warnings.warn(f"{said}, measured just now. Leave precision at 'auto', or give 'no'.", PrecisionWarning, stacklevel=4)
+    cost = f"a convolution takes {bf16_factor(kind):.1f} times as long as in float32, measured just now"
+    said = f"bfloat16 is imitated on this {kind}: {cost}. Leave precision at 'auto', or give 'no'."
+    warnings.warn(said, PrecisionWarning, stacklevel=4)
 
 # %% ../nbs/00_core.ipynb #5b1c0a07
+def check_precision(precision # what should be one of PRECISIONS
+                   ): # the word
+    "Refuse a word that is no precision."
+    if precision not in PRECISIONS: raise ValueError(f"precision={precision!r} came; allowed: {', '.join(PRECISIONS)}.")
+    return precision
+
 def resolve_precision(precision="auto", # one of PRECISIONS
                       device="cpu" # torch.device, or its name
                      ): # "no" or "bf16"
     "What a precision comes to on a device; one warning a process where it asks for bfloat16 that is imitated."
-    if precision not in PRECISIONS: raise ValueError(f"precision={precision!r} came; allowed: {', '.join(PRECISIONS)}.")
-    if precision == "auto": return "bf16" if has_bf16(device) else "no"
+    if check_precision(precision) == "auto": return "bf16" if has_bf16(device) else "no"
     if precision == "bf16" and not has_bf16(device): _warn_of_bf16(torch.device(device).type)
     return precision
 
@@ -732,7 +744,7 @@ def check_range(name, # how the message calls it
 
 COUNT, WHOLE = (1, math.inf, "[]", True), (0, math.inf, "[]", True)      # ranges that occur often: of things, of steps,
 SEED = (0, 2**63 - 1, "[]", True)                                        # of seeds,
-SHARE, WEIGHT, ABOVE = (0, 1), (0,), (0, math.inf, "(]")                 # of shares, of weights, of what 0 makes useless
+SHARE, WEIGHT, ABOVE = (0, 1), (0,), (0, math.inf, "(]")                 # of shares, weights, and what 0 makes useless
 
 def check_ranges(**given # name=(value, range), a range as these three lines have it
                 ):
@@ -749,7 +761,8 @@ def check_fields(o, # an object
 def _words(name, words):
     "A list of words as a tuple; anything else that came for a tag is refused."
     if not all(isinstance(w, str) and w.strip() for w in (name, *words)) or isinstance(words, str):
-        raise ValueError(f"tag {name!r} has {shown(words, 80)}. Its name, values and attributes are texts, the latter in lists.")
+        needed = "Its name is a text, its values and attributes are lists of texts"
+        raise ValueError(f"tag {name!r} has {shown(words, 80)}. {needed}.")
     return tuple(words)
 
 @dataclass(frozen=True)
@@ -900,7 +913,7 @@ def short_name(stem, # the beginning of a file's name
     return short + mark
 
 def _place(path):
-    "A path to write to: ~ and a last part like . or .. are resolved, a name that no system takes is refused in one line."
+    "A path to write to: ~ and a last part like . or .. are resolved, a name that no system takes is refused."
     path = user_path(path)
     if path.name in ("", ".."): path = path.resolve()
     if any(c == "\0" or "\ud800" <= c < "\udc80" or "\udcff" < c <= "\udfff" for c in str(path)):
@@ -971,11 +984,12 @@ def _exchange(tmp, path):
 def _replaceable(path, overwrite):
     "A folder's real path, or an error where it cannot be made or exchanged."
     path = _place(settle_folder(path))
-    if path.is_symlink() or ".." in path.parts: path = path.resolve()      # a link stays; no way through what is exchanged
+    if path.is_symlink() or ".." in path.parts: path = path.resolve()      # a link stays a link
     said, here = shown(path), Path(os.path.abspath(os.curdir)).resolve()
     if path.resolve() in (here, *here.parents):
         raise OSError(f"cannot write {said}: it is the folder you are in, or one above. Choose a folder of its own.")
-    if path.exists() and not overwrite: raise OSError(f"{said} exists already. Choose another name, or allow overwriting.")
+    if path.exists() and not overwrite:
+        raise OSError(f"{said} exists already. Choose another name, or allow overwriting.")
     if path.exists() and not path.is_dir():
         raise OSError(f"cannot write {said}: that is a file, and a folder is to be made. Choose another name.")
     return path
@@ -1041,7 +1055,8 @@ def save_image(x, # (3,H,W) in [-1, 1], or a PIL image
     im = x if isinstance(x, Image.Image) else to_pil(x)
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind not in Image.SAVE:
-        raise ValueError(f"{shown(path.name)}: the suffix {path.suffix!r} names no image format. Use .png, .jpg or .webp.")
+        said = f"the suffix {shown(path.suffix)!r} names no image format. Use .png, .jpg or .webp"
+        raise ValueError(f"{shown(path.name)}: {said}.")
     try: im.save(buf, kind, **options)
     except Exception as e:                                         # the format has no such colours, sizes or options
         raise OSError(f"cannot write {shown(path)}: {shown(e, 100)}. Choose another format, or convert it.") from e

@@ -48,7 +48,7 @@ def _tidy(cell):
     return cell if cell.isascii() else unicodedata.normalize("NFC", cell)
 
 def _csv_rows(path, text):
-    "The rows of a CSV as (line number, cells), the header first, without empty rows; commas, semicolons or tabs between."
+    "The rows of a CSV as (line number, cells), without empty ones; commas, semicolons or tabs between."
     first = text.lstrip().partition("\n")[0]
     reader = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=first.count), skipinitialspace=True)
     rows, line = [], 1
@@ -61,7 +61,7 @@ def _csv_rows(path, text):
     return rows
 
 def _without_index(rows, is_value):
-    "Rows without the column of row numbers that pandas writes first; `is_value(name, cell)`: is the second one no file?"
+    "Rows without the column of numbers that pandas writes first; `is_value(name, cell)`: is the second one no file?"
     (_, head), *more = rows
     numbers = head[0] in ("", "Unnamed: 0") and len(head) > 1 and all(cells[0].isdigit() for _, cells in more)
     if not numbers or not more or is_value(head[1], more[0][1][1:2]): return rows
@@ -91,14 +91,15 @@ def _check_names(path, names):
     if twice: raise AnnotationError(f"{shown(path)}: the column {twice[0]!r} comes twice. Keep one.")
 
 def read_attributes(path # list_attr_celeba.txt, CelebAMask-HQ-attribute-anno.txt, or a CSV of the same
-                   ): # (names, files, values (n,k) int8 of ±1, 0 where a CSV does not say, promised number of rows or None)
+                   ): # (names, files, values (n,k) int8 of ±1, 0 where a CSV does not say, promised rows or None)
     "CelebA's file of attributes."
     return _attributes(path)[:4]
 
 def _attributes(path):
     "What `read_attributes` gives, and the line of each row."
     (names, promised, rows, bits), said = _attribute_rows(path), shown(path)
-    if not rows: raise AnnotationError(f"{said}: holds no rows, or is not an annotation file. Copy or download it again.")
+    if not rows:
+        raise AnnotationError(f"{said}: holds no rows, or is not an annotation file. Copy or download it again.")
     _check_names(path, names)
     files, values = [], np.empty((len(rows), len(names)), np.int8)
     for j, (i, (name, *cells)) in enumerate(rows):
@@ -107,7 +108,8 @@ def _attributes(path):
             raise AnnotationError(f"{said}, line {i}: {came}. Copy or download the file again.")
         try: values[j] = [bits[c] for c in cells]
         except KeyError as e:
-            raise AnnotationError(f"{said}, line {i}: the value {e.args[0]!r} came; 1 and -1 (or 1 and 0) are allowed.") from None
+            came = f"the value {shown(e.args[0], 60)!r} came; 1 and -1 (or 1 and 0) are allowed"
+            raise AnnotationError(f"{said}, line {i}: {came}.") from None
         files.append(name)
     return names, files, values, promised, [i for i, _ in rows]
 
@@ -156,52 +158,55 @@ def files_key(self:ImageSet): # bytes that change when a file does
     return hashlib.sha256(repr(list(stats)).encode()).digest()
 
 # %% ../nbs/01a_datasets.ipynb #12e29e56
+def _last(path): return path.rpartition("/")[2]
+def _stem(path): return os.path.splitext(path)[0]
+
 class _Names:
     "Finds a picture by what an annotation file calls it."
+    forms = (str, _last, _stem, lambda path: _last(_stem(path)))   # the path, the file's name, both without suffix
     def __init__(self, paths, # list of files
                  root, # the folder they lie in
                  any_suffix=False # "1.jpg" may stand for 1.png
                 ):
-        base, self.any_suffix = Path(root).as_posix() + "/", any_suffix
-        self.rel = [self.form(Path(p).as_posix().removeprefix(base)) for p in paths]
-        self.ways = [{} for _ in range(4)]                         # path, name, both without suffix: {it: numbers of pictures}
-        for i, path in enumerate(self.rel):
-            stem = os.path.splitext(path)[0]
-            for way, name in zip(self.ways, (path, self.last(path), stem, self.last(stem))): way.setdefault(name, []).append(i)
+        base, self.any_suffix, self.tables = Path(root).as_posix() + "/", any_suffix, {}
+        self.rel = [self.tidy(p.as_posix().removeprefix(base)) for p in paths]
     @staticmethod
-    def form(name): return _tidy(str(name).replace("\\", "/").removeprefix("./"))
-    @staticmethod
-    def last(name): return name.rpartition("/")[2]
+    def tidy(name): return _tidy(name.replace("\\", "/").removeprefix("./"))
+    def table(self, k):
+        "{name in form k: the pictures it may mean}, made when it is first asked for."
+        if k not in self.tables:
+            self.tables[k] = {}
+            for i, path in enumerate(self.rel): self.tables[k].setdefault(self.forms[k](path), []).append(i)
+        return self.tables[k]
     def find(self, name, # as the file has it
              where # file and line, for the message
             ): # the picture's number, or None
         "The one picture that a row is about; an `AnnotationError` for several."
-        name = self.form(name)
-        asked = [(way, name) for way in self.ways]
-        if self.any_suffix: asked.append((self.ways[3], os.path.splitext(self.last(name))[0]))
-        found = next((way[n] for way, n in asked if n in way), [None])
+        name = self.tidy(name)
+        asked = [(k, name) for k in range(4)] + [(3, _last(_stem(name)))] * self.any_suffix
+        found = next((self.table(k)[n] for k, n in asked if n in self.table(k)), [None])
         if len(found) == 1: return found[0]
-        pictures = ", ".join(shown(self.rel[i], 60) for i in found[:3])
-        raise AnnotationError(f"{where}: {shown(name, 60)!r} may be any of {len(found)} pictures ({pictures}). Write the path.")
+        pictures = f"{len(found)} pictures ({', '.join(shown(self.rel[i], 60) for i in found[:3])})"
+        raise AnnotationError(f"{where}: {shown(name, 60)!r} may be any of {pictures}. Write the path.")
 
 # %% ../nbs/01a_datasets.ipynb #caf53cfa
 def _joined(path, rows, names, unknown):
     "{picture: its values} of rows (line, name, values); rows about one picture must agree. And how many have none."
-    found, lines, lost = {}, {}, 0
+    found, lines, lost, said = {}, {}, 0, shown(path)
     for line, name, values in rows:
-        i = names.find(name, f"{shown(path)}, line {line}")
+        i = names.find(name, f"{said}, line {line}")
         if i is None: lost += 1
         elif i not in found: found[i], lines[i] = values, line
         else:
             old = found[i]
             if ((old != unknown) & (values != unknown) & (old != values)).any():
-                both = f"lines {lines[i]} and {line}"
-                raise AnnotationError(f"{shown(path)}, {both}: contradict each other about {shown(names.rel[i], 80)}. Keep one.")
+                both = f"lines {lines[i]} and {line}: contradict each other about {shown(names.rel[i], 80)}"
+                raise AnnotationError(f"{said}, {both}. Keep one.")
             found[i] = old + (values - unknown) * (old == unknown)         # what only one of them knows
-    if rows and not found: raise AnnotationError(f"{shown(path)}: none of its {len(rows)} rows has a picture among the "
-                                                 f"{len(names.rel)} found. Check that both are of the same dataset, and that "
-                                                 f"the first column holds names such as {shown(names.rel[0], 60)}.")
-    return found, lost
+    if found or not rows: return found, lost
+    none = f"none of its {len(rows)} rows has a picture among the {len(names.rel)} found"
+    check = f"Check that both are of one dataset, and that a row begins with a name such as {shown(names.rel[0], 60)}"
+    raise AnnotationError(f"{said}: {none}. {check}.")
 
 # %% ../nbs/01a_datasets.ipynb #2f164285
 def _found(root, names, what, hint):
@@ -213,15 +218,15 @@ def _found(root, names, what, hint):
 def _report(path, lost, bare, rows, promised, used):
     "One warning for all that does not match."
     notes = [f"{lost} rows have no picture"] * (lost > 0) + [f"{bare} pictures have no row"] * (bare > 0)
-    if promised is not None and promised != rows: notes.append(f"its first line says {promised} rows and it holds {rows}")
+    if promised not in (None, rows): notes.append(f"its first line says {promised} rows and it holds {rows}")
     text = f"{path}: {', '.join(notes)}; the {used} faces with both are used."
     if notes: warnings.warn(text, FacesWarning, stacklevel=4)
 
 def _existing(root):
     "A folder that is there."
     root = user_path(root)
-    if not root.is_dir(): raise FileNotFoundError(f"{root}: no such folder. Give the folder of the pictures or of the download.")
-    return root
+    if root.is_dir(): return root
+    raise FileNotFoundError(f"{shown(root)}: no such folder. Give the folder of the pictures or of the download.")
 
 # %% ../nbs/01a_datasets.ipynb #2a12f4b6
 class _Annotated(ImageSet):
@@ -273,7 +278,8 @@ def masks(self:CelebAMaskHQ, i, # which item, or several
     "The classes of a face."
     if not isinstance(i, int): return torch.stack([self.masks(int(k), size) for k in i])
     size, name = size or self.size, self.paths[i].stem
-    if not name.isdecimal(): raise ValueError(f"{self.paths[i]}: masks are found by a face's number, and {name!r} is none.")
+    if not name.isdecimal():
+        raise ValueError(f"{self.paths[i]}: masks are found by a face's number, and {shown(name)!r} is none.")
     number = int(name)
     folder = self.root/"CelebAMask-HQ-mask-anno"/str(number // 2000)
     if not folder.is_dir(): raise FileNotFoundError(f"{folder}: no such folder. The masks of face {number} belong there; unpack CelebAMask-HQ-mask-anno.")
@@ -288,7 +294,7 @@ def _read_mask(path, size):
     try: return (load_image(path, size).mean(0) > 0).numpy()                             # (3,S,S) -> (S,S)
     except ImageError as e:
         why = str(e).removeprefix(f"{shown(path)}: ")
-        raise ImageError(f"{shown(path)}: is not a picture that gives a mask: {why} Or unpack the masks again.") from None
+        raise ImageError(f"{shown(path)}: is not a picture that gives a mask: {why} Or unpack it again.") from None
 
 # %% ../nbs/01a_datasets.ipynb #3d0ad9c0
 class FaceFolder(ImageSet):
@@ -320,7 +326,8 @@ def _value(tag, cell, where):
     if cell.lower() in _UNKNOWN: return -1
     bits = ["1", "0", "-1"] if len(own) == 2 and not any(v in _BITS for v in plain) else []
     if bits and cell in _BITS: return int(_BITS[cell] > 0)
-    raise AnnotationError(f"{where}: {unknown_name(f'value of {tag.name}', cell, [*tag.values, *bits])} An empty cell is unknown.")
+    said = unknown_name(f"value of {tag.name}", shown(cell, 60), [*tag.values, *bits])
+    raise AnnotationError(f"{where}: {said} An empty cell is unknown.")
 
 def _by_attributes(tag, row, tags, where):
     "The number of the value that CelebA's columns of a tag name, -1 where they name none."
@@ -329,7 +336,8 @@ def _by_attributes(tag, row, tags, where):
         cell = row.get(a, "")
         if a == _tidy(tag.name) or cell.lower() in _UNKNOWN: continue
         if cell in _BITS: bits[a] = _BITS[cell]
-        elif a not in tags: raise AnnotationError(f"{where}: {cell!r} came for {a}; 1 and -1 (or 1 and 0) are allowed.")
+        elif a not in tags:
+            raise AnnotationError(f"{where}: {shown(cell, 60)!r} came for {a}; 1 and -1 (or 1 and 0) are allowed.")
     return int(TagSet([tag]).from_celeba(bits)[0]) if bits else -1
 
 # %% ../nbs/01a_datasets.ipynb #3bf52f7a
@@ -340,7 +348,8 @@ def _row_labels(row, tags, where):
         a = _value(t, row.get(_tidy(t.name), ""), where)
         b = _by_attributes(t, row, tags, where)
         if min(a, b) >= 0 and a != b:
-            raise AnnotationError(f"{where}: {t.name} is {t.values[a]} in its own column and {t.values[b]} by CelebA's. Keep one.")
+            both = f"{t.name} is {t.values[a]} in its own column and {t.values[b]} by CelebA's"
+            raise AnnotationError(f"{where}: {both}. Keep one.")
         labels.append(max(a, b))
     return torch.tensor(labels)
 
@@ -350,19 +359,20 @@ def _label_columns(path, head, tags):
     columns = [h for h in head[1:] if h in map(_tidy, known)]
     _check_names(path, columns)
     if columns: return
-    said = f"none of the columns {', '.join(head[1:]) or '(none)'} is a tag"
-    hint = next(filter(None, (nearest(h, known) for h in head[1:])), "")
-    raise AnnotationError(f"{shown(path)}, line 1: {said}. {hint} Known: {', '.join(tags.names)}, or their CelebA attributes.")
+    said = f"none of the columns {shown(', '.join(head[1:])) or '(none)'} is a tag."
+    hints = [h for h in (nearest(h, known) for h in head[1:]) if h][:1]
+    known = f"Known: {', '.join(tags.names)}, or their CelebA attributes."
+    raise AnnotationError(f"{shown(path)}, line 1: {' '.join([said, *hints, known])}")
 
 def _csv_labels(path, paths, root, tags):
     "Labels (n,n_tags) of these files from a CSV; one warning for rows and pictures that do not match."
     known = {*tags.names, *(a for t in tags for a in t.attributes)}
     (_, head), *lines = _without_index(_csv_rows(path, _read_text(path)), lambda name, cell: name in known)
     _label_columns(path, head, tags)
-    if not lines: raise AnnotationError(f"{shown(path)}: holds no rows. Each picture needs one, under the names of the columns.")
-    rows = []
+    rows, said = [], shown(path)
+    if not lines: raise AnnotationError(f"{said}: holds no rows. Each picture needs one, under the header.")
     for i, cells in lines:
-        where = f"{shown(path)}, line {i}"
+        where = f"{said}, line {i}"
         while len(cells) > len(head) and not cells[-1]: cells = cells[:-1]
         if len(cells) != len(head): raise AnnotationError(f"{where}: {len(cells)} cells came for {len(head)} columns.")
         if not cells[0]: raise AnnotationError(f"{where}: names no file. The first column holds the files.")
@@ -372,8 +382,8 @@ def _csv_labels(path, paths, root, tags):
     return torch.stack([found.get(i, tags.encode({})) for i in range(len(paths))])
 
 def _report_csv(path, imageless, rowless, n):
-    said = f"{imageless} rows have no picture (left out), {rowless} of {n} pictures have no row (their labels are unknown)"
-    if imageless or rowless: warnings.warn(f"{path}: {said}.", FacesWarning, stacklevel=5)
+    said = f"{imageless} rows have no picture (left out), {rowless} of {n} pictures have no row"
+    if imageless or rowless: warnings.warn(f"{path}: {said} (their labels are unknown).", FacesWarning, stacklevel=5)
 
 # %% ../nbs/01a_datasets.ipynb #5187f790
 def open_faces(root, # a folder: CelebAMask-HQ, CelebA or pictures
@@ -389,9 +399,11 @@ def open_faces(root, # a folder: CelebAMask-HQ, CelebA or pictures
     except ImageError: pass
     try: return FaceFolder(root, size, tags, labels, recursive=True)
     except ImageError:
-        allowed = "a folder of image files, CelebA (img_align_celeba, list_attr_celeba.txt) or CelebAMask-HQ (CelebA-HQ-img, "
-        left = "".join(f" {p.name}: {why}." for p, why in passed_over(root, True)[:1])
-        raise ImageError(f"{root}: holds no pictures. Allowed: {allowed}CelebAMask-HQ-attribute-anno.txt).{left}") from None
+        layouts = ("CelebA (img_align_celeba, list_attr_celeba.txt) or CelebAMask-HQ (CelebA-HQ-img, "
+                   "CelebAMask-HQ-attribute-anno.txt)")
+        left = "".join(f" {shown(p.name)}: {why}." for p, why in passed_over(root, True)[:1])
+        said = f"{shown(root)}: holds no pictures. Allowed: a folder of image files, {layouts}.{left}"
+        raise ImageError(said) from None
 
 # %% ../nbs/01a_datasets.ipynb #20a20dd0
 def fingerprint(ds, # a dataset with `batch`, `labels`, `tags`
@@ -417,14 +429,16 @@ def _first_faces(ds, kind):
 def _same_faces(a, b):
     "Do two records speak of the same faces, as far as both go?"
     if not isinstance(a, dict) or not isinstance(a.get("faces"), list): return False
-    return all(a.get(k) == b[k] for k in ("kind", "size", "tags")) and all(x == y for x, y in zip(a["faces"], b["faces"]))
+    alike = all(a.get(k) == b[k] for k in ("kind", "size", "tags"))
+    return alike and all(x == y for x, y in zip(a["faces"], b["faces"]))
 
 def _claim(out, ds, kind):
     "Make the folder ours, or find that it is ours already; refuse anything else."
     key = _first_faces(ds, kind)
     if (out/_KEY_FILE).exists():
         if _same_faces(read_json(out/_KEY_FILE, "a record of faces"), key): return
-        raise ValueError(f"{out}: holds faces of another dataset, size, seed or layout. Choose another folder, or remove it first.")
+        other = "holds faces of another dataset, size, seed or layout"
+        raise ValueError(f"{out}: {other}. Choose another folder, or remove it first.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())): raise ValueError(f"{out}: exists and was not written here. Choose a new or an empty folder.")
     write_json(key, out/_KEY_FILE)
 
@@ -502,7 +516,7 @@ class TensorFaces(Dataset):
                 ):
         if images.dtype != torch.uint8 or images.ndim != 4 or len(images) != len(labels): raise ValueError(f"images {tuple(images.shape)} of {images.dtype} and labels {tuple(labels.shape)} came. Needed: uint8 (n,3,S,S) and (n,{len(tags)}).")
         self.images, self.labels, self.tags, self.size = images, labels, tags, images.shape[-1]
-        self.provenance = None                                                         # of the dataset they were taken from, see `provenance`
+        self.provenance = None                                                         # of what they were taken from
         self.weights, self.regions = None, 0.0                                         # (n,1,S,S) of every pixel and the power behind them, see `weigh`
     def __len__(self): return len(self.images)
     def __getitem__(self, i):
@@ -596,7 +610,8 @@ def provenance(ds # any dataset
     "What a training notes of its data: cheap also for a large folder, whose files are known by names, sizes and times."
     own = getattr(ds, "provenance", None)
     if own: return own
-    return {"pictures and labels": fingerprint(ds)[:16]} if all(hasattr(ds, k) for k in ("batch", "labels", "tags")) else {}
+    known = all(hasattr(ds, k) for k in ("batch", "labels", "tags"))
+    return {"pictures and labels": fingerprint(ds)[:16]} if known else {}
 
 # %% ../nbs/01a_datasets.ipynb #5b1c1a03
 class _Relabelled(Dataset):
@@ -616,7 +631,8 @@ def labelled_as(ds, # a dataset with `labels` and `tags`
                ): # the dataset itself where its columns are these already
     "A dataset with its labels in the columns of these tags, found by name."
     own = getattr(ds, "tags", tags)
-    return ds if own.alike(tags) else _Relabelled(ds, tags, tags.columns(own, "the dataset", "Open it with these tags."))
+    if own.alike(tags): return ds
+    return _Relabelled(ds, tags, tags.columns(own, "the dataset", "Open it with these tags."))
 
 # %% ../nbs/01a_datasets.ipynb #b11ca6a9
 def region_weights(masks, # (B,C,S,S) bool, one class true at each pixel

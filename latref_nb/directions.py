@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'METRICS', 'AIMS', 'METHODS', 'EigenFaces', 'fit_eigenfaces', 'tag_list', 'tag_set', 'value_head',
-           'ValueClassifier', 'label_reader', 'balanced_accuracy', 'probe_accuracy', 'check_labels', 'value_weights',
-           'head_losses', 'fit_classifiers', 'contrast', 'other_contrasts', 'metric_matrix', 'global_direction',
-           'value_mean', 'global_edit', 'edit_scores', 'value_gradient', 'shaken_gradient', 'CodePath',
-           'image_specific', 'Calibration', 'calibrate', 'edit_code']
+           'check_strengths', 'ValueClassifier', 'label_reader', 'balanced_accuracy', 'probe_accuracy', 'check_labels',
+           'value_weights', 'head_losses', 'fit_classifiers', 'contrast', 'other_contrasts', 'metric_matrix',
+           'global_direction', 'value_mean', 'global_edit', 'edit_scores', 'value_gradient', 'shaken_gradient',
+           'CodePath', 'image_specific', 'Calibration', 'calibrate', 'edit_code']
 
 # %% ../nbs/08_directions.ipynb #149c9a5a
 import math
@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+from .checkpoints import Network
 from .core import ABOVE, COUNT, SHARE, WEIGHT, WHOLE, Tag, TagSet, check_range, check_ranges, randn
 
 # %% ../nbs/08_directions.ipynb #4d3945c2
@@ -86,10 +86,17 @@ def value_head(z_dim, # d
     return nn.Sequential(nn.Linear(z_dim, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, n_values))
 
 # %% ../nbs/08_directions.ipynb #6e0b22d2
-class ValueClassifier(ModelMixin, ConfigMixin):
-    "Reads the value of every tag off a semantic code, by one small head a tag on the normalised code."
-    config_name = "config.json"
+def check_strengths(strengths # what should be {method: {"Tag=value": strength}}
+                   ): # None, or a ValueError
+    "Refuse strengths of edits that are not finite numbers, and what is no such table."
+    rows = strengths.values() if isinstance(strengths, dict) else [strengths]
+    numbers = [s for row in rows for s in (row.values() if isinstance(row, dict) else [row])]
+    for s in numbers:
+        if isinstance(s, bool) or not isinstance(s, (int, float)) or not math.isfinite(s):
+            raise ValueError(f"strengths hold {str(s)[:40]!r}. Needed: {{method: {{'Tag=value': a finite number}}}}, as set_strengths writes them.")
 
+class ValueClassifier(Network):
+    "Reads the value of every tag off a semantic code, by one small head a tag on the normalised code."
     @register_to_config
     def __init__(self, z_dim: int,      # d
                  tags: list = (),       # TagSet, or `tag_list` of one
@@ -98,6 +105,7 @@ class ValueClassifier(ModelMixin, ConfigMixin):
                  strengths: dict = None # {method: {"Tag=value": strength}}, from `calibrate`
                 ):
         super().__init__()
+        check_strengths(strengths or {})
         self.tags = tag_set(tags); n = len(self.tags.pairs)
         self.register_to_config(tags=tag_list(self.tags), strengths=dict(strengths or {}), _use_default_values=[])
         self.heads = nn.ModuleList(value_head(z_dim, len(t), kind, hidden) for t in self.tags)
@@ -201,7 +209,8 @@ def head_losses(logits, # {tag: (B,n_values)}
                 weights=None, # list of (n_values,) from `value_weights`
                ): # (n_tags,)
     "Cross-entropy of each tag over the faces whose label is known."
-    if labels.shape[1] != len(logits): raise ValueError(f"{labels.shape[1]} columns of labels came for the tags {', '.join(logits)}. Give one for each.")
+    n, names = labels.shape[1], ", ".join(logits)
+    if n != len(logits): raise ValueError(f"{n} columns of labels came for the tags {names}. Give one for each.")
     losses = []
     for i, out in enumerate(logits.values()):
         w = None if weights is None else weights[i].to(out)
@@ -223,7 +232,8 @@ def fit_classifiers(z, # (n,d) codes of training faces
     "Fit one head a tag on normalised codes; each keeps the weights that did best on held-out codes."
     check_labels(z, labels, tags)
     check_ranges(hidden=(hidden, COUNT), noise=(noise, WEIGHT), steps=(steps, COUNT), batch_size=(batch_size, COUNT),
-                 weight_decay=(weight_decay, WEIGHT), val_share=(val_share, (0, 1, "()")), check_every=(check_every, COUNT))
+                 weight_decay=(weight_decay, WEIGHT), val_share=(val_share, (0, 1, "()")),
+                 check_every=(check_every, COUNT))
     if lr is not None: check_range("lr", lr, *ABOVE)
     z, labels = z.detach().float(), labels.long()
     with torch.random.fork_rng(devices=[]):
@@ -437,7 +447,8 @@ class Calibration:
 
     def as_config(self): # {"Tag=value": strength}
         "The strengths as plain data for a config."
-        return {f"{tag}={value}": check_range(f"strength of {tag}={value}", s, *ABOVE) for (tag, value), s in self.strengths.items()}
+        given = {f"{tag}={value}": s for (tag, value), s in self.strengths.items()}
+        return {pair: check_range(f"strength of {pair}", s, *ABOVE) for pair, s in given.items()}
 
 def calibrate(edit, # (z (b,d), tag, value, strength) → z_edit (b,d)
               decode, # (z_edit (b,d), which faces (b,)) → images
@@ -454,7 +465,8 @@ def calibrate(edit, # (z (b,d), tag, value, strength) → z_edit (b,d)
     check_range("n", n, *COUNT)
     for s in strengths: check_range("strength", s, *ABOVE)
     wanted = (len(z), len(tags))
-    if before.shape != wanted: raise ValueError(f"the judge's labels {tuple(before.shape)} came; {wanted} are needed for {tags}.")
+    came = tuple(before.shape)
+    if came != wanted: raise ValueError(f"the judge's labels {came} came; {wanted} are needed for {tags}.")
     for tag, value in pairs or tags.pairs:
         i = (before[:, tags.index(tag)] != tags[tag].index(value)).nonzero().flatten()[:n]
         if not len(i): raise ValueError(f"all {len(z)} faces have {tag}={value} already. Give faces without it.")

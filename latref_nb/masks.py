@@ -10,20 +10,18 @@ from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+from .checkpoints import Network
 from .consistency import Frozen, weights_key
 from .core import WEIGHT, check_fields, check_range, from_uint8
 from .directions import tag_list, tag_set
 from .training import fit
 
 # %% ../nbs/11a_masks.ipynb #cadd42be
-class PictureMask(ModelMixin, ConfigMixin):
+class PictureMask(Network):
     "Two codes of a face → where their pictures differ: what an edit may change, at the scale of the picture."
-    config_name = "config.json"
-
     @register_to_config
     def __init__(self, tags: list,       # TagSet, or `tag_list` of one: whose edits it learned from
                  z_dim: int,             # d

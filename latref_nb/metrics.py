@@ -19,8 +19,9 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .core import (ABOVE, CELEBA_TAGS, COUNT, atomic_write, batched, check_range, check_ranges, make_generator, nearest, randn,
-                            resolve_precision, shipped_path)
+from .checkpoints import Network, load_part, not_finite, one_line
+from .core import (ABOVE, CELEBA_TAGS, COUNT, atomic_write, batched, check_range, check_ranges, make_generator,
+                            nearest, randn, resolve_precision, shipped_path)
 from .datasets import cached
 from .directions import edit_scores, head_losses, label_reader, probe_accuracy, tag_list, tag_set
 from .faces import STYLES, Factors, SynthFaces, draw_factors, render_faces
@@ -30,7 +31,6 @@ from .training import fit
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from fastcore.basics import patch
 from torch import Tensor, nn
@@ -50,10 +50,8 @@ def check_seed(seed # of the faces to evaluate on
     return seed
 
 # %% ../nbs/14_metrics.ipynb #0dd728d8
-class Judge(ModelMixin, ConfigMixin):
+class Judge(Network):
     "Reads the value of every tag off a picture."
-    config_name = "config.json"
-
     @register_to_config
     def __init__(self, tags: list = tuple(tag_list(CELEBA_TAGS)), # TagSet, or `tag_list` of one
                  size: int = 64, widths: list = (16, 40, 80, 128) # side of the pictures, channels of the trunk
@@ -87,10 +85,8 @@ class JudgeTask:
         return {"loss": losses.sum(), **{t: l for t, l in zip(self.modules["model"].tags.names, losses)}}
 
 # %% ../nbs/14_metrics.ipynb #bccfd92d
-class IdentityNet(ModelMixin, ConfigMixin):
+class IdentityNet(Network):
     "A unit vector for each picture: close for one person under other tags, far for other people."
-    config_name = "config.json"
-
     @register_to_config
     def __init__(self, size: int = 64, widths: list = (16, 40, 80, 128), dim: int = 64, n_factors: int = 22, n_context: int = 16):
         super().__init__()
@@ -163,20 +159,24 @@ def visible_styles(tags=CELEBA_TAGS, # TagSet
     return out
 
 # %% ../nbs/14_metrics.ipynb #0c445d33
-class FactorNet(ModelMixin, ConfigMixin):
+class FactorNet(Network):
     "Reads the style factors of every tag off a picture, where they show."
-    config_name = "config.json"
-
     @register_to_config
     def __init__(self, tags: list = tuple(tag_list(CELEBA_TAGS)), # TagSet, or `tag_list` of one
                  size: int = 64, widths: list = (16, 40, 80, 128), # side of the pictures, channels of the trunk
                  shown: dict = None # {"Tag=value": [factors that show]}; None: found by rendering
                 ):
         super().__init__()
-        self.tags = tag_set(tags); shown = shown or visible_styles(self.tags)
+        self.tags = tag_set(tags)
+        with torch.device("cpu"): shown = shown or visible_styles(self.tags)           # also where the network itself takes no memory
         self.register_to_config(tags=tag_list(self.tags), widths=list(widths), shown=shown, _use_default_values=[])
         self.trunk, self.head = FaceTrunk(widths), face_head(size, widths[-1], sum(len(STYLES[t]) for t in self.tags.names))
-        self.masks = {t.name: torch.tensor([[f in shown[f"{t.name}={v}"] for f in STYLES[t.name]] for v in t.values]) for t in self.tags}  # (n_values,k)
+        with torch.device("cpu"): self.masks = {t.name: self.shown_mask(t, shown) for t in self.tags}   # (n_values,k)
+
+    @staticmethod
+    def shown_mask(tag, shown): # → (n_values,k) bool
+        "Which of a tag's style factors show under each of its values."
+        return torch.tensor([[f in shown[f"{tag.name}={v}"] for f in STYLES[tag.name]] for v in tag.values])
 
     def forward(self, x): # (B,3,S,S) in [-1, 1] → {tag: (B,k) style factors}
         out = self.head(self.trunk(fit_size(x, self.config.size))[-1])
@@ -245,12 +245,14 @@ def _own_task(kind, faces): # (task, dataset)
     "The same for faces with labels of their own tags."
     if kind == "judge": return JudgeTask(Judge(faces.tags, size=faces.size)), faces
     if kind == "perceptual": return PerceptualTask(PerceptualNet(faces.tags, n_factors=0, size=faces.size)), faces
-    raise ValueError(f"the {kind} network learns from factors that only rendered faces have. Train judge or perceptual on faces of your own.")
+    said = f"the {kind} network learns from factors that only rendered faces have"
+    raise ValueError(f"{said}. Train judge or perceptual on faces of your own.")
 
 def train_network(kind, # one of RECIPES
                   out, # folder
                   steps=None, n=None, lr=None, # None: the recipe's
-                  size=64, progress=True, data=None, # side of the faces, a bar; a dataset with labels; None: rendered faces
+                  size=64, progress=True, # side of the faces, show a bar
+                  data=None, # a dataset with labels, for a judge or a perceptual network; None: rendered faces
                   **settings # more for `fit`
                  ): # the trained network
     "Train one of the networks that measure."
@@ -274,7 +276,7 @@ def load_network(kind, # one of NETWORKS
     "Load one of the networks that measure."
     if kind not in NETWORKS: raise ValueError(f"network {kind!r} came. {nearest(kind, NETWORKS)} Allowed: {', '.join(NETWORKS)}.")
     name, cls = NETWORKS[kind]
-    return cls.from_pretrained(str(path or shipped_path(name)), low_cpu_mem_usage=False).eval().requires_grad_(False)
+    return load_part(cls, path or shipped_path(name)).requires_grad_(False)
 
 # %% ../nbs/14_metrics.ipynb #7eb8f59a
 @torch.no_grad()
@@ -371,9 +373,10 @@ def load_lpips(weights=None, # torchvision's AlexNet weights; None: from its cac
     model = lpips.LPIPS(net="alex", pretrained=True, pnet_rand=True, verbose=False)
     backbone = {f"slice{k}.{name}": p for k, slice_ in enumerate((model.net.slice1, model.net.slice2, model.net.slice3, model.net.slice4, model.net.slice5), 1) for name, p in slice_.state_dict().items()}
     try: tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e: raise ValueError(f"{path} cannot be read as weights ({str(e).splitlines()[0][:120]}). Give torchvision's {ALEXNET}.") from None
+    except Exception as e: raise ValueError(f"{path} cannot be read as weights ({one_line(e, 120)}). Give torchvision's {ALEXNET}.") from None
     try: model.net.load_state_dict({k: tensors["features." + k.split(".", 1)[1]] for k in backbone})
     except (KeyError, TypeError, RuntimeError): raise ValueError(f"{path} does not hold AlexNet's weights. Give torchvision's {ALEXNET}.") from None
+    if not_finite(model.net.state_dict()): raise ValueError(f"{path} holds NaN or infinity. Give torchvision's {ALEXNET}.")
     return model.eval().requires_grad_(False)
 
 # %% ../nbs/14_metrics.ipynb #e022d425
@@ -483,7 +486,8 @@ def source_batch(pipe, faces, rows, n, judges, steps, brief, how): # tuple in th
     trip = x[:0] if brief else pipe.render(xT, z, steps, **how)
     alone = z[:0, 0] if brief else psnr(pipe.render(_random_xT(pipe, xT, [faces.seed + 10_000 + i for i in rows]), z, steps, **how), x)
     gallery = render_faces(gallery_factors(faces.factors([*rows, (rows[-1] + 1) % n])), faces.size)[:len(rows)].to(device)
-    return x, z, xT, trip, alone, label_reader(judges.judge, faces.tags)(x), judges.judge.features(x), judges.identity(gallery)
+    read = label_reader(judges.judge, faces.tags)(x)                                   # (b,n_tags)
+    return x, z, xT, trip, alone, read, judges.judge.features(x), judges.identity(gallery)
 
 # %% ../nbs/14_metrics.ipynb #4db3b23a
 @dataclass
@@ -575,7 +579,8 @@ class Evaluation:
     def json(self): # → {"autoencoder": {…}, "rows": [{…}, …], "settings": {…}}
         "The figures as plain data, ready for JSON; what does not apply is None."
         plain = lambda d: {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in d.items()}
-        return {"autoencoder": plain(self.autoencoder), "rows": [plain(r) for r in self.rows], "settings": self.settings}
+        rows = [plain(r) for r in self.rows]
+        return {"autoencoder": plain(self.autoencoder), "rows": rows, "settings": self.settings}
 
     def save(self, path): # → Path
         "Write the JSON, whole or not at all."
@@ -653,7 +658,8 @@ def loop_options(pipe, # see `evaluate`
     return {"dtype": resolve_precision(precision, pipe.device)} | (how or {})
 
 def gather_sources(pipe, # see `evaluate`
-                   n=512, seed=HELD_OUT_SEED, steps=20, batch_size=32, *, judges=None, brief=False, bar=None, precision="auto", **how): # Sources
+                   n=512, seed=HELD_OUT_SEED, steps=20, batch_size=32, *, judges=None, brief=False, bar=None,
+                   precision="auto", **how): # Sources
     "The first pass, in batches; several evaluations of one autoencoder may share it."
     how = loop_options(pipe, precision, how)
     if n < 1: raise ValueError(f"n={n} held-out faces came. Give at least 1.")
@@ -667,7 +673,8 @@ def autoencoder_row(pipe, src): # {"probe_mean", "probe_min", "round_trip_psnr",
     "What the code holds, and how well a face comes back."
     out, read = dict.fromkeys(("probe_mean", "probe_min", "round_trip_psnr", "round_trip_ssim", "z_only_psnr")), pipe.read(src.z)
     if read is not None:
-        probe = list(probe_accuracy(torch.stack([read[t].argmax(1) for t in src.faces.tags.names], 1).cpu(), src.faces.labels[:len(src)], src.faces.tags).values())  # (n,n_tags)
+        told = torch.stack([read[t].argmax(1) for t in src.faces.tags.names], 1).cpu()     # (n,n_tags)
+        probe = list(probe_accuracy(told, src.faces.labels[:len(src)], src.faces.tags).values())  # (n,n_tags)
         out |= {"probe_mean": sum(probe) / len(probe), "probe_min": min(probe)}
     if len(src.z_only): out |= {"round_trip_psnr": float(psnr(src.round_trip, src.x).mean()), "round_trip_ssim": float(ssim(src.round_trip, src.x).mean()), "z_only_psnr": float(src.z_only.mean())}
     return out

@@ -13,11 +13,11 @@ from fnmatch import fnmatch
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from fastcore.basics import patch
 from torch import nn
 
+from .checkpoints import Network
 from .directions import tag_list, tag_set
 from .styles import StyleCode, tag_number, value_numbers, value_offsets
 from .unet import attend, zero_init
@@ -179,10 +179,8 @@ class Translator(nn.Module):
         return f * m + e * (1 - m)
 
 # %% ../nbs/10_modulation.ipynb #0f926817
-class StyleModulation(ModelMixin, ConfigMixin):
+class StyleModulation(Network):
     "F, a tag's value and its style → F′: what the encoder would have seen in the edited face."
-    config_name = "config.json"
-
     @register_to_config
     def __init__(self, tags: list,            # TagSet, or `tag_list` of one
                  feat_dim: int,               # channels of F

@@ -7,13 +7,13 @@ __all__ = ['FaceTrunk', 'face_head', 'fit_size', 'soften', 'roughen', 'Perceptua
            'PerceptualTask']
 
 # %% ../nbs/08a_perceptual.ipynb #29012af7
+from .checkpoints import Network, load_part
 from .core import CELEBA_TAGS, shipped_path
 from .directions import head_losses, tag_list, tag_set
 from .faces import STYLES
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.utils.data import Dataset
@@ -72,10 +72,8 @@ def roughen(x, # (B,3,S,S) in [-1, 1]
     return x + .08 * _some(B, .3, g, dev) * patches
 
 # %% ../nbs/08a_perceptual.ipynb #5f87b3b3
-class PerceptualNet(ModelMixin, ConfigMixin):
+class PerceptualNet(Network):
     "Features that react to every factor of a face, and the distance of two pictures in them."
-    config_name = "config.json"
-
     @register_to_config
     def __init__(self, tags: list = tuple(tag_list(CELEBA_TAGS)), n_factors: int = 56, # 0: it knows tags alone
                  size: int = 64, widths: list = (16, 40, 80, 128)):
@@ -95,7 +93,7 @@ class PerceptualNet(ModelMixin, ConfigMixin):
         return torch.stack([out.argmax(1) for out in self(fit_size(x, self.config.size))[0].values()], 1)
 
     def features(self, x): # (B,3,S,S) → (B,n_factors), without factors (B,widths[-1]); differentiable
-        "What it reads of every factor, in units of a factor's standard deviation; without factors its last map, averaged."
+        "What it reads of every factor, in units of its standard deviation; without factors its last map, averaged."
         x = fit_size(x, self.config.size)
         if not self.config.n_factors: return self.trunk(x)[-1].mean((2, 3))        # (B,w,S/16,S/16) → (B,w)
         return (self(x)[1] - .5) * 12 ** .5
@@ -109,7 +107,7 @@ class PerceptualNet(ModelMixin, ConfigMixin):
 def load_perceptual(path=None # a folder of its own; None: the one that ships
                    ): # PerceptualNet, in evaluation mode
     "The perceptual network."
-    return PerceptualNet.from_pretrained(str(path or shipped_path("perceptual64")), low_cpu_mem_usage=False).eval().requires_grad_(False)
+    return load_part(PerceptualNet, path or shipped_path("perceptual64")).requires_grad_(False)
 
 # %% ../nbs/08a_perceptual.ipynb #bec9394f
 class FactorFaces(Dataset):

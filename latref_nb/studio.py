@@ -17,7 +17,7 @@ import traitlets as T
 from fastcore.basics import patch
 from .consistency import Stages, load_stages
 from .core import make_generator
-from .directions import edit_scores
+from .directions import edit_scores, label_reader
 from .explore import ClickPicture, Downloads, Explorer, Live, TagExplorer, Wish, bench_of, columns, guidances, having
 from .explore import labelled, menu, page, pictured, sheet, titled, without_styles, wrapped
 from .metrics import load_judges
@@ -85,7 +85,7 @@ def compare_guidances(bench, # Bench
     if equal == "length": moves = moves * (gain * lengths.median() / lengths.clamp_min(1e-8))[:, None]
     rendered = bench.pipe.render(bench.x_T(steps).repeat(len(moves), 1, 1, 1), bench.z + moves, steps)                            # (M,3,S,S)
     images = torch.stack([bench.kept(y[None], bench.z + m[None], [w.edit(bench.pipe, bench.x)]) for y, m, w in zip(rendered, moves, wishes)])
-    before, after = judges.judge.predict(bench.x), judges.judge.predict(images)
+    before, after = map(label_reader(judges.judge, bench.pipe.tags), (bench.x, images))
     hit, kept = edit_scores(before.repeat(len(moves), 1), after, bench.pipe.tags, wishes[0].tag, wishes[0].value)
     same = judges.identity(images) @ judges.identity(bench.x)[0]                                                                  # (M,dim) @ (dim,) -> (M,)
     return [Comparison(w.guidance, *row) for w, row in zip(wishes, zip(images, hit.bool().tolist(), same.tolist(), (1 - kept.float()).tolist(), moves.norm(dim=1).tolist()))]

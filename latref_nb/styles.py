@@ -12,14 +12,13 @@ import json
 from dataclasses import dataclass, replace
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from fastcore.basics import patch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .autoencoder import SemanticEncoder
+from .checkpoints import CheckpointError, Network, check_arguments, check_finite, open_tensors, read_tensors, one_line, whole_path
 from .core import Tag, atomic_write, randn, unknown_name
 from .directions import tag_list, tag_set
 
@@ -142,30 +141,35 @@ def save_styles(path, # a .safetensors file
         tag, value, code = _entry(style)
         about[name] = dict(tag=tag, value=value, model=model, alone=style is code)
         tensors |= {f"{name}/{part}": getattr(code, part).detach().cpu().clone().contiguous() for part in ("vector", "tokens")}
+    check_finite(tensors, str(path))
     with atomic_write(path) as tmp: save_file(tensors, tmp, {"styles": json.dumps(about)})
     return path
 
 # %% ../nbs/09_styles.ipynb #bebac39a
 def _read_styles(path):
-    "Entries and tensors of a file of styles."
-    try:
-        with safe_open(path, "pt") as f:
-            about = json.loads((f.metadata() or {})["styles"])
-            return about, {k: f.get_tensor(k) for k in f.keys()}
-    except FileNotFoundError: raise ValueError(f"{path}: no such file. Check the path.") from None
-    except Exception: raise ValueError(f"{path}: is not a file of styles, or is damaged. Make one with save_styles.") from None
+    "{name: (model, whether it was saved alone, StyleCode)} of a file of styles, or a CheckpointError."
+    what, path, out = "a file of styles", whole_path(path), {}
+    tensors = read_tensors(path, what=what)
+    with open_tensors(path, what) as f: about = json.loads((f.metadata() or {})["styles"])
+    for name, o in about.items():
+        words = [o.get(k) for k in ("model", "tag", "value")]
+        alone = o.get("alone", o.get("tag") is None)
+        if not all(w is None or isinstance(w, str) for w in words) or not isinstance(alone, bool):
+            raise CheckpointError(f"{path}: model, tag and value of the style {name!r} must be words.")
+        out[name] = words[0], alone, StyleCode(tensors[f"{name}/vector"], tensors[f"{name}/tokens"], *words[1:])
+    return out
 
 def load_styles(path, # written by `save_styles`
                 model=None, # name of the model that is to use them; None: do not look
                ): # what was saved: {name: StyleCode or (tag, value, StyleCode)}
     "Read styles back; those of another model are refused."
-    about, tensors = _read_styles(path); out = {}
-    for name, o in about.items():
-        if model is not None and o["model"] != model:
-            raise ValueError(f"{path}: the style {name!r} belongs to the model {o['model']!r}, and {model!r} is to use it. Styles mean something to their own model only; make it anew there.")
-        code = StyleCode(tensors[f"{name}/vector"], tensors[f"{name}/tokens"], o["tag"], o["value"])
-        out[name] = code if o.get("alone", o["tag"] is None) else (o["tag"], o["value"], code)
-    return out
+    try: found = _read_styles(path)
+    except CheckpointError as e: raise CheckpointError(f"{e} A file of styles is made with save_styles.") from None
+    except Exception as e: raise CheckpointError(f"{path}: is not a file of styles, or is damaged ({one_line(e, 160)}). Make one with save_styles.") from None
+    for name, (owner, *_) in found.items():
+        if model is not None and owner != model:
+            raise ValueError(f"{path}: the style {name!r} belongs to the model {owner!r}, and {model!r} is to use it. Styles mean something to their own model only; make it anew there.")
+    return {name: code if alone else (code.tag, code.value, code) for name, (_, alone, code) in found.items()}
 
 # %% ../nbs/09_styles.ipynb #891e6fd7
 @patch
@@ -258,10 +262,8 @@ def encoder_config(autoencoder): # DiffusionAutoencoder → dict of arguments of
     return dict(image_size=c.image_size, in_channels=c.in_channels, patch_size=c.enc_patch_size, model_channels=c.enc_channels or c.model_channels, channel_mult=list(c.enc_channel_mult),
                 num_res_blocks=pick("num_res_blocks"), attention_resolutions=list(pick("attention_resolutions")), num_heads=c.num_heads, z_dim=c.z_dim, whole=c.enc_whole)
 
-class ReferenceExtractor(ModelMixin, ConfigMixin):
+class ReferenceExtractor(Network):
     "Reference guidance: (reference face, tag, value) → StyleCode."
-    config_name = "config.json"
-
     @register_to_config
     def __init__(self, tags: list,            # TagSet, or `tag_list` of one
                  encoder: dict,               # arguments of the SemanticEncoder that reads the reference, from `encoder_config`
@@ -276,6 +278,7 @@ class ReferenceExtractor(ModelMixin, ConfigMixin):
                 ):
         super().__init__()
         self.tags = tag_set(tags); self.register_to_config(tags=tag_list(self.tags), _use_default_values=[])
+        check_arguments(SemanticEncoder, encoder)
         self.encoder = SemanticEncoder(**encoder); feat_dim = self.encoder.to_z.in_channels
         self.query = nn.Parameter(torch.randn(len(self.tags.pairs), feat_dim) * .02)
         self.project, self.positions = nn.Linear(feat_dim, width), nn.Parameter(torch.randn(1, side * side + 1, width) * .02)
@@ -367,10 +370,8 @@ class TagMapper(nn.Module):
         tokens = torch.cat([prior[:, None], self.embed(noise)], 1) + self.positions   # (B,1,w), (B,4,w) → (B,5,w)
         return self.style_heads(self.transformer(tokens).flatten(1), value)           # (B,5,w) → (B,5w)
 
-class LatentMapper(ModelMixin, ConfigMixin):
+class LatentMapper(Network):
     "Latent guidance: (noise, source face, tag, value) → StyleCode."
-    config_name = "config.json"
-
     @register_to_config
     def __init__(self, tags: list,                  # TagSet, or `tag_list` of one
                  image_size: int = 64,              # of the source faces

@@ -1,4 +1,4 @@
-"After the tests: how long each chapter took."
+"After the tests: how long each chapter took. It is printed and never asserted: `benchmarks/run.py --only chapters` measures it."
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -1,5 +1,5 @@
 "What the tests of the repository itself share: where things lie, and how a notebook is read."
-import json, re, subprocess
+import json, re, subprocess, time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -7,6 +7,29 @@ NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 CHAPTERS = [p for p in NOTEBOOKS if p.stem not in ("index", "play")]
 MODULES = sorted(p for p in (ROOT / "latref_nb").glob("*.py") if not p.stem.startswith("_"))
 READS_ALL = ("index", "17_commands")  # may import from every chapter
+HANG = 1800  # seconds after which a process, a kernel or a page counts as hung; no test asks how fast a machine is
+
+
+def wait_for(ready, seconds=HANG):
+    "Ask again and again until the answer is true; after so many seconds the last error is the one shown."
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if answer := ready(): return answer
+        except OSError:
+            if time.monotonic() > end: raise
+        assert time.monotonic() < end, f"nothing after {seconds} s"
+        time.sleep(0.2)
+
+def skipped(cell):
+    "Whether a code cell says that it is not to be run by a test."
+    return any(line.replace(" ", "") in ("#|eval:false", "#|slow") for line in cell.source.splitlines()[:5])
+
+def execute(nb, folder):
+    "Run a notebook in a folder, cell by cell; the notebook, with its outputs, comes out. A cell that hangs is an error."
+    from nbclient import NotebookClient
+    patience = dict(timeout=HANG, startup_timeout=HANG, iopub_timeout=HANG)
+    return NotebookClient(nb, kernel_name="python3", resources={"metadata": {"path": str(folder)}}, **patience).execute()
 
 
 def read(path): return json.loads(path.read_text(encoding="utf-8"))

@@ -1,5 +1,7 @@
 "Recording attention: by name, nothing changed by it, nothing left behind, and within its memory."
-import math
+import json, math, os
+from itertools import permutations
+from pathlib import Path
 import numpy as np
 import pytest
 import torch
@@ -124,6 +126,53 @@ def test_two_recordings_inside_each_other(pipe, x):
     assert set(processors(pipe)) == {attend} and "_invert" not in vars(pipe)
 
 
+LAYERS = {"a": ["*unet.middle*", "modulation.*"], "b": ["unet.*", "modulation.Smiling.*"], "c": ["encoder*", "unet.middle*", "modulation.*.mask"]}
+
+def untouched(pipe, before):
+    return processors(pipe) == before and not pipe.autoencoder.unet._forward_pre_hooks and "_invert" not in vars(pipe) and not any("mask" in vars(t) for t in pipe.modulation.translators)
+
+@pytest.mark.parametrize("order", list(permutations("abc")), ids="".join)
+def test_recordings_that_overlap_close_in_any_order(pipe, x, order):
+    "Each has what ran while it was open, and the last to close leaves the pipeline as it was."
+    before, open_, maps, runs = processors(pipe), {}, {}, dict.fromkeys("abc", 0)
+    for name in "abc":
+        open_[name] = record_attention(pipe, LAYERS[name]); maps[name] = open_[name].__enter__()
+        run(pipe, x, n=2); runs = {k: n + (k in open_) for k, n in runs.items()}
+    for name in order:
+        open_.pop(name).__exit__(None, None, None)
+        run(pipe, x, n=2); runs = {k: n + (k in open_) for k, n in runs.items()}
+    assert untouched(pipe, before) and set(before) == {attend}
+    for name, m in maps.items(): assert m["unet.middle.attn"].weights.shape[1] == 2 * runs[name], (name, runs)
+    assert torch.equal(maps["a"]["unet.middle.attn"].weights[:, -2:], maps["a"]["unet.middle.attn"].weights[:, :2])
+
+@pytest.mark.parametrize("fails", ["a", "b"])
+def test_an_error_in_one_recording_leaves_the_other(pipe, x, fails):
+    before, a, b = processors(pipe), record_attention(pipe, LAYERS["a"]), record_attention(pipe, LAYERS["b"])
+    maps = {"a": a.__enter__(), "b": b.__enter__()}; open_ = {"a": a, "b": b}
+    error = RuntimeError("on the way")
+    with pytest.raises(RuntimeError): open_.pop(fails).__exit__(RuntimeError, error, None); raise error
+    run(pipe, x, n=2)
+    (left, context), = open_.items(); context.__exit__(None, None, None)
+    assert untouched(pipe, before) and maps[left]["unet.middle.attn"].weights.shape[1] == 2 and "unet.middle.attn" not in maps[fails]
+
+def test_the_same_layer_by_other_processors_inside_a_recording(pipe, x):
+    before = processors(pipe)
+    with record_attention(pipe, "unet.middle*") as maps:
+        with use_processor(pipe.autoencoder.unet, attend_and_keep, "middle*"): run(pipe, x, n=2)
+        run(pipe, x, n=2)
+    assert untouched(pipe, before) and maps["unet.middle.attn"].weights.shape[1] == 2
+
+@pytest.mark.parametrize("layers, steps, words", [("unet.middle*", [0, 7], "steps 7 came, and the steps walked were 0 to 2"), ("*unet.middle*", [3, 99], "steps 3, 99 came"), ("modulation.*", 1, "the steps walked were 0 to 0"),
+                                                  (["modulation.*", "unet.up.2*"], [0, 2, 5], "steps 5 came")])
+def test_steps_that_do_not_exist_are_named(pipe, x, layers, steps, words):
+    before = processors(pipe)
+    with pytest.raises(ValueError, match=words):
+        with record_attention(pipe, layers, steps=steps): run(pipe, x)
+    with pytest.raises(ValueError, match=words):
+        with record_attention(pipe, layers, steps=steps, batch_size=2, num_inference_steps=3): raise AssertionError("the work has begun")
+    assert untouched(pipe, before)
+
+
 # ---- memory
 
 @pytest.mark.parametrize("how", [{}, {"heads": [1]}, {"steps": [0, 2]}, {"heads": 0, "steps": 1}])
@@ -174,6 +223,34 @@ def test_file_and_table(tmp_path):
     assert np.load(tmp_path / "maps.npz")["toy"].shape == (2, 3, 4, 16, 5)
     row = attention_table({"toy": m})[0]
     assert row["keys"] == 5 and 1 <= row["keys in use"] <= 5 and row["queries"] == 16
+
+def kept(path, about=None, **arrays):
+    "A file with one thing changed."
+    m, told = toy(), {"toy": {"kind": "cross", "steps": [9, 5, 1], "heads": [0, 1, 2, 3], "axes": AXES}}
+    with open(path, "wb") as f: np.savez_compressed(f, **({"about": np.array(json.dumps(told) if about is None else about), "toy": m.weights.numpy()} | arrays))
+    return path
+
+def told(**changes): return json.dumps({"toy": {"kind": "cross", "steps": [9, 5, 1], "heads": [0, 1, 2, 3]} | changes})
+
+@pytest.mark.parametrize("how", [dict(about="["), dict(about="3"), dict(about="[" * 50_000), dict(about="[1]"), dict(about='{"toy": 3}'), dict(about='{"other": {}}'), dict(about=told(kind="magic")), dict(about=told(kind=["self"])), dict(about=told(steps=[1])),
+                                 dict(about=told(steps="abc")), dict(about=told(steps=[1, 2, "a"])), dict(about=told(heads=[0.5, 1, 2, 3])), dict(about=told(heads=None)), dict(toy=np.zeros(3)), dict(toy=np.zeros((2, 3, 4, 16, 5), int)),
+                                 dict(toy=np.full((2, 3, 4, 16, 5), np.nan)), dict(toy=np.array(["a"])), dict(toy=np.array([None], object))], ids=lambda h: str(h)[:40])
+def test_files_of_other_content(tmp_path, how):
+    with pytest.raises(ValueError, match="maps.npz holds no recorded attention") as e: load_attention(kept(tmp_path / "maps.npz", **how))
+    assert "\n" not in str(e.value)
+
+@pytest.mark.parametrize("make", [lambda p: None, Path.touch, Path.mkdir, os.mkfifo, lambda p: p.symlink_to("/dev/zero"), lambda p: p.write_text("<html>"), lambda p: np.save(p.open("wb"), np.zeros(3)), lambda p: p.write_bytes(kept(p).read_bytes()[:300]),
+                                  lambda p: torch.save({"a": 1}, p)])
+def test_files_that_are_none(tmp_path, make):
+    make(tmp_path / "maps.npz")
+    with pytest.raises(ValueError, match="maps.npz") as e: load_attention(tmp_path / "maps.npz")
+    assert "\n" not in str(e.value)
+
+def test_a_file_does_not_decide_how_much_memory_is_taken(tmp_path):
+    path = kept(tmp_path / "maps.npz", toy=np.zeros((1, 3, 4, 1000, 1000), np.float32))
+    assert path.stat().st_size < 100_000
+    with pytest.raises(ValueError, match="its arrays take 45.8 MiB, more than 9.5 MiB"): load_attention(path, limit=10**7)
+
 
 def test_overlay_and_grid():
     image, heat = torch.ones(3, 64, 64), torch.zeros(4, 4)

@@ -1,9 +1,9 @@
 "In a real browser: the tour in JupyterLab, and every explorer in JupyterLab, Notebook 7 and Voilà. Nothing wrong is said, and what the mouse and the keyboard do moves the pictures."
-import json, os, shutil, socket, subprocess, sys, time, urllib.request
+import json, os, shutil, socket, subprocess, sys, urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 import pytest
-from repo import ROOT
+from repo import HANG, ROOT, wait_for
 
 CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
@@ -41,16 +41,22 @@ edit
 def free_port():
     with socket.socket() as s: s.bind(("127.0.0.1", 0)); return s.getsockname()[1]
 
-def wait_for(ready, seconds):
-    "Ask again and again; the last answer's error is the one shown."
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            if ready(): return
-        except OSError:
-            if time.monotonic() > end: raise
-        assert time.monotonic() < end, f"nothing after {seconds} s"
-        time.sleep(0.3)
+# What would ask, save or give up by itself while a test runs.
+SETTINGS = {"notebook-extension/tracker": {"windowingMode": "none"},           # every cell in the page, also those out of sight
+            "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
+            "apputils-extension/sessionDialogs": {"skipKernelRestartDialog": True},
+            "docmanager-extension/plugin": {"autosave": False}}                # no "changed on disk"
+PATIENT = [f"--MappingKernelManager.kernel_info_timeout={HANG}", "--ServerApp.tornado_settings={'ws_ping_interval': 0}"]
+
+def settle(folder):
+    "Write the settings of a JupyterLab or Notebook that runs in a folder; no build is recommended there."
+    for name, words in SETTINGS.items():
+        path = folder / f".settings/@jupyterlab/{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(words), encoding="utf-8")
+    page = folder / ".config/labconfig/page_config.json"
+    page.parent.mkdir(parents=True)
+    page.write_text(json.dumps({"buildAvailable": False, "buildCheck": False}), encoding="utf-8")
 
 @contextmanager
 def server(command, folder, ready):
@@ -59,11 +65,12 @@ def server(command, folder, ready):
     with open(folder / "server.log", "w") as log:
         process = subprocess.Popen([sys.executable, "-m", *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **own}, cwd=folder)
         try:
-            wait_for(lambda: urllib.request.urlopen(ready).status == 200, 120)
+            wait_for(lambda: process.poll() is not None or urllib.request.urlopen(ready).status == 200)
+            assert process.poll() is None, (folder / "server.log").read_text(encoding="utf-8")[-3000:]
             yield
         finally:
             process.terminate()
-            try: process.wait(20)
+            try: process.wait(HANG)
             except subprocess.TimeoutExpired: process.kill()
 
 def notebook(cells):
@@ -80,11 +87,9 @@ def jupyter(app, folder):
     (folder / "nbs").mkdir()
     for name, nb in (("index", tour), ("explorers", notebook(EXPLORERS))): (folder / f"nbs/{name}.ipynb").write_text(json.dumps(nb), encoding="utf-8")
     shutil.copytree(ROOT / "docs/images", folder / "docs/images")
-    for name, words in (("notebook-extension/tracker", {"windowingMode": "none"}),              # every cell in the page, also those out of sight
-                        ("apputils-extension/notification", {"fetchNews": "false", "checkForUpdates": False})):
-        settings = folder / f".settings/@jupyterlab/{name}.jupyterlab-settings"
-        settings.parent.mkdir(parents=True); settings.write_text(json.dumps(words))
-    command = [app, "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--port-retries=0", "--allow-root", "--IdentityProvider.token=", "--ServerApp.password=", f"--ServerApp.root_dir={folder}"]
+    settle(folder)
+    command = [app, "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--port-retries=0", "--allow-root", "--IdentityProvider.token=",
+               "--ServerApp.password=", f"--ServerApp.root_dir={folder}", *PATIENT]
     with server(command, folder, f"http://127.0.0.1:{port}/api"): yield port
 
 @pytest.fixture(scope="module")
@@ -97,49 +102,85 @@ def voila(tmp_path_factory):
     "The same notebook of explorers as a page of Voilà; gives its address."
     folder, port = tmp_path_factory.mktemp("voila"), free_port()
     (folder / "explorers.ipynb").write_text(json.dumps(notebook(EXPLORERS)), encoding="utf-8")
-    command = ["voila", str(folder), "--no-browser", "--Voila.ip=127.0.0.1", f"--port={port}", "--Voila.tornado_settings={'allow_origin': '*'}",
+    command = ["voila", str(folder), "--no-browser", "--Voila.ip=127.0.0.1", f"--port={port}",
+               "--Voila.tornado_settings={'allow_origin': '*', 'ws_ping_interval': 0}", PATIENT[0],
+               f"--VoilaExecutor.startup_timeout={HANG}", f"--VoilaExecutor.iopub_timeout={HANG}",
                "--VoilaConfiguration.extension_denylist=@jupyter-notebook/lab-extension"]                  # Notebook 7's own buttons, which Voilà offers it no menu for
     with server(command, folder, f"http://127.0.0.1:{port}/voila/static/voila.js"): yield f"http://127.0.0.1:{port}/voila/render/explorers.ipynb"
 
 
 # ---- a page, and what a reader does to it
 
+DIALOG = ".jp-Dialog"
+
+def dismiss(dialog, said):
+    "Close a dialog that nobody asked for, note what it said: a kernel offered is taken, all else refused where it can be."
+    said.append(dialog.first.inner_text())
+    refuse, accept = (dialog.first.locator(f"button.jp-mod-{kind}") for kind in ("reject", "accept"))
+    (accept if "Select Kernel" in said[-1] or not refuse.count() else refuse).first.click()
+
 @contextmanager
 def page_at(address, known=None):
     "A page that must say nothing wrong, but for an error of the server's own that is known."
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
-    errors = []
+    errors, said = [], []
     with sync_api.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=ARGS)
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
         page.on("pageerror", lambda e: errors.append(str(e)))
         page.on("console", lambda m: m.type == "error" and errors.append(f"{m.text} {m.location}"))
         page.route("https://cdn.jsdelivr.net/**", lambda route: route.fulfill(status=200, content_type="text/css", body=""))      # Voilà asks there for its icons
-        page.set_default_timeout(60_000)
-        page.goto(address, timeout=180_000)
-        yield page
+        page.set_default_timeout(1000 * HANG)
+        page.add_locator_handler(page.locator(DIALOG), lambda dialog: dismiss(dialog, said))    # before every click, while one stands in the way
+        try:
+            page.goto(address)
+            yield page
+        except BaseException as e:
+            e.add_note(f"dialogs that were closed: {said}; errors of the page: {errors}")
+            raise
         browser.close()
     errors = [e for e in errors if known is None or known not in e]
     assert not errors, "\n".join(errors)
 
 PROMPTS = "() => Array.from(document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')).map(p => p.innerText.trim())"
 
+def until(reached, do, what):
+    "Do something to a page until a state is reached. What is lost while the page still changes is done again, each time after a longer wait."
+    patience = 5
+    while patience < HANG:
+        do()
+        try: return wait_for(reached, patience)
+        except AssertionError: patience *= 2
+    raise AssertionError(what)
+
+def choose(page, menu, item, reached, what):
+    "Choose from a menu until a state is reached. A menu that the page, still loading, closes again is opened once more."
+    from playwright.sync_api import TimeoutError as Closed
+    def attempt():
+        if page.locator(".lm-Menu").count(): page.keyboard.press("Escape")
+        page.get_by_role("menuitem", name=menu, exact=True).click()
+        try: page.locator(f".lm-Menu-item[data-command='{item}']").click(timeout=10_000)
+        except Closed: pass
+    until(reached, attempt, what)
+
+def kernel_waits(page):
+    "Whether the page is connected to a kernel that waits for work. The page alone says so too early, and what is run then may be lost."
+    kernels = [s["kernel"] for s in page.evaluate("() => fetch('/api/sessions').then(r => r.json())")]
+    said = page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").count()
+    return said and any(k["connections"] and k["execution_state"] == "idle" for k in kernels)
+
 def run_all(page):
-    "Run every cell, and wait until each has its number. A menu that the page, still loading, closes again is opened once more."
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=120_000)
+    "Run every cell, and wait until each has its number."
+    wait_for(lambda: kernel_waits(page))
     begun = lambda: any(set(p) & set("*123456789") for p in page.evaluate(PROMPTS))
-    for _ in range(5):
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        try: wait_for(begun, 5)
-        except AssertionError: page.keyboard.press("Escape")
-        else: break
-    wait_for(lambda: all(p[1:-2].isdigit() for p in page.evaluate(PROMPTS)) or page.locator("[data-mime-type='application/vnd.jupyter.error']").count(), 400)
+    choose(page, "Run", "runmenu:run-all", begun, "no cell begins to run")
+    wait_for(lambda: all(p[1:-2].isdigit() for p in page.evaluate(PROMPTS)) or page.locator("[data-mime-type='application/vnd.jupyter.error']").count())
     said = page.locator("[data-mime-type='application/vnd.jupyter.stderr'], [data-mime-type='application/vnd.jupyter.error']")
     assert said.count() == 0, said.first.inner_text()
 
 def drag(page, handle, by):
     "Drag with the mouse, so many pixels to the right."
+    handle.hover()                                                             # waits until it stands still and nothing covers it
     box = handle.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
@@ -149,15 +190,10 @@ def pixels(picture):
     "The bytes of a picture on the page."
     return picture.evaluate("i => fetch(i.src).then(r => r.arrayBuffer()).then(b => Array.from(new Uint8Array(b)).join())")
 
-def moves(picture, do, what, tries=3, seconds=20):
-    "Something done to the page changes a picture; pictures that still arrive may push a control away from under the mouse, so it is tried again."
+def moves(picture, do, what):
+    "Something done to the page changes a picture; pictures that still arrive may push a control away from under the mouse."
     before = pixels(picture)
-    for _ in range(tries):
-        do()
-        try: wait_for(lambda: pixels(picture) != before, seconds / tries)
-        except AssertionError: continue
-        return
-    raise AssertionError(f"{what}, and the picture stayed")
+    until(lambda: pixels(picture) != before, do, f"{what}, and the picture stayed")
 
 def click_at(box, x, y):
     "Click at shares of the width and the height."
@@ -179,7 +215,7 @@ def test_tour_runs_and_its_slider_moves_the_picture(lab, tmp_path):
         player.scroll_into_view_if_needed()
         handle = player.locator(".noUi-handle")
         def dragged(): player.scroll_into_view_if_needed(); drag(page, handle, 120)
-        moves(player.locator("img.widget-image"), dragged, "the slider was dragged", tries=5)
+        moves(player.locator("img.widget-image"), dragged, "the slider was dragged")
         page.screenshot(path=tmp_path / "tour.png")
         assert page.locator(".jp-OutputArea-output img").count() >= 6, "the tour shows its figures"
 
@@ -233,7 +269,7 @@ def play_all(page, tmp_path):
     "Each explorer is moved; the second view of the first shows what the first does."
     for name, play in PLAYS.items():
         at = page.locator(f".{name}").first
-        at.wait_for(timeout=120_000); at.scroll_into_view_if_needed()
+        at.wait_for(); at.scroll_into_view_if_needed()
         play(page, at)
         at.screenshot(path=tmp_path / f"{name}.png")
     first, second = (page.locator(".edit-explorer").nth(i).get_by_label("edited face").locator("img") for i in (0, 1))
@@ -242,10 +278,8 @@ def play_all(page, tmp_path):
 def test_explorers_in_jupyterlab(lab, tmp_path):
     with page_at(lab("explorers")) as page:
         run_all(page); play_all(page, tmp_path)
-        page.get_by_role("menuitem", name="Kernel", exact=True).click()
-        page.locator(".lm-Menu-item[data-command='kernelmenu:restart']").click()
-        page.locator(".jp-Dialog button.jp-mod-accept").click()
-        lost = page.locator(".edit-explorer.jupyter-widgets-disconnected").first; lost.wait_for()
+        lost = page.locator(".edit-explorer.jupyter-widgets-disconnected").first
+        choose(page, "Kernel", "kernelmenu:restart", lost.is_visible, "the kernel does not restart")
         assert "restarted: run its cell again" in lost.evaluate("e => getComputedStyle(e, '::before').content")
         lost.screenshot(path=tmp_path / "lost.png")
 

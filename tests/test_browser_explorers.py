@@ -2,10 +2,9 @@
 import json, re
 import pytest
 from latref_nb.explore import _NOTE
-from repo import ROOT
-from test_browser import EXPLORERS, jupyter, notebook, page_at, pixels, pytestmark, run_all, wait_for  # noqa: F401  skips without a browser
+from repo import wait_for
+from test_browser import EXPLORERS, jupyter, notebook, page_at, pixels, pytestmark, run_all  # noqa: F401  skips without a browser
 
-LONG = 120
 FILES = {"picture": ("edit.png", b"\x89PNG"), "strip": ("edit_strip.png", b"\x89PNG"), "page": ("edit.html", b"<!doctype"),
          "code": ("edit.py", b"from latref_nb")}
 END_KERNELS = """async () => {
@@ -45,7 +44,7 @@ def test_files_undo_and_code_with_the_mouse(lab, tmp_path):
         at.locator("select").first.select_option("HairColor"); done("HairColor")
         press("Undo keep"); done("Eyeglasses"); at.get_by_text("kept:").wait_for(state="detached")
         assert at.locator("select").first.evaluate("s => s.selectedOptions[0].text") == "Eyeglasses"
-        wait_for(lambda: pixels(at.get_by_label("edited face").locator("img")) == shown, LONG)
+        wait_for(lambda: pixels(at.get_by_label("edited face").locator("img")) == shown)
         at.screenshot(path=tmp_path / "undone.png")
 
 def test_a_page_loaded_again_says_that_its_cell_must_be_run(lab, tmp_path):
@@ -54,7 +53,7 @@ def test_a_page_loaded_again_says_that_its_cell_must_be_run(lab, tmp_path):
         note = page.get_by_text(_NOTE.split("<i>")[1].split("</i>")[0])
         run_all(page); page.locator(VIEW).wait_for(); note.wait_for(state="hidden")
         page.locator(".jp-Notebook").click(position={"x": 4, "y": 4}); page.keyboard.press("Control+s")
-        wait_for(lambda: "latref-note" in (folder / "nbs/one.ipynb").read_text(encoding="utf-8"), LONG)
+        wait_for(lambda: "latref-note" in (folder / "nbs/one.ipynb").read_text(encoding="utf-8"))
         page.evaluate(END_KERNELS)
         page.goto("about:blank"); page.goto(address("one"))
         note.wait_for()
@@ -69,6 +68,6 @@ def test_links_inside_the_tour_lead_there_in_jupyterlab(lab):
             link = page.locator(f"a[href$='#{name}']").first
             link.wait_for(); link.click()
             heading = page.get_by_role("heading", name=name.replace("-", " ")).first
-            wait_for(lambda: heading.evaluate(SEEN), LONG)
+            wait_for(lambda: heading.evaluate(SEEN))
             assert page.url.split("#")[0].endswith("index.ipynb"), page.url
             page.locator(".jp-Notebook").evaluate("n => n.querySelector('h1').scrollIntoView()")

@@ -7,10 +7,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from latref_nb.core import (CELEBA_TAGS, IMAGE_SUFFIXES, FileError, ImageError, Tag, TagSet, atomic_folder, atomic_write,
+from latref_nb.core import (CELEBA_TAGS, IMAGE_SUFFIXES, FileError, ImageError, Tag, TagSet, atomic_folder,
+                            atomic_write,
                             batched, check_images, default_device, file_size, image_files, image_suffixes, json_text,
-                            load_image, load_images, make_folder, make_generator, nearest, passed_over, randn, read_formats,
-                            read_json, save_image, settle_folder, shipped_names, shipped_path, short_name, shown, to_numpy,
+                            load_image, load_images, make_folder, make_generator, nearest, passed_over, randn,
+                            read_formats,
+                            read_json, save_image, settle_folder, shipped_names, shipped_path, short_name, shown,
+                            to_numpy,
                             to_pil, user_path, write_json)
 
 
@@ -183,7 +186,8 @@ def test_every_format_that_is_read_is_found(tmp_path):
         photo().save(tmp_path/f"a{suffix.upper()}", known[suffix])
         saved[f"a{suffix.upper()}"] = load_image(tmp_path/f"a{suffix.upper()}").shape
     assert [p.name for p in image_files(tmp_path)] == sorted(saved) and set(saved.values()) == {(3, 30, 40)}
-    assert {"PNG", "JPEG", "TIFF", "GIF", "BMP", "PPM"} <= set(read_formats()) and {".mpo", ".apng", ".tif", ".pgm"} <= set(IMAGE_SUFFIXES)
+    assert {"PNG", "JPEG", "TIFF", "GIF", "BMP", "PPM"} <= set(read_formats()) and {".mpo", ".apng", ".tif",
+        ".pgm"} <= set(IMAGE_SUFFIXES)
 
 UNREAD = [".heic", ".HEIF", ".raw", ".cr2", ".nef", ".psd", ".svg", ".jxl", ".pdf", ".eps", ".dng", ".ico"]
 
@@ -200,13 +204,15 @@ def test_what_is_passed_over_is_said(tmp_path, monkeypatch):
     unread = {f"a{s}" for s in UNREAD if s.lower() not in IMAGE_SUFFIXES}
     assert set(said) == unread | {"pipe.png", "gone.png", "socket.png"}
     if "a.heic" in said: assert "pip install pillow-heif" in said["a.heic"] and "pillow-heif" in said["a.HEIF"]
-    assert "JPEG or TIFF" in said["a.cr2"] and "save it as PNG" in said["a.psd"] and "link to nothing" in said["gone.png"]
+    assert "JPEG or TIFF" in said["a.cr2"] and "save it as PNG" in said["a.psd"]
+    assert "link to nothing" in said["gone.png"]
     Path("me.jpg").unlink()
     refused(lambda: image_files("."), "holds no image", "a.HEIF" if "a.HEIF" in said else "a.cr2", "more")
 
 def test_hidden_folders_are_never_entered_and_links_end(tmp_path):
     root = tmp_path/"root"
-    for name in (".ipynb_checkpoints/a.png", ".b.png", "in/c.png", "in/.d/e.png", "far/f.png"): save_image(as_tensor(photo()), root/name)
+    for name in (".ipynb_checkpoints/a.png", ".b.png", "in/c.png", "in/.d/e.png",
+                 "far/f.png"): save_image(as_tensor(photo()), root/name)
     save_image(as_tensor(photo()), tmp_path/"other"/"deep"/"g.png")
     (root/"a_link").symlink_to(tmp_path/"other")
     (root/"again").symlink_to(root/"in")
@@ -292,10 +298,14 @@ def test_names_that_do_not_exist():
     assert nearest("qqq", ["Smiling"]) == ""
 
 @pytest.mark.parametrize("text", [
-    "", "not json", "[1, 2]", "3", "null", '{"Smiling": 1}', '{"Smiling": {"values": ["only"]}}', "{}", '{"a": {"values": "ab"}}',
-    '{"a": {"values": [1, 2]}}', '{"a": {"values": [[1], [2]]}}', '{"a": {"values": {"x": 1}}}', '{"a": {"values": ["x", ""]}}',
-    '{"": {"values": ["x", "y"]}}', '{"a": {"values": ["x", "y"], "attributes": 7}}', '{"a": {"values": ["x", "y"], "attributes": "xy"}}',
-    '{"a": {"values": ["x", null]}}', '{"a": {"values": ["x", "x"]}}', '{"a":' * 30_000, '{"a": "' + "x" * 1_000_000 + '"}', "\udcff"])
+    "", "not json", "[1, 2]", "3", "null", '{"Smiling": 1}', '{"Smiling": {"values": ["only"]}}', "{}",
+    '{"a": {"values": "ab"}}',
+    '{"a": {"values": [1, 2]}}', '{"a": {"values": [[1], [2]]}}', '{"a": {"values": {"x": 1}}}',
+    '{"a": {"values": ["x", ""]}}',
+    '{"": {"values": ["x", "y"]}}', '{"a": {"values": ["x", "y"], "attributes": 7}}',
+    '{"a": {"values": ["x", "y"], "attributes": "xy"}}',
+    '{"a": {"values": ["x", null]}}', '{"a": {"values": ["x", "x"]}}', '{"a":' * 30_000,
+    '{"a": "' + "x" * 1_000_000 + '"}', "\udcff"])
 def test_tag_files_that_are_none(tmp_path, text):
     (tmp_path/"tags.json").write_text(text, encoding="utf-8", errors="surrogateescape")
     refused(lambda: TagSet.load(tmp_path/"tags.json"), "tags.json", exc=ValueError)
@@ -363,7 +373,8 @@ def test_a_kill_between_the_renames_is_mended(tmp_path):
 
 # ---- names and places
 
-LONG = {"emoji": "🙂" * 59, "letters": "x" * 245, "accents": "é" * 120, "bytes": "\udcff" * 240, "dots": "a." + "b" * 240, "full": "y" * 251}
+LONG = {"emoji": "🙂" * 59, "letters": "x" * 245, "accents": "é" * 120, "bytes": "\udcff" * 240,
+        "dots": "a." + "b" * 240, "full": "y" * 251}
 
 @pytest.mark.parametrize("stem", LONG.values(), ids=LONG)
 def test_names_as_long_as_a_system_takes(tmp_path, stem):
@@ -376,7 +387,8 @@ def test_names_as_long_as_a_system_takes(tmp_path, stem):
     (tmp_path/f"{stem}.dir").rename(tmp_path/f".{short_name(f'{stem}.dir', room=10)}.previous")
     assert settle_folder(tmp_path/f"{stem}.dir").is_dir()
 
-@pytest.mark.parametrize("stem", [*LONG.values(), "z" * 4000, "\ud800" * 100, "", "a"], ids=[*LONG, "long", "surrogates", "none", "one"])
+@pytest.mark.parametrize("stem", [*LONG.values(), "z" * 4000, "\ud800" * 100, "", "a"],
+                         ids=[*LONG, "long", "surrogates", "none", "one"])
 @pytest.mark.parametrize("room", [0, 11, 60, 250])
 def test_short_names_fit_and_stay_different(stem, room):
     short = short_name(stem, room)
@@ -398,7 +410,8 @@ def test_names_that_no_system_takes(tmp_path, name):
 @pytest.mark.parametrize("name", ODD[:6])
 def test_odd_names_are_written_and_told(tmp_path, name):
     name = name.replace("\0", "").replace("/", "") + ".png"
-    assert load_image(save_image(as_tensor(photo()), tmp_path/name)).shape == (3, 30, 40) and [p.name for p in image_files(tmp_path)] == [name]
+    assert load_image(save_image(as_tensor(photo()), tmp_path/name)).shape == (3, 30,
+        40) and [p.name for p in image_files(tmp_path)] == [name]
     (tmp_path/name).write_bytes(b"no picture")
     refused(lambda: load_image(tmp_path/name), "not an image").encode("utf-8")
 
@@ -422,13 +435,15 @@ def test_a_folder_by_a_roundabout_path_and_by_a_link(tmp_path, monkeypatch):
     for n, place in enumerate(("a/b/..", "a/.", "link", "./link/", "a/b/../../a")):
         with atomic_folder(place) as t: (t/f"{n}").touch()
         Path("a", "b").mkdir()
-        assert sorted(os.listdir("a")) == [f"{n}", "b"] and Path("link").is_symlink() and sorted(os.listdir()) == ["a", "link"]
+        assert sorted(os.listdir("a")) == [f"{n}", "b"] and Path("link").is_symlink() and sorted(os.listdir()) == ["a",
+            "link"]
 
 def test_pictures_that_a_format_cannot_hold(tmp_path):
     refused(lambda: save_image(photo().convert("RGBA"), tmp_path/"a.jpg"), "a.jpg", "RGBA", exc=OSError)
     refused(lambda: save_image(photo(), tmp_path/"a.jpg", quality="best of all"), "a.jpg", exc=OSError)
     refused(lambda: save_image(photo(20_000, 8), tmp_path/"a.webp"), "a.webp", exc=OSError)
-    for name in ("a.psd", "a.xyz", "a"): refused(lambda: save_image(photo(), tmp_path/name), "names no image format", exc=ValueError)
+    for name in ("a.psd", "a.xyz", "a"): refused(lambda: save_image(photo(), tmp_path/name), "names no image format",
+                                                 exc=ValueError)
     assert os.listdir(tmp_path) == []
 
 
@@ -451,7 +466,8 @@ def test_json_takes_numbers_of_all_kinds(tmp_path):
     assert os.listdir(tmp_path) == ["a.json"]
 
 @pytest.mark.parametrize("content,words", [
-    (b"", "is not JSON"), (b"\xff\xfe\x00\x80", "is not JSON"), (b"<html>\n404", "is not JSON"), (b"9" * 5000, "is not JSON"),
+    (b"", "is not JSON"), (b"\xff\xfe\x00\x80", "is not JSON"), (b"<html>\n404", "is not JSON"),
+    (b"9" * 5000, "is not JSON"),
     (b"[" * 50_000, "nested too deeply"), (b'{"a":' * 50_000, "nested too deeply"),
     (b"[" + b"1," * 600_000 + b"1]", "at most 1,000,000")])
 def test_json_that_cannot_be_used_is_one_line(tmp_path, content, words):
@@ -461,7 +477,8 @@ def test_json_that_cannot_be_used_is_one_line(tmp_path, content, words):
 def not_regular(folder):
     "Paths of what stands in a folder under a file's name and is none."
     os.mkfifo(folder/"pipe")
-    for name, target in (("broken", folder/"gone"), ("device", "/dev/zero"), ("loop", "loop")): (folder/name).symlink_to(target)
+    for name, target in (("broken", folder/"gone"), ("device", "/dev/zero"),
+                         ("loop", "loop")): (folder/name).symlink_to(target)
     (folder/"folder").mkdir()
     (folder/"file").touch()
     with socket.socket(socket.AF_UNIX) as s: s.bind(str(folder/"socket"))

@@ -1,8 +1,7 @@
 "The course: what every chapter owes it, copies that never overwrite work, notes of what was passed, and all of it from an installed wheel."
 import json, os, re, shutil, subprocess, sys, zipfile
 import nbformat, pytest
-from nbclient import NotebookClient
-from repo import CHAPTERS, ROOT, cells, code_of, read, source as text_of
+from repo import CHAPTERS, HANG, ROOT, cells, code_of, execute, read, source as text_of
 from test_install import wheel  # noqa: F401  a fixture
 
 from latref_nb import course
@@ -117,10 +116,10 @@ def test_passed_exercises_are_noted_from_a_running_notebook(source, tmp_path):
     mine = tmp_path / "mine"; course.copy_course(mine, source)
     path = mine / "00_one.ipynb"; nb = nbformat.read(path, 4)
     nb.cells.append(nbformat.v4.new_code_cell("check_double(mine)", metadata={"tags": ["raises-exception"]}))
-    NotebookClient(nb, timeout=120, resources={"metadata": {"path": str(mine)}}).execute()
+    execute(nb, mine)
     assert course.read_progress(mine)["passed"] == {}, "the stub and the solution pass nothing"
     nb.cells += [nbformat.v4.new_code_cell("def mine(x): return x + x"), nbformat.v4.new_code_cell("check_double(mine)")]
-    NotebookClient(nb, timeout=120, resources={"metadata": {"path": str(mine)}}).execute()
+    execute(nb, mine)
     assert list(course.read_progress(mine)["passed"]["00_one"]) == ["check_double"]
     assert "passed: check_double" in str(nb.cells[-1].outputs)
     course.copy_course(mine, source)
@@ -142,7 +141,7 @@ def test_course_from_the_wheel_in_an_empty_folder(wheel, tmp_path):  # noqa: F81
     names = zipfile.ZipFile(wheel).namelist()
     assert "latref_nb/chapters/00_core.ipynb" in names and not [n for n in names if n.startswith("latref_nb/chapters/") and not n.endswith(".ipynb")]
     code = "import sys, latref_nb; assert latref_nb.__file__.startswith(sys.argv[1]); from latref_nb.course import latref_course; latref_course(['--out', 'mine'])"
-    done = subprocess.run([sys.executable, "-c", code, str(site)], cwd=empty, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", code, str(site)], cwd=empty, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "chapters copied to mine" in done.stdout and (empty / "mine/00_core.ipynb").is_file() and (empty / "mine" / course.PROGRESS).is_file()
 

@@ -1,8 +1,8 @@
 "The documentation: its pages run as written, the site builds without a warning or a broken link, and looks right in a browser."
-import importlib.util, os, re, shutil, subprocess, sys, time
+import importlib.util, os, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest
-from repo import CHAPTERS, ROOT
+from repo import CHAPTERS, HANG, ROOT, wait_for
 from test_browser import ARGS, CHROMIUM
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -20,7 +20,7 @@ def test_python_on_a_page_runs_as_written(page, tmp_path):
     assert len(blocks) > 4
     code = "\n".join(blocks) + "\nassert accuracy['LongHair'] > 0.85, accuracy\n"
     (tmp_path / "page.py").write_text(code, encoding="utf-8")
-    done = subprocess.run([sys.executable, "page.py"], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    done = subprocess.run([sys.executable, "page.py"], cwd=tmp_path, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr[-2000:]
     for name in ("with_glasses.png", "put_back.png", "longer.png", "longhair/model_index.json"): assert (tmp_path / name).is_file(), name
 
@@ -52,9 +52,7 @@ def site(tmp_path_factory):
     home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "site"
     try: home.mkdir()
     except FileExistsError:
-        for _ in range(600):
-            if (home / "said").exists(): break
-            time.sleep(1)
+        wait_for((home / "said").exists)
     else:
         said = ""
         try: _, said = docs.build(home / "out")
@@ -89,6 +87,7 @@ def test_three_pages_in_a_browser(site, tmp_path):
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=ARGS)
         page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(1000 * HANG)
         wrong = []
         page.on("pageerror", lambda e: wrong.append(str(e)))
         page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
@@ -96,14 +95,14 @@ def test_three_pages_in_a_browser(site, tmp_path):
         page.goto((site[0] / "index.html").as_uri()); page.wait_for_url("**/docs/index.html")
         page.get_by_role("heading", name="latref_nb").first.wait_for()
         page.get_by_role("link", name="Questions", exact=True).first.click()
-        page.get_by_role("heading", name="What is x_T?").wait_for(timeout=30_000)
+        page.get_by_role("heading", name="What is x_T?").wait_for()
         page.goto((site[0] / "nbs/03_schedule.html").as_uri())
         assert page.evaluate("Array.from(document.images).every(i => i.complete && i.naturalWidth > 0)"), "a picture is missing"
         fold = page.locator("details", has_text="Answer").first
         fold.locator("summary").click()
-        fold.locator("p").first.wait_for(timeout=10_000)
+        fold.locator("p").first.wait_for()
         page.goto((site[0] / "search.html").as_uri() + "?q=reference_style")
-        page.wait_for_selector("ul.search li a", timeout=30_000)
+        page.wait_for_selector("ul.search li a")
         assert "pipeline" in page.locator("ul.search").inner_text()
         for name in ("docs/index", "nbs/03_schedule", "api/styles"):
             page.goto((site[0] / f"{name}.html").as_uri()); page.screenshot(path=tmp_path / f"{Path(name).name}.png")

@@ -1,9 +1,10 @@
 "Bad input to the commands: one clear line, an exit code that is not 0, and nothing half-written."
-import json, os, resource, shutil, signal, subprocess, sys, time
+import json, os, resource, shutil, signal, subprocess, sys
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
+from repo import HANG, wait_for
 from latref_nb import commands
 from latref_nb.core import Tag, TagSet, save_image
 from latref_nb.datasets import open_faces
@@ -919,16 +920,14 @@ def test_tags_of_ones_own_are_told(call, tmp_path):
 # ---- whole processes
 
 def test_a_terminal_sees_one_line_and_an_exit_code(tmp_path):
-    done = subprocess.run([BIN/"latref_edit", "gone.png", "--edit", "Smiling=wiht", "--out", "out"], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    done = subprocess.run([BIN/"latref_edit", "gone.png", "--edit", "Smiling=wiht", "--out", "out"], cwd=tmp_path, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1 and "Traceback" not in done.stderr and not list(tmp_path.iterdir())
 
 def test_ctrl_c_in_training_saves_and_says_how_to_go_on(tmp_path):
     argv = [BIN/"latref_train", "autoencoder", "--out", tmp_path/"run", "--steps", "100000", *TINY]
     p = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for _ in range(1200):
-        if p.poll() is not None or list((tmp_path/"run").glob("**/events*")): break
-        time.sleep(0.2)
-    time.sleep(1); p.send_signal(signal.SIGINT); out, err = p.communicate(timeout=120)
+    wait_for(lambda: p.poll() is not None or list((tmp_path/"run").glob("**/events*")))      # the tracker is opened once signals are caught
+    p.send_signal(signal.SIGINT); out, err = p.communicate(timeout=HANG)
     said = [l for l in (out + err).replace("\r", "\n").splitlines() if "--resume" in l or "resume" in l]
     assert p.returncode == 130 and said and "Traceback" not in err, (p.returncode, out[-500:], err[-1500:])
     assert (tmp_path/"run"/"checkpoint").is_dir() and not [q for q in (tmp_path/"run").rglob("*") if ".part" in q.name]

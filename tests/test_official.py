@@ -1,5 +1,6 @@
 "Published weights: every name and shape, the same numbers, and clear words for files that are not what they should be."
-import json, pickle, shutil
+import json, os, pickle, shutil, zipfile
+from collections import OrderedDict
 from pathlib import Path
 import pytest
 import torch
@@ -145,6 +146,95 @@ def test_files_without_named_tensors(data, tmp_path):
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(CheckpointError, match="is not there"): load_diffae(tmp_path / "no.ckpt")
     with pytest.raises(CheckpointError, match="is a folder"): load_diffae(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "last.pth", "last.safetensors"])
+def test_the_format_before_1_6(weights, tmp_path, name):
+    "Files that are no zip: read by the same rules, classes of other packages passed over, nothing run."
+    torch.save({"state_dict": {f"model.{k}": v for k, v in weights.items()}, "callbacks": {Callback: Callback()}, "path": Path("x")}, tmp_path / name, _use_new_zipfile_serialization=False)
+    m = load_diffae(tmp_path / name, "model", **SMALL["config"])
+    assert torch.equal(m.unet.conv_out.bias, weights["out.2.bias"])
+
+def test_no_code_of_an_old_file_is_run(weights, tmp_path):
+    for protocol in (2, 4):
+        torch.save({"state_dict": weights, "x": Evil(str(tmp_path / "ran"))}, tmp_path / "evil.pt", _use_new_zipfile_serialization=False, pickle_protocol=protocol)
+        try: read_checkpoint(tmp_path / "evil.pt")
+        except CheckpointError as e: assert "\n" not in str(e)
+        assert not (tmp_path / "ran").exists()
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.999])
+def test_old_files_that_are_cut(weights, tmp_path, share):
+    torch.save(dict(weights), tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    whole = (tmp_path / "a.pt").read_bytes()
+    (tmp_path / "a.pt").write_bytes(whole[:max(40, int(share * len(whole)))])
+    with pytest.raises(CheckpointError, match="damaged, cut short") as e: read_checkpoint(tmp_path / "a.pt")
+    assert "\n" not in str(e.value)
+
+def flipped(path):
+    data = bytearray(path.read_bytes()); data[len(data) // 2] ^= 255; path.write_bytes(data)
+
+def zipped(path, **files):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as f:
+        for n, t in files.items(): f.writestr(n, t)
+
+@pytest.mark.parametrize("make, words", [
+    (lambda p: p.write_bytes(b""), "empty, so cut short"), (lambda p: p.write_text("<html>404</html>"), "not understood"), (lambda p: p.write_bytes(pickle.dumps({"a": 1})), "not understood"), (lambda p: zipped(p, a="text"), "not understood"),
+    (lambda p: torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), p), "not understood"), (lambda p: p.write_bytes(b"PK" + bytes(99)), "damaged"), (os.mkfifo, "is needed"), (lambda p: p.symlink_to("/dev/zero"), "is needed"), (Path.mkdir, "is a folder"),
+    (lambda p: p.symlink_to("nowhere"), "is not there"), (lambda p: (torch.save({f"a{i}": torch.rand(99) for i in range(9)}, p), flipped(p)), "damaged")])
+def test_damaged_is_told_from_not_understood(tmp_path, make, words):
+    make(tmp_path / "x.ckpt")
+    for load in (load_diffae, load_latref):
+        with pytest.raises(CheckpointError, match=words) as e: load(tmp_path / "x.ckpt")
+        assert "\n" not in str(e.value) and "x.ckpt" in str(e.value)
+
+@pytest.mark.parametrize("wrap", [
+    lambda w: {"model": w}, lambda w: {"ema": w, "model": {k: v + 1 for k, v in w.items()}}, lambda w: {"state_dict": {"model": w}}, lambda w: {"model": {"state_dict": w}, "optimizer": {"state": {0: {"a": torch.zeros(1)}}}},
+    lambda w: {f"module.{k}": v for k, v in w.items()}, lambda w: {f"_orig_mod.{k}": v for k, v in w.items()}, lambda w: {"state_dict": {f"module._orig_mod.ema_model.{k}": v for k, v in w.items()}},
+    lambda w: {"model": {f"model.module.{k}": v for k, v in w.items()}}, lambda w: {"model_state_dict": w, "epoch": torch.tensor(3)}, lambda w: {"state_dict": OrderedDict(w)}, lambda w: w | {3: torch.zeros(1), "epoch": 7}])
+@pytest.mark.parametrize("old", [False, True], ids=["zip", "old"])
+def test_wrappings_are_taken_off(weights, tmp_path, wrap, old):
+    torch.save(wrap(dict(weights)), tmp_path / "a.pt", _use_new_zipfile_serialization=not old)
+    assert torch.equal(load_diffae(tmp_path / "a.pt", **SMALL["config"]).unet.conv_out.bias, weights["out.2.bias"])
+
+def test_as_trained_where_both_are_wrapped(weights):
+    both = {"ema": {k: v + 1 for k, v in weights.items()}, "model": dict(weights)}
+    assert torch.equal(bare_weights(both, "model")["out.2.bias"], weights["out.2.bias"]) and torch.equal(bare_weights(both)["out.2.bias"], weights["out.2.bias"] + 1)
+
+@pytest.mark.parametrize("data", [None, 3, "words", [], [1, torch.zeros(2)], {"state_dict": None}, {"state_dict": [1]}, {"state_dict": 3}, {"model": {"model": {"model": None}}}, {"state_dict": {"a": "b"}}, {1: torch.zeros(2)}, (1, 2)], ids=str)
+def test_files_that_hold_something_else(data, tmp_path):
+    torch.save(data, tmp_path / "x.pt")
+    for load in (load_diffae, load_latref):
+        with pytest.raises(CheckpointError, match="holds no named tensors") as e: load(tmp_path / "x.pt")
+        assert "\n" not in str(e.value)
+    for f in (diffae_from_state_dict, latref_from_state_dict):
+        with pytest.raises(CheckpointError): f(data)
+
+@pytest.mark.parametrize("make, words", [
+    (lambda v: v.long(), "torch.int64"), (lambda v: v.bool(), "torch.bool"), (lambda v: v.to(torch.complex64), "torch.complex64"), (lambda v: v.to_sparse(), "torch.sparse_coo"), (lambda v: v * torch.nan, "NaN or infinity"), (lambda v: v + torch.inf, "NaN or infinity"),
+    (lambda v: v.to("meta"), "no numbers")])
+def test_tensors_that_are_no_weights(weights, make, words):
+    with pytest.raises(CheckpointError, match="1 tensors are no finite floating-point numbers: out.2.bias") as e: diffae_from_state_dict(weights | {"out.2.bias": make(weights["out.2.bias"])}, **SMALL["config"])
+    assert words in str(e.value) and "\n" not in str(e.value)
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32])
+def test_half_checkpoints_come_back_as_saved(weights, tmp_path, kind):
+    torch.save({k: v.to(kind) for k, v in weights.items()}, tmp_path / "a.pt"); save_file({k: v.to(kind) for k, v in weights.items()}, tmp_path / "a.safetensors")
+    for name in ("a.pt", "a.safetensors"):
+        assert load_diffae(tmp_path / name, **SMALL["config"]).dtype == kind and load_diffae(tmp_path / name, dtype=None, **SMALL["config"]).dtype == torch.float32
+
+@pytest.mark.parametrize("config, words", [
+    ({"nonsense": 3}, "'nonsense' is not known"), ({"image_sise": 64}, "Did you mean 'image_size'?"), ({"image_size": "abc"}, "image_size='abc'"), ({"channel_mult": "wide"}, "channel_mult='wide'"), ({"time_embed_dim": -4}, "time_embed_dim=-4"), ({"num_res_blocks": 10**6}, "num_res_blocks=1000000"),
+    ({"model_channels": 10**9}, "model_channels"), ({"num_heads": 7}, "num_heads=7"), ({"image_size": 33}, "image_size=33"), ({"schedule": "line"}, "Did you mean 'linear'?")])
+def test_settings_that_are_none(weights, config, words):
+    for f in (lambda: diffae_from_state_dict(weights, **SMALL["config"] | config), lambda: latref_from_state_dict({"model.a": torch.zeros(1), "extractors.a": torch.zeros(1)}, **LATREF["config"] | config)):
+        with pytest.raises(ValueError) as e: f()
+        assert words in str(e.value) and "\n" not in str(e.value)
+
+@pytest.mark.parametrize("config, words", [({"tags": "Male"}, "tags='Male'"), ({"tags": 3}, "tags=3"), ({"tags": [3]}, "tags=[3]"), ({"tags": []}, "tags"), ({"tags": ["A", "A"]}, "different names"), ({"values": "two"}, "values='two'"), ({"values": 1}, "values=1"),
+                                           ({"values": 10**9}, "values"), ({"preset": "paper265"}, "paper256")])
+def test_tags_and_presets_that_are_none(config, words):
+    with pytest.raises(ValueError) as e: latref_from_state_dict({"model.a": torch.zeros(1), "extractors.a": torch.zeros(1)}, **LATREF["config"] | config)
+    assert words in str(e.value) and "\n" not in str(e.value)
 
 
 class Callback:

@@ -339,6 +339,95 @@ def test_names_that_are_no_checkpoint(tmp_path):
     refused(lambda: LatRefPipeline.from_pretrained(tmp_path/"gone"), "no such folder", exc=CheckpointError)
     refused(lambda: load_part(DiffusionAutoencoder, tmp_path), "config.json", exc=CheckpointError)
 
+def index(p, **changes): edit_json(p/"model_index.json", **changes)
+
+@pytest.mark.parametrize("changes", [
+    dict(autoencoder=None), dict(autoencoder=[None, None]), dict(autoencoder=3), dict(autoencoder="DiffusionAutoencoder"), dict(autoencoder={}), dict(autoencoder=["latref_nb.autoencoder"]), dict(linear=[["a"], "ValueClassifier"]),
+    dict(linear=7), dict(linear={"a": 1}), dict(linear=True), dict(linear="x"), dict(linear=["diffusers", "UNet2DConditionModel"]), dict(linear=[1, 2]), dict(mlp=[[], []]), dict(modulation=["latref_nb.modulation", "StyleModulation"]),
+    dict(method=3), dict(method=None), dict(method=["global_direction"]), dict(method={}), dict(inversion=1), dict(inversion=[]), dict(iterations="2"), dict(iterations=2.5), dict(iterations=0), dict(iterations=10**9), dict(iterations=True),
+    dict(iterations=None), dict(sure="high"), dict(sure=None), dict(sure=float("nan")), dict(sure=[]), dict(sure=True), dict(options=3), dict(options=["a"]), dict(options="words"), dict(options={"magic": {}}),
+    dict(options={"global_direction": 3}), dict(options={"global_direction": ["a"]}), dict(options={"image_specific": {"stepp": 1}}), dict(bogus=1), dict(_class_name=["LatRefPipeline"]), dict(_class_name=None)], ids=str)
+def test_an_index_of_other_types(copy, changes):
+    index(copy, **changes)
+    refused(lambda: LatRefPipeline.from_pretrained(copy), str(copy), exc=CheckpointError)
+
+@pytest.mark.parametrize("dtype, want", [(None, torch.float32), ("float32", torch.float32), ("float16", torch.float16), (torch.float16, torch.float16), ("torch.float64", torch.float64), ("auto", torch.float32)])
+@pytest.mark.parametrize("name", ["torch_dtype", "dtype"])
+def test_dtypes_by_name(saved, dtype, want, name):
+    p = LatRefPipeline.from_pretrained(saved, **{name: dtype})
+    assert p.autoencoder.dtype == want and p.mlp.dtype == torch.float32
+
+def test_stored_in_half_read_as_saved_or_whole(tmp_path):
+    p = tiny_pipeline(); p.autoencoder.half(); p.save_pretrained(tmp_path/"m")
+    assert LatRefPipeline.from_pretrained(tmp_path/"m", torch_dtype="auto").autoencoder.dtype == torch.float16
+    back = LatRefPipeline.from_pretrained(tmp_path/"m").autoencoder
+    assert back.dtype == torch.float32 and all(torch.equal(v, p.autoencoder.state_dict()[k].float()) for k, v in back.state_dict().items())
+
+def test_diffusers_arguments(saved):
+    how = dict(use_safetensors=True, local_files_only=True, cache_dir="/nowhere", revision="main", token=None, force_download=False, low_cpu_mem_usage=True, variant=None)
+    assert LatRefPipeline.from_pretrained(saved, **how).tags == CELEBA_TAGS
+    assert LatRefPipeline.from_pretrained(saved, method="image_specific", sure=2).config.sure == 2
+
+@pytest.mark.parametrize("how, words", [
+    (dict(torch_dtyp="float16"), "Did you mean 'torch_dtype'?"), (dict(varient="x"), "Did you mean 'variant'?"), (dict(modulaton=None), "Did you mean 'modulation'?"), (dict(methd="x"), "Did you mean 'method'?"), (dict(device_map="auto"), "Known: torch_dtype"),
+    (dict(use_safetensors=False), "safetensors files only"), (dict(torch_dtype="float61"), "torch_dtype='float61'"), (dict(torch_dtype="int8"), "int8"), (dict(torch_dtype=torch.int8), "torch.int8"), (dict(torch_dtype=3), "torch_dtype=3"),
+    (dict(variant="../up"), "a short word"), (dict(variant="fp16"), "diffusion_pytorch_model.fp16.safetensors"), (dict(linear=3), "Give a ValueClassifier, or None"), (dict(linear="mlp"), "linear='mlp'"), (dict(autoencoder=None), "autoencoder=None"),
+    (dict(mlp=torch.nn.Linear(1, 1)), "Give a ValueClassifier"), (dict(method="magic"), "magic"), (dict(iterations="many"), "many"), (dict(options={"global_direction": {"metrik": 1}}), "Did you mean 'metric'?")], ids=str)
+def test_arguments_that_are_none(saved, how, words): refused(lambda: LatRefPipeline.from_pretrained(saved, **how), words)
+
+def test_parts_are_replaced_or_left_out(styled, tmp_path):
+    styled.save_pretrained(tmp_path/"m"); load = lambda **how: LatRefPipeline.from_pretrained(tmp_path/"m", **how)
+    for name in ("linear", "mlp", "mapper", "extractor"): assert set(load(**{name: None}).parts) == set(styled.parts) - {name}
+    assert set(load(modulation=None).parts) == {"autoencoder", "linear", "mlp"}, "what nothing else could use is left out with it"
+    other = shake(StyleModulation(CELEBA_TAGS, 32, width=16, blocks=1, vector_dim=4, heads=2, style_dim=6, token_dim=8))
+    (tmp_path/"m"/"modulation"/"diffusion_pytorch_model.safetensors").write_bytes(b"not read")
+    assert load(modulation=other).modulation is other
+    refused(lambda: load(modulation=StyleModulation(CELEBA_TAGS, 7, width=32, blocks=1)), "trained together")
+
+@pytest.mark.parametrize("name", [None, 3, [], "", b"x"[:0], "x" * 300, "a\0b"])
+def test_names_that_are_none(name): refused(lambda: LatRefPipeline.from_pretrained(name), exc=CheckpointError)
+
+
+# ---- saving: loaded again by the same call, or refused
+
+def tree(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+@pytest.mark.parametrize("variant", [None, "fp16", "ema"])
+def test_variants_load_again(pipe, tmp_path, variant):
+    pipe.save_pretrained(tmp_path/"m", variant=variant)
+    back = LatRefPipeline.from_pretrained(tmp_path/"m", variant=variant)
+    assert all(torch.equal(v, back.mlp.state_dict()[k]) for k, v in pipe.mlp.state_dict().items())
+    if variant: refused(lambda: LatRefPipeline.from_pretrained(tmp_path/"m"), f"Give variant='{variant}'", exc=CheckpointError)
+
+@pytest.mark.parametrize("how, words", [(dict(safe_serialization=False), "only safetensors"), (dict(max_shard_size="10KB"), "max_shard_size"), (dict(max_shard_size=10**12), "max_shard_size"), (dict(variant="a/b"), "a short word")], ids=str)
+def test_what_would_not_load_again_is_not_saved(pipe, copy, how, words):
+    before = tree(copy)
+    refused(lambda: pipe.save_pretrained(copy, **how), words)
+    assert tree(copy) == before and os.listdir(copy.parent) == ["tiny"]
+
+@pytest.mark.parametrize("part", ["autoencoder", "linear", "mlp"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_leave_the_old_folder(copy, part, bad):
+    p, before = tiny_pipeline(), tree(copy)
+    next(iter(p.parts[part].state_dict().values())).view(-1)[0] = bad
+    refused(lambda: p.save_pretrained(copy), f"the {part} is not saved")
+    assert tree(copy) == before and os.listdir(copy.parent) == ["tiny"]
+
+@pytest.mark.parametrize("place", [".", "./", "../tiny", ""])
+def test_dot_is_a_place(pipe, copy, monkeypatch, place):
+    monkeypatch.chdir(copy)
+    if not place: return refused(lambda: pipe.save_pretrained(place), "empty path")
+    pipe.save_pretrained(place)
+    assert os.path.samefile(os.getcwd(), copy) and os.path.exists("model_index.json") and os.listdir(copy.parent) == ["tiny"], "the folder one stands in stays the same folder"
+    assert LatRefPipeline.from_pretrained(place).tags == LatRefPipeline.from_pretrained(".").tags == CELEBA_TAGS
+
+def test_what_else_lies_in_the_folder_stays(pipe, styled, tmp_path):
+    styled.save_pretrained(tmp_path/"m"); (tmp_path/"m"/"notes").mkdir(); (tmp_path/"m"/"notes"/"mine.txt").write_text("mine"); (tmp_path/"m"/"link").symlink_to("nowhere"); (tmp_path/"m"/"README.md").write_text("card")
+    pipe.save_pretrained(tmp_path/"m")
+    assert (tmp_path/"m"/"notes"/"mine.txt").read_text() == "mine" and (tmp_path/"m"/"link").is_symlink() and (tmp_path/"m"/"README.md").read_text() == "card" and os.listdir(tmp_path) == ["m"]
+    assert set(LatRefPipeline.from_pretrained(tmp_path/"m").parts) == {"autoencoder", "linear", "mlp"} and not list((tmp_path/"m").glob(".new*"))
+
+
 def test_other_tags(tmp_path):
     mood = TagSet([Tag("Mood", ("calm", "glad", "sad")), Tag("Hat", ("without", "with"))])
     p = tiny_pipeline(mood); p.save_pretrained(tmp_path/"m"); p = LatRefPipeline.from_pretrained(tmp_path/"m")

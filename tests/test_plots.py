@@ -3,6 +3,7 @@ import html.parser, io, json, re, shutil
 from pathlib import Path
 import matplotlib as mpl, numpy as np, pytest, torch
 from PIL import Image
+from repo import HANG
 from latref_nb import plots as P
 
 
@@ -194,7 +195,7 @@ def test_player_page_moves_by_mouse_and_keyboard(tmp_path):
             page, errors = browser.new_page(), []
             page.on("pageerror", lambda e: errors.append(str(e))); page.goto((tmp_path/"page.html").as_uri())
             one, other = page.locator(".lr-player").all(); caption, image = one.locator(".lr-cap"), one.locator("img")
-            expect = sync_api.expect; expect.set_options(timeout=20_000)
+            expect = sync_api.expect; expect.set_options(timeout=1000 * HANG); page.set_default_timeout(1000 * HANG)
             expect(caption).to_have_text("a   (1 of 4)"); first = image.get_attribute("src")
             one.focus(); page.keyboard.press("ArrowRight"); expect(caption).to_have_text("b   (2 of 4)"); assert image.get_attribute("src") != first
             page.keyboard.press("End"); expect(caption).to_have_text("d   (4 of 4)"); page.keyboard.press("ArrowRight"); expect(caption).to_have_text("d   (4 of 4)")

@@ -1,7 +1,7 @@
 "The rules of the repository: notebooks are the source, clean and small; the package follows them; nothing of one machine is left behind."
 import ast, configparser, importlib.metadata, json, re, shutil, subprocess, sys
 import pytest
-from repo import CHAPTERS, MODULES, NOTEBOOKS, READS_ALL, ROOT, cells, code_of, module_of, rank, read, source, tracked
+from repo import CHAPTERS, HANG, MODULES, NOTEBOOKS, READS_ALL, ROOT, cells, code_of, module_of, rank, read, source, tracked
 
 sys.path.insert(0, str(ROOT / "tools"))
 import readme
@@ -23,7 +23,7 @@ def changed(copy):
     return [str(p.relative_to(copy)) for p in sorted(copy.rglob("*")) if p.is_file() and "__pycache__" not in p.parts
             and not ((ROOT / p.relative_to(copy)).is_file() and (ROOT / p.relative_to(copy)).read_bytes() == p.read_bytes())]
 
-def run(program, cwd): subprocess.run([BIN(program)], cwd=cwd, check=True, capture_output=True, timeout=120)
+def run(program, cwd): subprocess.run([BIN(program)], cwd=cwd, check=True, capture_output=True, timeout=HANG)
 
 
 # ---- notebooks and package

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import latref_nb.training as training
 from latref_nb.autoencoder import DiffusionAutoencoder
+from latref_nb.checkpoints import CheckpointError
 from latref_nb.core import CELEBA_TAGS, Tag, TagSet, save_image
 from latref_nb.datasets import cached, open_faces, provenance
 from latref_nb.training import (Average, AutoencoderTask, Interrupted, StepGenerator, TrainingError, batch_indices, ema_weights, fit, linear_probe, lr_factor, train_autoencoder)
+from repo import HANG
 from training_case import HOW, Curve, Points
 
 CASE = Path(__file__).parent / "training_case.py"
@@ -57,7 +59,7 @@ def through(tmp_path_factory):
 def test_same_bits_after_kill(tmp_path, through):
     runs = {where: case(tmp_path / where, where) for where in ("between", "saving")}
     for where, run in runs.items():
-        assert run.wait(120) == -signal.SIGKILL, run.stderr.read()
+        assert run.wait(HANG) == -signal.SIGKILL, run.stderr.read()
         out = tmp_path / where
         assert step_of(out) == 5
         assert bool(list(out.glob(".checkpoint*"))) == (where == "saving"), "a half-written checkpoint lies beside the whole one"
@@ -131,6 +133,120 @@ def test_damaged_checkpoint_is_named(tmp_path, file, damage):
     with pytest.raises(ValueError, match="cannot be read") as e: fit(Curve(), Points(), tmp_path, **HOW)
     assert "\n" not in str(e.value)
 
+
+def spoil(name, change):
+    "A change of one file of tensors."
+    def do(p):
+        tensors = load_file(p / f"{name}.safetensors")
+        save_file(change(dict(tensors)), p / f"{name}.safetensors")
+    return do
+
+def restate(**changes): return lambda p: (p / "state.json").write_text(json.dumps({k: v for k, v in (json.loads((p / "state.json").read_text()) | changes).items() if v != "gone"}))
+
+def with_first(t, f, end=""):
+    k = next(k for k in sorted(t) if k.endswith(end) and t[k].ndim)
+    return t | {k: f(t[k])}
+
+ALTERED = {f"{n}: {what}": spoil(n, change) for n in ("weights", "ema", "optimizer") for what, change in {
+    "no tensors": lambda t: {}, "one missing": lambda t: {k: v for k, v in t.items() if k != min(t)}, "one more": lambda t: t | {"net.9.weight": torch.zeros(1)}, "renamed": lambda t: {(k + "x" if k == min(t) else k): v for k, v in t.items()},
+    "shape": lambda t: with_first(t, lambda v: v[None]), "nan": lambda t: with_first(t, lambda v: v * torch.nan), "infinity": lambda t: with_first(t, lambda v: v + torch.inf), "whole numbers": lambda t: with_first(t, lambda v: v.long())}.items()}
+ALTERED |= {"optimizer: a weight's moments gone": spoil("optimizer", lambda t: {k: v for k, v in t.items() if not k.startswith("net.0.weight/")}), "optimizer: below 0": spoil("optimizer", lambda t: with_first(t, lambda v: v - 1, "exp_avg_sq")),
+            "optimizer: foreign moments": spoil("optimizer", lambda t: t | {"net.0.weight/max": torch.zeros(1)})}
+ALTERED |= {f"state: {k}={v}": restate(**{k: v}) for k in ("step", "ema_step", "steps", "seconds", "lr", "decay", "config") for v in ("gone", None, "3", -1, [], float("nan"))}
+ALTERED |= {"state: list": lambda p: (p / "state.json").write_text("[]"), "state: empty": lambda p: (p / "state.json").write_text(""), "state: deep": lambda p: (p / "state.json").write_text("[" * 90_000), "state: broken step": restate(step=1.5), "state: step beyond": restate(step=10**9),
+            "state: later average": restate(ema_step=5), "state: precision": restate(precision=["a"]), "state: no text": lambda p: (p / "state.json").write_bytes(b"\xff\xfe"), "file for a folder": lambda p: (shutil.rmtree(p), p.write_text("x"))}
+ALTERED |= {f"{file}: {what}": (lambda file, make: lambda p: ((p / file).unlink(), make(p / file)))(file, make) for file in ("state.json", "ema.safetensors", "optimizer.safetensors")
+            for what, make in {"pipe": os.mkfifo, "folder": Path.mkdir, "device": lambda f: f.symlink_to("/dev/zero"), "empty": Path.touch}.items()}
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    "Two steps, to spoil."
+    out = tmp_path_factory.mktemp("short")
+    fit(Curve(), Points(), out, **{**HOW, "steps": 2, "decay": 0})
+    return out
+
+@pytest.mark.parametrize("what", ALTERED)
+def test_an_altered_checkpoint_is_refused_before_anything_is_copied(short, tmp_path, what):
+    out, task = Path(shutil.copytree(short, tmp_path / "run")), Curve(seed=1)
+    ALTERED[what](out / "checkpoint")
+    before = {k: v.clone() for m in task.modules.values() for k, v in m.state_dict().items()}
+    with pytest.raises(ValueError, match="cannot be read|made by another training") as e: fit(task, Points(), out, **{**HOW, "decay": 0})
+    assert "\n" not in str(e.value) and str(out) in str(e.value) and len(str(e.value)) < 800
+    assert all(torch.equal(v, before[k]) for m in task.modules.values() for k, v in m.state_dict().items())
+    assert not (out / training.LOCK).exists()
+
+@pytest.mark.parametrize("what", [w for w in ALTERED if w.startswith(("weights", "ema")) and not w.endswith(("one missing", "one more", "renamed", "shape", "whole numbers", "weights: no tensors"))])
+def test_averages_are_read_by_the_same_checks(short, tmp_path, what):
+    out = Path(shutil.copytree(short, tmp_path / "run"))
+    assert ema_weights(out, "net").keys() == Curve().modules["net"].state_dict().keys()
+    with pytest.raises(CheckpointError, match="holds no weights of nat; it holds those of late, net"): ema_weights(out, "nat")
+    ALTERED[what](out / "checkpoint")
+    if what == "ema: no tensors": return
+    with pytest.raises(CheckpointError): ema_weights(out, "net")
+
+@pytest.mark.parametrize("line", [b"not json", b"[1, 2]", b"3", b"{", b'{"loss": 1}', b'{"step": "3"}', b'{"step": true}', b"\xff\xfe{}", b"[" * 50_000, b"null"], ids=lambda b: b[:12].decode("latin"))
+def test_lines_of_a_log_that_are_none_are_set_aside(short, tmp_path, line, capsys):
+    out = Path(shutil.copytree(short, tmp_path / "run")); log = out / "log.jsonl"
+    log.write_bytes(b'{"step": 1, "loss": 2.0}\n' + line + b"\n" + log.read_bytes() + b'{"step": 2, "lo')
+    fit(Curve(), Points(), out, **{**HOW, "steps": 3, "decay": 0})
+    assert (out / "log.jsonl.damaged").read_bytes() == line + b"\n" and "1 lines are no rows of a log" in capsys.readouterr().out
+    assert [r["step"] for r in map(json.loads, log.read_text().splitlines())][:2] == [1, 2]
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda p: p.symlink_to("/dev/zero")], ids=["folder", "pipe", "device"])
+def test_a_log_that_is_no_file_is_named(short, tmp_path, make):
+    out = Path(shutil.copytree(short, tmp_path / "run")); (out / "log.jsonl").unlink(); make(out / "log.jsonl")
+    with pytest.raises(ValueError, match="log.jsonl: is a"): fit(Curve(), Points(), out, **{**HOW, "decay": 0})
+
+
+# ---- the user's own files, and one at a time
+
+def test_only_what_a_run_left_is_cleared(short, tmp_path):
+    out = Path(shutil.copytree(short, tmp_path / "run"))
+    mine = [".notes.part", ".notes.12345678.part.txt", ".checkpoint.part", ".checkpoint.1234567.part", ".log.zzzzzzzz.part.jsonl", ".training.12345678.part.json.bak", "a.checkpoint.12345678.part"]
+    ours = [".log.12345678.part.jsonl", ".training.0a1b2c3d.part.json", ".stages.12345678.part.safetensors", ".net.12345678.part"]
+    for n in mine + ours: (out / n).write_text("x")
+    (out / ".checkpoint.12345678.part").mkdir(); (out / ".my.part.folder").mkdir(); (tmp_path / "kept").mkdir(); (out / ".late.12345678.part").symlink_to(tmp_path / "kept")
+    fit(Curve(), Points(), out, **{**HOW, "steps": 3, "decay": 0})
+    assert {p.name for p in out.iterdir()} == {"checkpoint", "log.jsonl", "training.json", ".my.part.folder", *mine} and (tmp_path / "kept").is_dir()
+
+def test_a_second_training_is_told_who_trains(tmp_path):
+    def again(run):
+        for out in (tmp_path, str(tmp_path) + "/", tmp_path / "x" / ".."):
+            with pytest.raises(TrainingError, match=f"is in use: process {os.getpid()} on .* since 20") as e: fit(Curve(), Points(), out, **HOW)
+            assert "\n" not in str(e.value)
+    (tmp_path / "x").mkdir()
+    fit(Curve(), Points(), tmp_path, **{**HOW, "steps": 2, "decay": 0}, callback=again)
+    assert step_of(tmp_path) == 2 and not (tmp_path / training.LOCK).exists()
+    fit(Curve(), Points(), tmp_path, **{**HOW, "decay": 0})
+
+def test_the_lock_of_a_dead_process_is_no_lock(tmp_path):
+    (tmp_path / training.LOCK).write_text(json.dumps({"pid": 1, "host": socket.gethostname(), "since": "yesterday"}))
+    assert fit(Curve(), Points(), tmp_path, **{**HOW, "steps": 2}).step == 2
+    run = case(tmp_path / "killed", "between")
+    assert run.wait(120) == -signal.SIGKILL and (tmp_path / "killed" / training.LOCK).exists()
+    assert fit(Curve(dropout=0.2), Points(), tmp_path / "killed", **HOW).step == 12 and not (tmp_path / "killed" / training.LOCK).exists()
+
+def test_another_process_holds_the_folder(tmp_path):
+    program = "import sys, time, pathlib; from latref_nb.training import take_lock; f = take_lock(pathlib.Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path / training.LOCK)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(TrainingError, match=f"process {other.pid} on"): fit(Curve(), Points(), tmp_path, **HOW)
+        other.kill()
+    assert fit(Curve(), Points(), tmp_path, **{**HOW, "steps": 2}).step == 2
+
+@pytest.mark.parametrize("fault", [RuntimeError("broken"), KeyboardInterrupt(), SystemExit(3)], ids=lambda e: type(e).__name__)
+def test_the_lock_goes_with_the_run(tmp_path, fault):
+    def fail(run): raise fault
+    with pytest.raises(type(fault)): fit(Curve(), Points(), tmp_path, **HOW, callback=fail)
+    assert not (tmp_path / training.LOCK).exists() and fit(Curve(), Points(), tmp_path, **{**HOW, "steps": 2}).step == 2
+
+@pytest.mark.parametrize("at", [3, 5, 12])
+@pytest.mark.parametrize("trackers", [(), ("tensorboard",)], ids=["plain", "tracked"])
+@pytest.mark.parametrize("take", [shutil.rmtree, lambda p: p.rename(p.with_name("elsewhere"))], ids=["removed", "renamed"])
+def test_a_folder_that_goes_away_is_one_line(tmp_path, at, trackers, take):
+    def gone(run): take(tmp_path / "run") if run.done == at else None
+    with pytest.raises(TrainingError, match="run is gone: it was removed or renamed") as e: fit(Curve(), Points(), tmp_path / "run", **{**HOW, "trackers": trackers, "decay": 0}, callback=gone)
+    assert "\n" not in str(e.value)
 
 def pictures(folder, seed=0, n=6):
     "A folder of small pictures, all of one kind of name, with labels."
@@ -264,7 +380,7 @@ def test_two_processes_are_as_one(tmp_path):
         port = str(s.getsockname()[1])
     both = [case(tmp_path / "two", "two", RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port) for r in range(2)]
     fit(Curve(), Points(), tmp_path / "one", **HOW, precision="no")
-    for p in both: assert p.wait(120) == 0, p.stderr.read()
+    for p in both: assert p.wait(HANG) == 0, p.stderr.read()
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert one.keys() == two.keys()
     assert max((one[k] - two[k]).abs().max().item() for k in one) < 1e-6
