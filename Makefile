@@ -17,6 +17,8 @@ BIN := $(VENV)/bin
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 READY := $(VENV)/.ready
 DEMO := _out/demo
+# Your own copies of the notebooks, which no target removes.
+COURSE ?= course
 FACES := data/faces/img_align_celeba
 # With the style networks: in the style of a reference, and of noise. Without them: by directions.
 DEMO_EDITS := $(if $(wildcard data/synthfaces64/modulation/config.json),--edit "Eyeglasses=with:ref=$(FACES)/000018.jpg" --edit "HairColor=blond:seed=1",--edit Eyeglasses=with --edit HairColor=blond)
@@ -40,8 +42,10 @@ $(READY): settings.ini setup.py constraints.txt
 
 setup: $(READY)  ## make .venv with everything in it (the others do this by themselves)
 
-lab: $(READY)  ## open JupyterLab on the tour
-	$(BIN)/jupyter lab $(AS_ROOT) $(LAB_ARGS) nbs/index.ipynb
+lab: $(READY)  ## open JupyterLab on six explorers, beside all chapters, as copies of your own in course/
+	@$(BIN)/latref_course --out $(COURSE)
+	@echo "What you open lies in $(abspath $(COURSE)) and is yours; the notebooks of the clone stay as they are."
+	$(BIN)/jupyter lab $(AS_ROOT) $(LAB_ARGS) $(COURSE)/play.ipynb
 
 test: $(READY)  ## run every chapter and every test
 	$(PYTEST) --durations=15 $(PYTEST_ARGS)

@@ -920,9 +920,11 @@ def compare_edits(pipe, # LatRefPipeline
     "What each edit by itself makes of a face."
     x = pipe.load_images(image); images, words = [x[0]], ["source"]
     for e in pipe.check_edits(edits):
-        how = "hers or his" if e.reference is not None else f"drawn, seed {e.seed}" if e.seed is not None else f"{e.method or 'direction'}".replace("_", " ")
+        how = f"drawn, seed {e.seed}" if e.seed is not None else f"{e.method or 'direction'}".replace("_", " ")
+        if e.reference is not None: how = "style of the reference"
         if isinstance(e.reference, str): images.append(pipe.load_images(e.reference)[0]); words.append("reference")
-        images.append(pipe(x, e, steps, output_type="pt", keep=keep, dtype=precision).images[0]); words.append(f"{e.tag} {e.value}\n{how}")
+        images.append(pipe(x, e, steps, output_type="pt", keep=keep, dtype=precision).images[0])
+        words.append(f"{e.tag} {e.value} alone\n{how}")
     return images, words
 
 # %% ../nbs/17_commands.ipynb #6beb8e3a

@@ -26,10 +26,11 @@ def chapters_folder(): # Path
     return found[0]
 
 def chapters(folder=None # where they lie; None: as found
-            ): # {name: notebook as read from JSON}, in their order, the tour first
+            ): # {name: notebook as read from JSON}, in their order, those without a number first
     "The chapters that the course copies."
     paths = [p for p in Path(folder or chapters_folder()).glob("*.ipynb") if p.stem not in STAYS]
-    return {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(paths, key=lambda p: (p.stem != "index", p.stem))}
+    paths.sort(key=lambda p: (p.stem[0].isdigit(), p.stem))
+    return {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in paths}
 
 # %% ../nbs/18_course.ipynb #6a3bec6a
 def _lines(cell): return "".join(cell["source"])
@@ -56,7 +57,7 @@ def student_copy(nb, # a chapter as read from JSON
     source = f"from latref_nb.course import keep_progress\nkeep_progress({name!r})  # notes the exercises you pass in progress.json"
     keep = {"cell_type": "code", "execution_count": None, "id": "progress", "metadata": {}, "outputs": [], "source": source}
     nb["cells"] = [_folded(_at_home(c)) for c in nb["cells"]]
-    nb["cells"].insert(1, keep)
+    if any(re.search(r"\bcheck_\w+\(", _lines(c)) for c in nb["cells"]): nb["cells"].insert(1, keep)
     return nb
 
 # %% ../nbs/18_course.ipynb #b751437c

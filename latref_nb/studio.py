@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['trajectory_frames', 'TrajectoryPlayer', 'Comparison', 'compare_guidances', 'comparison_rows', 'rows_html',
-           'DirectionVsStyle', 'link_tags', 'plane', 'plane_picture', 'StylePoint', 'StyleExplorer',
-           'ConsistencyExplorer', 'stage_pictures', 'nearest_moment']
+           'DirectionVsStyle', 'plane', 'plane_picture', 'StylePoint', 'code_html', 'StyleExplorer',
+           'ConsistencyExplorer', 'stage_pictures', 'nearest_moment', 'term_curve']
 
 # %% ../nbs/15a_studio.ipynb #b4ee3ada
 import html, io
@@ -18,11 +18,12 @@ from fastcore.basics import patch
 from .consistency import Stages, load_stages
 from .core import make_generator
 from .directions import edit_scores, label_reader
-from .explore import ClickPicture, Explorer, FaceChooser, Wish, bench_of, choose_lacking, guidances, having, labelled, page, sheet, titled, without_styles, wrapped
-from .faces import SynthFaces
+from .explore import ClickPicture, Downloads, Explorer, Live, TagExplorer, Wish, bench_of, columns, guidances, having
+from .explore import labelled, menu, page, pictured, sheet, titled, without_styles, wrapped
 from .metrics import load_judges
 from .plots import FramePlayer, figure_png, image_grid, image_strip, line_plot, new_figure
 from .styles import load_styles, save_styles
+from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image
 
 # %% ../nbs/15a_studio.ipynb #42da379e
@@ -37,8 +38,8 @@ def trajectory_frames(up, down # Trajectory of the inversion (or None) and of th
             titles.append(f"{way}, now at {'the image' if t.timesteps[i + 1] < 0 else f't = {t.timesteps[i + 1]}'}: x_t | predicted x_0")
     return frames, titles
 
-class TrajectoryPlayer(FramePlayer):
-    "Plays an edit from image to noise and back."
+class TrajectoryPlayer(Live, FramePlayer):
+    "Plays an edit from image to noise and back; it opens on the result."
     def __init__(self, pipe, # LatRefPipeline
                  image, # anything `load_images` takes, one face
                  edits=(), # as for the pipeline
@@ -48,8 +49,17 @@ class TrajectoryPlayer(FramePlayer):
         self.output = pipe(image, edits, num_inference_steps, return_trajectory=True, output_type="pt", **kwargs)
         frames, titles = trajectory_frames(self.output.inverted, self.output.rendered)
         super().__init__(frames, titles, interval=250, size=448)
-        for button, words in ((self.back, "‹"), (self.on, "›")): button.icon, button.description = "", words      # readable where no icons can be had
-        self.index = len(frames) - 1; self.add_class("latref-explorer")
+        self.back.icon = self.on.icon = ""                                # words are readable where no icons can be had
+        self.back.description, self.on.description = "‹", "›"
+        self.downloads = Downloads(("strip", "page"), self.take, lambda e: self.caption.set_trait("value", str(e)))
+        self.children = [*self.children, self.downloads]
+        self.index = len(frames) - 1
+        self.add_class("latref-explorer")
+    def take(self, kind): # "strip" or "page" → (name of the file, its bytes)
+        "The film as a file."
+        if kind == "strip": return "film_strip.png", figure_png(self.still())
+        return "film.html", self.to_html(page=True).encode()
+
 
 # %% ../nbs/15a_studio.ipynb #c2ee6c16
 @dataclass
@@ -84,7 +94,8 @@ def compare_guidances(bench, # Bench
 def comparison_rows(found # list of Comparison
                    ): # list of rows
     "As a table."
-    return [{"by": c.guidance, "value seen": "yes" if c.target else "no", "same person": c.identity, "other tags moved": c.drift, "step in the code": c.length} for c in found]
+    return [{"edited by": c.guidance, "value seen": "yes" if c.target else "no", "same person": c.identity,
+             "other tags moved": c.drift, "step in the code": c.length} for c in found]
 
 def rows_html(rows # list of dicts with the same keys
              ): # str
@@ -93,66 +104,68 @@ def rows_html(rows # list of dicts with the same keys
     line = lambda cells, kind: "<tr style='line-height:1.5'>" + "".join(f'<{kind} style="text-align:left;padding:1px 14px 1px 0">{c}</{kind}>' for c in cells) + "</tr>"
     return "<table>" + line(map(html.escape, rows[0]), "th") + "".join(line([words(v) for v in r.values()], "td") for r in rows) + "</table>"
 
-class DirectionVsStyle(Explorer):
+# %% ../nbs/15a_studio.ipynb #f1e5b001
+_DUEL_LEGEND = """
+<b>same person</b>: 1 is the same picture. <b>other tags moved</b>: the share of the other tags that the
+judge reads differently than in the source. <b>same length</b>: each step in the code is stretched or shrunk to the
+median of all."""
+
+class DirectionVsStyle(TagExplorer):
     "Directions and style guidances on one face, at equal strength."
-    tag = T.Unicode(); value = T.Unicode()
-    gain = T.Float(1.0); seed = T.Int(0, help="of the noise"); equal = T.Unicode("gain", help="gain or length")
+    gain = T.Float(1.0)
+    seed = T.Int(0, help="of the noise")
+    equal = T.Unicode("gain", help="gain or length")
+    stem = "ways"
     def __init__(self, pipe, # LatRefPipeline
                  faces=None, judges=None, # SynthFaces; Judges; None: those that ship
                  numbers=range(12), # faces that are offered
                  steps=(3, 16), # of the preview and of the full result
                  **state # tag, value, gain, seed, equal
                 ):
-        self.pipe, self.faces, self.judges, self.steps, self.benches = pipe, faces or SynthFaces(500, pipe.size, seed=2000), judges or load_judges(), steps, {}
-        self.ways = guidances(pipe)
-        self.chooser, self.references = FaceChooser(self.faces, numbers, "Face", size=pipe.size), FaceChooser(self.faces, list(numbers)[:6], "Reference: a face that has it", size=pipe.size)
-        wide = dict(style={"description_width": "60px"}, layout=W.Layout(width="200px"))
-        self.tags, self.values = W.Dropdown(options=pipe.tags.names, description="tag", **wide), W.Dropdown(options=["with"], description="value", **wide)
-        self.gains, self.seeds = W.FloatSlider(min=0, max=2, step=.05, description="gain"), W.IntSlider(min=0, max=50, description="seed")
-        self.equals = W.ToggleButtons(options=["gain", "length"], tooltips=["the same gain", "the same length of the step in the code"], style={"button_width": "70px"})
-        self.pictures, self.table = {w: ClickPicture(width=156, label=f"edited by {w}") for w in ["source", *self.ways]}, W.HTML()
-        super().__init__([wrapped(self.chooser, self.references), wrapped(self.tags, self.values, labelled("equal", self.equals)), wrapped(self.gains, self.seeds), wrapped(*[titled(w, p) for w, p in self.pictures.items()]), self.table],
-                         "<b>same person</b>: 1 is the same picture. <b>other tags moved</b>: the share that the judge reads differently than in the source." + without_styles(pipe))
-        link_tags(self, state, ("gain", self.gains), ("seed", self.seeds), ("equal", self.equals))
+        self.begin(pipe, faces, numbers, steps)
+        self.judges, self.ways = judges or load_judges(), guidances(pipe)
+        self._controls()
+        sides = columns([self.chooser, self.references], [self.panel, self.row, self.table])
+        super().__init__([sides], _DUEL_LEGEND + without_styles(pipe))
+        self.link(state, gain=self.gains, seed=self.seeds, equal=self.equals)
+
+@patch
+def _controls(self:DirectionVsStyle):
+    "Menus, sliders and the pictures with their names."
+    self.gains = W.FloatSlider(min=0, max=2, step=.05, description="gain", style={"description_width": "60px"})
+    self.seeds = W.IntSlider(min=0, max=50, description="seed", style={"description_width": "60px"})
+    equally = [("same gain", "gain"), ("same length", "length")]
+    self.equals = W.ToggleButtons(options=equally, style={"button_width": "112px"})
+    self.panel = W.VBox([self.wished, wrapped(self.gains, self.seeds), labelled("compare at", self.equals, 76)])
+    self.lent = ClickPicture(width=156, label="reference face")
+    self.pictures = {w: ClickPicture(width=156, label=f"edited by {w}") for w in ["source", *self.ways]}
+    named = {w if w == "source" else f"by {w}": p for w, p in self.pictures.items()}
+    lends = {"reference": self.lent} if "reference" in self.ways else {}
+    self.row, self.table = pictured(**lends, **named), W.HTML()
 
 # %% ../nbs/15a_studio.ipynb #6cd53c19
-def link_tags(explorer, # with tag, value, tags, values, chooser, references
-              state, # traits to begin with
-              *links, # (name of a trait, widget)
-              then=lambda: None # called when tag or value have changed
-             ):
-    "Tag and value with their menus, references that have the value, the other traits, and the first picture."
-    def first_value(): explorer.values.options = list(explorer.pipe.tags[explorer.tag].values); explorer.value = explorer.values.options[-1]
-    def new_value(change=None): explorer.references.offer(having(explorer.faces, explorer.tag, explorer.value)); then()
-    def new_tag(change): first_value(); new_value()
-    names = explorer.pipe.tags.names
-    explorer.tag = state.pop("tag", "Eyeglasses" if "Eyeglasses" in names else names[0]); first_value()
-    for name, widget in (("tag", explorer.tags), ("value", explorer.values), *links): T.link((explorer, name), (widget, "value"))
-    explorer.observe(new_tag, "tag"); explorer.observe(new_value, "value")
-    for k, v in state.items(): setattr(explorer, k, v)
-    new_value(); choose_lacking(explorer)
-    explorer.observe(explorer.refresh, ["tag", "value", *(n for n, _ in links)])
-    for c in (explorer.chooser, explorer.references): c.observe(explorer.refresh, "face")
-    explorer.refresh()
-
-# %% ../nbs/15a_studio.ipynb #53250c37
 @patch
 def request(self:DirectionVsStyle):
-    return self.chooser.face, [Wish(self.tag, self.value, w, 1.0, self.seed, 0.0, self.references.face) for w in self.ways], self.gain, self.equal
+    wishes = [Wish(self.tag, self.value, w, 1.0, self.seed, 0.0, self.references.face) for w in self.ways]
+    return self.chooser.face, wishes, self.gain, self.equal
 
 @patch
 def work(self:DirectionVsStyle, request):
+    "A preview of every way, then all in full."
     face, wishes, gain, equal = request
     for n in self.steps: yield face, wishes, compare_guidances(bench_of(self, face), wishes, self.judges, gain, equal, n), n
 
 @patch
 def shown(self:DirectionVsStyle, result):
+    "Put a result on the page."
     face, wishes, found, n = self.result = result
-    self.pictures["source"].show(face.image)
+    self.pictures["source"].show(face.image); self.lent.show(wishes[0].reference.image)
     for c in found: self.pictures[c.guidance].show(c.image)
     self.table.value = rows_html(comparison_rows(found))
-    self.say(f"{face.name}: {wishes[0].tag}={wishes[0].value}, the same {self.equal}, {n} steps{', preview' if n != self.steps[-1] else ''}.")
+    what = f"{face.name}: {wishes[0].tag}={wishes[0].value}, all at the same {self.equal}"
+    self.say(f"{what}, {n} steps{', a preview' if n != self.steps[-1] else ''}.")
 
+# %% ../nbs/15a_studio.ipynb #53250c37
 @patch
 def still(self:DirectionVsStyle, **kwargs): # more for `image_strip` → Picture
     "The present state as a figure."
@@ -199,15 +212,35 @@ class StylePoint:
     name: str       # "face 12" or "seed 3"
     code: object    # StyleCode of one
 
+# %% ../nbs/15a_studio.ipynb #f1e5b007
+def code_html(numbers # list of numbers
+             ): # str
+    "A style code as small bars for a page."
+    top = max(map(abs, numbers)) or 1.0
+    def bar(v):
+        side, colour = ("bottom", "#0072B2") if v > 0 else ("top", "#D55E00")
+        place = f"height:{22 * abs(v) / top:.0f}px;margin-{side}:22px;vertical-align:{side};background:{colour}"
+        return f'<span title="{v:.2f}" style="display:inline-block;width:5px;{place}"></span>'
+    style = "height:46px;white-space:nowrap;overflow:hidden"
+    frame = f'<div style="{style}" role="img" aria-label="the style code as bars">'
+    words = '<div style="color:#555">the style code: blue and up is positive, orange and down is negative</div>'
+    return f'{frame}{"".join(map(bar, numbers[:140]))}</div>{words}'
+
 # %% ../nbs/15a_studio.ipynb #d744d6b3
-class StyleExplorer(Explorer):
+_STYLE_LEGEND = """
+Each point is a style. Round: read off a face that has the value; dark violet where the factor chosen
+under <i>colour</i> is small, yellow where it is large. Grey diamonds: drawn from noise. The orange ring: the style that
+the large face has been given."""
+
+class StyleExplorer(TagExplorer):
     "Draw, look at, keep and mix the styles of a tag."
-    tag = T.Unicode(); value = T.Unicode()
     factor = T.Unicode(help="the style factor that colours the points")
-    chosen = T.Int(0, help="number of the point whose style is worn")
+    chosen = T.Int(0, help="number of the point whose style the face is given")
     drawn = T.Int(0, help="seed of the first of the drawn styles")
     mix = T.Float(0.0, help="from the first kept style to the second")
-    first = T.Unicode("", help="name of a kept style"); second = T.Unicode("", help="another; with both, their mixture is worn")
+    first = T.Unicode("", help="name of a kept style")
+    second = T.Unicode("", help="another; with both, the face is given their mixture")
+    stem, takes, moves_on = "style", ("picture", "strip", "page"), False
     def __init__(self, pipe, # LatRefPipeline with style networks
                  faces=None, # SynthFaces; None: 500 that no shipped network was trained on
                  numbers=range(12), # faces that are offered
@@ -216,48 +249,66 @@ class StyleExplorer(Explorer):
                  **state # tag, value
                 ):
         for means in ("reference", "seed"): pipe.need(means, "the style explorer")
-        self.pipe, self.faces, self.n, self.steps, self.benches, self.kept, self.points = pipe, faces or SynthFaces(500, pipe.size, seed=2000), n, steps, {}, {}, []
-        self.chooser, self.references = FaceChooser(self.faces, numbers, "Face", size=pipe.size), FaceChooser(self.faces, list(numbers)[:6], "Swap styles with", size=pipe.size)
-        self.map = ClickPicture(width=288, rows=32, columns=32, label="plane of styles: choose a point")
-        self.edited, self.swapped = ClickPicture(label="the face in the chosen style"), [ClickPicture(width=128, label=f"{t} after the swap") for t in ("the face", "the other face")]
-        self._controls()
-        boxes = [titled("styles", self.map), titled("worn", self.edited), titled("swapped", W.VBox(self.swapped))]
-        super().__init__([wrapped(self.chooser, self.references), wrapped(self.tags, self.values, self.factors), wrapped(*boxes), self.bars, self.keeper],
-                         "Round points are faces that have the value: dark violet where the factor is small, yellow where it is large. Grey diamonds were drawn by noise. The orange ring is the style that is worn. <b>swapped</b>: each of the two faces in the other's style.")
+        self.begin(pipe, faces, numbers, steps, "Exchange styles with")
+        self.n, self.kept, self.points = n, {}, []
+        self._pictures(); self._controls()
+        right = [wrapped(self.wished, self.factors), self.row, self.bars, self.keeper]
+        super().__init__([columns([self.chooser, self.references], right)], _STYLE_LEGEND)
         self._listen(state)
+
+# %% ../nbs/15a_studio.ipynb #f1e5b002
+@patch
+def _pictures(self:StyleExplorer):
+    "The plane and the faces, each with words over it."
+    self.map = ClickPicture(width=288, rows=32, columns=32, label="plane of styles: choose a point")
+    self.main = self.edited = ClickPicture(label="the face in the chosen style")
+    self.swapped = [ClickPicture(width=108, label=f"{t} after the swap") for t in ("the face", "the other face")]
+    self.named = [W.HTML() for _ in range(3)]                             # over the face, and over each exchanged one
+    exchanged = W.HBox([titled(n, p) for n, p in zip(self.named[1:], self.swapped)])
+    self.row = wrapped(titled("styles of the tag", self.map), W.VBox([titled(self.named[0], self.edited), exchanged]))
 
 # %% ../nbs/15a_studio.ipynb #f4bf7648
 @patch
 def _controls(self:StyleExplorer):
     "Menus, names, buttons."
-    wide = dict(style={"description_width": "60px"}, layout=W.Layout(width="210px"))
-    self.tags, self.values, self.factors = (W.Dropdown(options=o, description=d, **wide) for o, d in ((self.pipe.tags.names, "tag"), (["with"], "value"), ([""], "colour")))
+    self.factors = menu("colour", width=210)
     self.factors.tooltip = "the style factor that colours the points"
-    self.bars, self.name, self.file = W.HTML(), W.Text(placeholder="a name", layout=W.Layout(width="120px")), W.Text(placeholder="styles.safetensors", layout=W.Layout(width="200px"))
-    button = lambda d, tip, f: self._button(d, tip, f)
-    buttons = [button("Keep", "keep the worn style under the name", lambda: self.keep(self.name.value)), button("Save", "write the kept styles to the file", lambda: self.save_to(self.file.value)),
-               button("Load", "read kept styles from the file", lambda: self.load_from(self.file.value)), button("Draw others", "draw other styles by noise", self.draw_others)]
-    buttons[3].layout.width = "110px"
-    self.firsts, self.seconds = (W.Dropdown(options=[""], description=d, **wide) for d in ("mix", "with"))
-    self.mixes = W.FloatSlider(min=0, max=1, step=.02, description="share")
-    self.keeper = W.VBox([wrapped(buttons[3], self.name, buttons[0], self.file, *buttons[1:3]), wrapped(self.firsts, self.seconds, self.mixes)])
+    self.bars, self.name = W.HTML(), W.Text(placeholder="a name", layout=W.Layout(width="120px"))
+    self.file = W.Text(placeholder="styles.safetensors", layout=W.Layout(width="180px"))
+    keep = self._button("Keep", "keep this style under the name", lambda: self.keep(self.name.value))
+    save = self._button("Save", "write the kept styles to the file", lambda: self.save_to(self.file.value))
+    load = self._button("Load", "read kept styles from the file", lambda: self.load_from(self.file.value))
+    others = self._button("Draw others", "draw other styles from noise", self.draw_others, 110)
+    self.firsts, self.seconds = menu("mix", width=210), menu("with", width=210)
+    self.mixes = W.FloatSlider(min=0, max=1, step=.02, description="amount", tooltip="how much of the second style")
+    self.mixer = wrapped(self.firsts, self.seconds, self.mixes)
+    self.keeper = W.VBox([wrapped(W.HBox([others, self.name, keep]), W.HBox([self.file, save, load])), self.mixer])
 
 @patch
-def _button(self:StyleExplorer, words, tip, do):
+def _button(self:StyleExplorer, words, tip, do, width=70): # on it; for the mouse; what it does; pixels
     "A button whose errors are said."
-    b = W.Button(description=words, tooltip=tip, layout=W.Layout(width="70px"))
+    b = W.Button(description=words, tooltip=tip, layout=W.Layout(width=f"{width}px"))
     def pressed(_):
         try: do()
-        except (ValueError, OSError) as e: self.say(str(e), bad=True)
+        except (ValueError, OSError) as e: self.fail(e)
     b.on_click(pressed)
     return b
 
+# %% ../nbs/15a_studio.ipynb #f1e5b009
 @patch
 def _listen(self:StyleExplorer, state):
+    "Link state and controls, then draw the styles and the first picture."
     T.link((self, "factor"), (self.factors, "value"))
-    self.observe(lambda c: self._draw_map(), ["factor", "chosen", "first", "second"]); self.observe(self._draw_styles, "drawn"); self.chooser.observe(lambda c: self.points and self._draw_styles(), "face")
+    self.observe(lambda c: self._draw_map(), ["factor", "chosen", "first", "second"])
+    self.observe(self._draw_styles, "drawn")
+    self.chooser.observe(lambda c: self.points and self._draw_styles(), "face")
     self.map.observe(self._clicked, ["row", "column"])
-    link_tags(self, state, ("chosen", W.IntText()), ("mix", self.mixes), ("first", self.firsts), ("second", self.seconds), then=self._draw_styles)
+    self.link(state, chosen=W.IntText(), mix=self.mixes, first=self.firsts, second=self.seconds)
+
+@patch
+def value_is_new(self:StyleExplorer):
+    "Styles of another tag or value."
+    self._draw_styles()
 
 # %% ../nbs/15a_studio.ipynb #259e2d07
 @patch
@@ -301,7 +352,7 @@ def _clicked(self:StyleExplorer, change):
 # %% ../nbs/15a_studio.ipynb #a2c9b4b2
 @patch
 def style(self:StyleExplorer): # StyleCode of one
-    "The style that is worn: a mixture of two kept ones, or the chosen point's."
+    "The style that the face is given: a mixture of two kept ones, or the chosen point's."
     if self.first and self.second: return self.kept[self.first][2].mix(self.kept[self.second][2], self.mix)
     return self.points[self.chosen].code
 
@@ -313,7 +364,7 @@ def worn(self:StyleExplorer): # str
 @patch
 def keep(self:StyleExplorer, name # to keep it under
         ):
-    "Keep the worn style."
+    "Keep this style under a name."
     if not name.strip(): raise ValueError("no name came. Write one into the field, e.g. round glasses.")
     self.kept[name.strip()] = (self.tag, self.value, self.style()); self._offer_kept()
 
@@ -324,7 +375,9 @@ def _offer_kept(self:StyleExplorer):
     for menu in (self.firsts, self.seconds):
         old = menu.value
         if tuple(menu.options) != tuple(names): menu.options = names; menu.value = old if old in names else ""
+    self.mixer.layout.display = "" if len(names) > 2 else "none"                    # nothing to mix before two are kept
 
+# %% ../nbs/15a_studio.ipynb #f1e5b00a
 @patch
 def save_to(self:StyleExplorer, path # a .safetensors file
            ): # the path
@@ -342,7 +395,8 @@ def load_from(self:StyleExplorer, path # written by `save_to`
 
 # %% ../nbs/15a_studio.ipynb #dd8ad719
 @patch
-def request(self:StyleExplorer): return self.chooser.face, self.references.face, self.tag, self.value, self.style(), self.worn()
+def request(self:StyleExplorer):
+    return self.chooser.face, self.references.face, self.tag, self.value, self.style(), self.worn()
 
 @patch
 def work(self:StyleExplorer, request):
@@ -351,23 +405,33 @@ def work(self:StyleExplorer, request):
     a, b = bench_of(self, face), bench_of(self, other)
     codes = [self.pipe.reference_style(o.x, tag, value) for o in (b, a)]
     for n in self.steps:
-        yield face, name, code, a.wear(tag, value, code, n), [o.wear(tag, value, c, n) for o, c in zip((a, b), codes)] if n == self.steps[-1] else None, n
+        made, whole = a.wear(tag, value, code, n), n == self.steps[-1]
+        yield face, name, code, made, [o.wear(tag, value, c, n) for o, c in zip((a, b), codes)] if whole else None, n
 
 @patch
 def shown(self:StyleExplorer, result):
+    "Put a result on the page."
     face, name, code, image, swapped, n = self.result = result
+    other = self.references.face.name
     self.edited.show(image)
     for p, x in zip(self.swapped, swapped or []): p.show(x)
-    v = code.flat()[0]; top = float(v.abs().max()) or 1.
-    bar = lambda o: f'<span title="{o:.2f}" style="display:inline-block;width:5px;height:{22 * abs(o) / top:.0f}px;margin-{"top" if o < 0 else "bottom"}:22px;vertical-align:{"top" if o < 0 else "bottom"};background:{"#0072B2" if o > 0 else "#D55E00"}"></span>'
-    self.bars.value = f'<div style="height:46px;white-space:nowrap;overflow:hidden" role="img" aria-label="the style code as bars">{"".join(bar(float(o)) for o in v[:140])}</div><div style="color:#555">the style code: up and blue is positive, down and orange negative</div>'
-    self.say(f"{face.name} wears {name}{', preview' if n != self.steps[-1] else ''}. The plane shows {100 * self.share:.0f} % of the variance of {len(self.points)} styles.")
+    titles = f"{face.name} in the style of {name}", f"{face.name}, style of {other}", f"{other}, style of {face.name}"
+    for line, words, wide in zip(self.named, titles, (224, 108, 108)):
+        line.value = f'<div style="width:{wide}px;line-height:1.3"><b>{html.escape(words)}</b></div>'
+    self.bars.value = code_html(code.flat()[0].tolist())
+    preview = ", a preview" if n != self.steps[-1] else ""
+    share = f"The plane shows {100 * self.share:.0f} % of the variance of {len(self.points)} styles."
+    self.say(f"{face.name} in the style of {name}{preview}. {share}")
 
+# %% ../nbs/15a_studio.ipynb #f1e5b003
 @patch
 def still(self:StyleExplorer, **kwargs): # more for `image_strip` → Picture
     "The present state as a figure."
     face, name, code, image, swapped, n = self.wait().result
-    return image_strip([self.map_picture(), face.image, image, *swapped], ["styles", face.name, f"wears {name}", "swapped: the face", f"swapped: {self.references.face.name}"], **kwargs)
+    other = self.references.face.name
+    titles = ["styles", face.name, f"style of\n{name}"]
+    titles += [f"{face.name},\nstyle of {other}", f"{other},\nstyle of {face.name}"]
+    return image_strip([self.map_picture(), face.image, image, *swapped], titles, **kwargs)
 
 @patch
 def map_picture(self:StyleExplorer): # (S,S,3) bytes
@@ -384,25 +448,38 @@ def to_html(self:StyleExplorer, path=None, n=12): # how many styles → the path
 # %% ../nbs/15a_studio.ipynb #26b68bba
 class ConsistencyExplorer(Explorer):
     "The stages of forward–backward training on one face, over training time."
-    moment = T.Int(0, help="number of the snapshot"); face = T.Int(0, help="which of its faces")
+    moment = T.Int(0, help="number of the snapshot")
+    face = T.Int(0, help="which of its faces")
     without = T.Unicode("", help="name of an ablation to show below; empty: none")
+    term = T.Unicode("", help="which term of the loss is drawn")
+    stem, names = "training", ("original", "removed", "restored", "another style")
     def __init__(self, stages, # Stages of chapter 11, or the file it saved
-                 **state # moment, face, without
+                 **state # moment, face, without, term
                 ):
         self.stages = stages if isinstance(stages, Stages) else load_stages(stages)
-        s = self.stages
-        self.moments = W.SelectionSlider(options=[(f"step {n}", i) for i, n in enumerate(s.steps)], description="moment", layout=W.Layout(width="420px"))
-        self.faces_menu = W.Dropdown(options=[(f"face {f}: {t} {v}", i) for i, (f, t, v) in enumerate(zip(s.faces, s.tags, s.values))], description="face")
-        self.runs = W.Dropdown(options=[("nothing", ""), *((n, n) for n in s.ablations)], description="compare with", style={"description_width": "100px"})
-        self.names = ("original", "removed", "restored", "another style")
-        self.rows = [[ClickPicture(width=144, label=f"{run}: {n}") for n in self.names] for run in ("full training", "ablation")]
-        self.charts, self.without_words = [ClickPicture(width=400, smooth=True, label=f"terms of the loss over training time: {run}") for run in ("full training", "ablation")], W.HTML()
-        self.below = W.VBox([self.without_words, wrapped(*[titled(n, p) for n, p in zip(self.names, self.rows[1])])])
-        super().__init__([wrapped(self.faces_menu, self.runs), self.moments, wrapped(*[titled(n, p) for n, p in zip(self.names, self.rows[0])]), self.below, wrapped(*self.charts)],
-                         "Each curve is one term of the loss, with its own colour and marker and its name in the legend; the dashed line is the moment shown.")
-        for name, widget in (("moment", self.moments), ("face", self.faces_menu), ("without", self.runs)): T.link((self, name), (widget, "value"))
+        self._controls()
+        rows = [pictured(**dict(zip(self.names, row))) for row in self.rows]
+        self.below = W.VBox([self.without_words, rows[1]])
+        left = [self.faces_menu, self.runs, self.terms, self.chart]
+        super().__init__([columns(left, [self.moments, rows[0], self.below])], "The dashed line is the moment shown.")
+        controls = dict(moment=self.moments, face=self.faces_menu, without=self.runs, term=self.terms)
+        self.term = self.terms.value
+        for name, control in controls.items(): T.link((self, name), (control, "value"))
         for k, v in state.items(): setattr(self, k, v)
-        self.observe(self.refresh, ["moment", "face", "without"]); self.refresh()
+        self.observe(self.refresh, list(controls)); self.refresh()
+
+@patch
+def _controls(self:ConsistencyExplorer):
+    "Menus, the slider and the pictures."
+    s, runs = self.stages, ("full training", "ablation")
+    steps, wide = [(f"step {n}", i) for i, n in enumerate(s.steps)], W.Layout(width="420px", max_width="98%")
+    self.moments = W.SelectionSlider(options=steps, description="moment", layout=wide)
+    faces = [(f"face {f}: {t} {v}", i) for i, (f, t, v) in enumerate(zip(s.faces, s.tags, s.values))]
+    self.faces_menu, self.terms = menu("face", faces, 290, 90), menu("curve of", s.terms, 290, 90)
+    self.runs = menu("compare with", [("nothing", ""), *((n.replace("_", " "), n) for n in sorted(s.ablations))], 290, 90)
+    self.rows = [[ClickPicture(width=124, label=f"{run}: {n}") for n in self.names] for run in runs]
+    self.chart = ClickPicture(width=300, smooth=True, label="a term of the loss over training time")
+    self.without_words = W.HTML()
 
 # %% ../nbs/15a_studio.ipynb #004cd023
 def stage_pictures(stages, # Stages
@@ -417,52 +494,77 @@ def nearest_moment(stages, step): # Stages, a training step → number of its sn
     "The snapshot next to a step."
     return min(range(len(stages.steps)), key=lambda i: abs(stages.steps[i] - step))
 
+# %% ../nbs/15a_studio.ipynb #f1e5b004
+def term_curve(runs, # {name: Stages}
+               term, # name of a term of the loss
+               step # training step to mark
+              ): # Picture
+    "One term of the loss over training time, for each run that has it; steps and losses on logarithmic axes."
+    lines = {}
+    for name, run in runs.items():
+        if term not in run.terms: continue
+        y = run.losses[:, run.terms.index(term)]
+        known = torch.isfinite(y)
+        lines[name] = [s for s, k in zip(run.steps, known) if k], y[known]
+    fig = line_plot(None, lines, xlabel="training step", ylabel=term, marker="o", figsize=(4.2, 3.2))
+    ax, ends = fig.axes[0], [max(x) for x, _ in lines.values()]
+    ax.axvline(step, color="#444444", ls=(0, (4, 3)), lw=1)
+    if max(ends) > 10 * min(ends):
+        ax.set_xscale("symlog", linthresh=10, subs=[])
+        ax.set_xlim(-2, 1.3 * max(ends))
+    if all(float(y.min()) > 0 for _, y in lines.values()):
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
+    ax.autoscale(True, axis="y")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(lambda v, _: f"{v:g}")
+        axis.set_minor_locator(NullLocator())
+    return fig
+
+# %% ../nbs/15a_studio.ipynb #f1e5b005
 @patch
-def request(self:ConsistencyExplorer): return self.moment, self.face, self.without
+def request(self:ConsistencyExplorer): return self.moment, self.face, self.without, self.term
 
 @patch
 def work(self:ConsistencyExplorer, request):
-    "The pictures at once, then the curves."
-    moment, face, without = request
-    runs = [self.stages, *([self.stages.ablations[without]] if without else [])]; step = self.stages.steps[moment]
-    pictures = [stage_pictures(r, moment if r is self.stages else nearest_moment(r, step), face) for r in runs]
+    "The pictures at once, then the curve."
+    moment, face, without, term = request
+    runs = {"full training": self.stages, **({without: self.stages.ablations[without]} if without else {})}
+    step = self.stages.steps[moment]
+    at = {n: moment if r is self.stages else nearest_moment(r, step) for n, r in runs.items()}
+    pictures = [stage_pictures(r, at[n], face) for n, r in runs.items()]
     yield request, pictures, None
-    top = 1.05 * max(float(r.losses.nan_to_num().max()) for r in runs)
-    yield request, pictures, [figure_png(self.curves(r, step, n, top)) for r, n in zip(runs, ("full training", without))]
-
-@patch
-def curves(self:ConsistencyExplorer, run, step, title="", top=None): # Stages, training step, words, end of the axis → Picture
-    "The terms of the loss over training time."
-    fig = line_plot(run.steps, {t: run.losses[:, i] for i, t in enumerate(run.terms)}, xlabel="training step", ylabel="term of the loss", title=title, figsize=(6, 3))
-    for line, mark in zip(fig.axes[0].lines, "os^Dv<>Pp*hX" * 4): line.set(marker=mark, markersize=4)
-    fig.axes[0].axvline(step, color="#444444", ls=(0, (4, 3)), lw=1); fig.axes[0].set_ylim(0, top)
-    fig.axes[0].legend(loc="center left", bbox_to_anchor=(1, .5), frameon=False)
-    return fig
+    yield request, pictures, figure_png(term_curve(runs, term, step))
 
 @patch
 def shown(self:ConsistencyExplorer, result):
-    (moment, face, without), pictures, curves = self.result = result
-    self.below.layout.display = self.charts[1].layout.display = "" if without else "none"
+    "Put a result on the page."
+    (moment, face, without, term), pictures, curve = self.result = result
+    self.below.layout.display = "" if without else "none"
     for row, made in zip(self.rows, pictures):
         for p, picture in zip(row, made): p.show(picture)
-    for chart, png in zip(self.charts, curves or []): chart.png = png
-    s = self.stages; run = s.ablations.get(without); terms = lambda r, m: ", ".join(f"{t} {float(v):.3f}" for t, v in zip(r.terms, r.losses[m]))
-    words = f"Step {s.steps[moment]} of the full training: {terms(s, moment)}."
+    if curve: self.chart.png = curve
+    s, run = self.stages, self.stages.ablations.get(without)
+    def value(r, m):
+        return f"{term} {float(r.losses[m, r.terms.index(term)]):.3g}" if term in r.terms else f"it has no {term}"
+    words = f"Step {s.steps[moment]} of the full training: {value(s, moment)}."
     if run:
-        m = nearest_moment(run, s.steps[moment]); words += f" Step {run.steps[m]} of {without}: {terms(run, m)}."
-        self.without_words.value = f'<b style="color:#8a3a00">{html.escape(without)}</b>, the same at its step {run.steps[m]}:'
+        m = nearest_moment(run, s.steps[moment])
+        words += f" Step {run.steps[m]} of {without}, which was trained for {run.steps[-1]} steps: {value(run, m)}."
+        self.without_words.value = f'<b style="color:#8a3a00">{html.escape(without)}</b>, at its step {run.steps[m]}:'
     self.say(words)
 
+# %% ../nbs/15a_studio.ipynb #f1e5b006
 @patch
 def still(self:ConsistencyExplorer, **kwargs): # more for `image_grid` → Picture
     "The present state as a figure."
-    (moment, face, without), pictures, _ = self.wait().result
+    (moment, _, without, _), pictures, _ = self.wait().result
     return image_grid(pictures, rows=["full training", without][:len(pictures)], cols=list(self.names), **{"title": f"step {self.stages.steps[moment]}", "scale": 1.0} | kwargs)
 
 @patch
 def to_html(self:ConsistencyExplorer, path=None): # → the path, or the text
     "A page with a slider over training time; it works offline."
-    (_, face, without), frames = self.request(), []
+    (_, face, without, _), frames = self.request(), []
     for i, step in enumerate(self.stages.steps):
         rows = [(self.stages, i)] + ([(self.stages.ablations[without], nearest_moment(self.stages.ablations[without], step))] if without else [])
         frames.append(np.concatenate([np.concatenate(stage_pictures(r, m, face), 1) for r, m in rows]))

@@ -100,6 +100,13 @@ def test_edit_says_what_was_skipped(model, photos, tmp_path, capsys):
     assert "2 edited, 1 skipped" in out and "letter.png: is not an image" in err
 
 
+def test_captions_of_a_comparison_say_that_each_edit_stands_alone(photos):
+    pipe = tiny_pipeline(styles=True, sure=2)
+    edits = [f"Eyeglasses=with:ref={photos/'b.jpg'}", "Eyeglasses=with:seed=3", "HairColor=blond:method=image_specific"]
+    images, words = commands.compare_edits(pipe, photos/"a.png", edits, 1)
+    assert words == ["source", "reference", "Eyeglasses with alone\nstyle of the reference", "Eyeglasses with alone\ndrawn, seed 3", "HairColor blond alone\nimage specific"]
+    assert len(images) == len(words)
+
 def test_edit_by_reference_and_noise_with_a_mask(styled, photos, tmp_path, capsys):
     mask = np.zeros((60, 50), np.uint8); mask[:30] = 255; Image.fromarray(mask).save(tmp_path/"half of it.png"); out = tmp_path/"out"
     code = commands.run_command(commands.latref_edit, "latref_edit", "", [str(photos/"a.png"), "--edit", f"Eyeglasses=with:ref={photos/'b.jpg'}:gain=0.8:mask={tmp_path/'half of it.png'}", "--edit", "Smiling=with:seed=3", "--edit",

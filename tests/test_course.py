@@ -1,5 +1,5 @@
 "The course: what every chapter owes it, copies that never overwrite work, notes of what was passed, and all of it from an installed wheel."
-import json, os, re, subprocess, sys, zipfile
+import json, os, re, shutil, subprocess, sys, zipfile
 import nbformat, pytest
 from repo import CHAPTERS, HANG, ROOT, cells, execute, read, source as text_of
 from test_install import wheel  # noqa: F401  a fixture
@@ -74,13 +74,13 @@ def test_copies_are_notebooks_that_jupyter_reads(source, tmp_path):
 
 def test_every_real_chapter_copies_and_validates(tmp_path):
     handed = course.copy_course(tmp_path / "mine")
-    assert {h.chapter for h in handed} == {p.stem for p in CHAPTERS} - set(course.STAYS) | {"index"}
+    assert {h.chapter for h in handed} == {p.stem for p in CHAPTERS} - set(course.STAYS) | {"index", "play"}
     for h in handed:
         nb = nbformat.read(h.path, 4); nbformat.validate(nb)
         assert "](../" not in "".join(c.source for c in nb.cells if c.cell_type == "markdown"), h.chapter
     done = course.standing(tmp_path / "mine")
     assert done["04_unet"] == (0, 3), "check_grid is no exercise"
-    assert not [name for name, (_, n) in done.items() if n < 3 and name != "index"], "a chapter lost exercises on the way"
+    assert not [name for name, (_, n) in done.items() if n < 3 and name not in ("index", "play")], "a chapter lost exercises on the way"
 
 def test_work_survives_every_update(source, tmp_path):
     mine = tmp_path / "mine"; course.copy_course(mine, source)
@@ -171,3 +171,15 @@ def test_course_from_the_wheel_in_an_empty_folder(wheel, tmp_path):  # noqa: F81
     done = subprocess.run([sys.executable, "-c", code, str(site)], cwd=empty, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "chapters copied to mine" in done.stdout and (empty / "mine/00_core.ipynb").is_file() and (empty / "mine" / course.PROGRESS).is_file()
+
+@pytest.mark.skipif(not shutil.which("make") or not (ROOT / ".git").exists(), reason="no make here, or no clone")
+def test_make_lab_opens_copies_that_the_clone_does_not_see():
+    told = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True).stdout
+    assert told.index("latref_course --out course") < told.index("course/play.ipynb") and "/course and is yours" in told
+    assert subprocess.run(["git", "check-ignore", "-q", "course/play.ipynb"], cwd=ROOT).returncode == 0
+    assert "course" not in subprocess.run(["make", "-n", "clean"], cwd=ROOT, capture_output=True, text=True).stdout
+
+def test_what_has_no_exercises_is_handed_out_as_it_is():
+    nb = course.chapters()["play"]
+    assert [c["id"] for c in course.student_copy(nb, "play")["cells"]] == [c["id"] for c in nb["cells"]]
+    assert "progress" in [c["id"] for c in course.student_copy(course.chapters()["00_core"], "00_core")["cells"]]

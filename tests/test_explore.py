@@ -8,11 +8,12 @@ from PIL import Image
 from repo import HANG, wait_for
 from latref_nb.attention import overlay, record_attention
 from latref_nb.consistency import Stages, save_stages
-from latref_nb.explore import (COMPARE, AttentionExplorer, Bench, ClickPicture, EditExplorer, Face, FaceChooser, Wish, Worker, attention_view, bars_html, guidances, having, png_bytes, sheet, strangeness, true_face, walk_noise, without_styles)
+from latref_nb.explore import (COMPARE, AttentionExplorer, Bench, ClickPicture, Downloads, EditExplorer, Face, FaceChooser, Wish, Worker, attention_view, bars_html, guidances, having, png_bytes, sheet, strangeness, true_face, walk_noise, without_styles)
 from latref_nb.faces import SynthFaces
 from latref_nb.metrics import load_judges
 from latref_nb.pipeline import Edit, LatRefPipeline
-from latref_nb.studio import ConsistencyExplorer, DirectionVsStyle, StyleExplorer, TrajectoryPlayer, compare_guidances, comparison_rows, nearest_moment, plane
+from latref_nb.studio import (ConsistencyExplorer, DirectionVsStyle, StyleExplorer, TrajectoryPlayer, compare_guidances, comparison_rows,
+                              nearest_moment, plane, term_curve)
 from style_case import style_pipeline
 
 STEPS = (1, 2)
@@ -176,7 +177,7 @@ def test_printed_code_makes_the_picture(explorer, pipe, faces, guidance, walk):
 def test_another_tag_of_the_same_values_is_another_edit(explorer, faces):
     explorer.start_over(); explorer.tag, explorer.value, explorer.guidance = "Eyeglasses", "with", "reference"; explorer.wait()
     explorer.tag = "Smiling"; explorer.wait()
-    assert explorer.result[1][-1].tag == "Smiling" and faces.labels[explorer.references.face.index, faces.tags.index("Smiling")] == 1
+    assert explorer.result[1][-1].tag == "Smiling" and explorer.references.face.index in having(faces, "Smiling", explorer.value, 60)
 
 def test_a_reference_without_the_value_is_warned_of_in_words(explorer, faces):
     explorer.start_over(); explorer.tag, explorer.guidance = "Eyeglasses", "reference"; explorer.value = "with"
@@ -197,8 +198,10 @@ def test_a_burst_of_changes_ends_at_the_last(explorer, faces):
 
 def test_an_upload_is_edited_without_truth(explorer, faces):
     assert explorer.chooser.read(png_bytes(faces[11]["image"]), "me.png"); explorer.wait()
-    assert explorer.result[2].truth is None and pixels(explorer.truth.png).min() == 255 and "me.png" in explorer.words and len(explorer.still().axes) == 2
-    explorer.chooser.choose(0); assert explorer.wait().result[2].truth is not None
+    r = explorer.result
+    assert r[2].truth is None and explorer.truth_box.layout.display == "none" and "me.png" in explorer.words
+    assert len(explorer.still().axes) == 2 + (r[1][-1].guidance == "reference")
+    explorer.chooser.choose(0); assert explorer.wait().result[2].truth is not None and explorer.truth_box.layout.display == ""
 
 @pytest.mark.parametrize("kind, strange", [("a new face", False), ("a ramp", True), ("empty", True)])
 def test_a_picture_that_is_no_face_is_said(pipe, faces, kind, strange):
@@ -224,6 +227,78 @@ def test_without_style_networks_directions_remain(plain, pipe, faces):
     e = EditExplorer(plain, faces, range(4), STEPS).wait()
     assert e.ways_menu.options == ("global direction", "image-specific direction") and e.result[2].image.shape == (3, 64, 64)
     assert "no style networks" in e.children[-1].value and without_styles(pipe) == ""
+
+
+def fresh(explorer, faces, **state):
+    "The shared explorer as it opens: a face without glasses, nothing kept."
+    explorer.start_over(); explorer.coded = False
+    explorer.tag, explorer.value, explorer.guidance, explorer.gain = "Eyeglasses", "with", "global direction", 1.
+    explorer.chooser.choose(lacking(faces))
+    for k, v in state.items(): setattr(explorer, k, v)
+    return explorer.wait()
+
+def test_keeping_leaves_the_picture_until_the_next_wish(explorer, faces):
+    before = fresh(explorer, faces, gain=.8).edited.png
+    explorer.keep(); explorer.wait()
+    assert explorer.edited.png == before and "Kept" in explorer.words and explorer.code().count("Edit(") == 1
+    explorer.tag = "HairColor"; explorer.wait()
+    assert explorer.gain == 1. and explorer.edited.png != before and explorer.code().count("Edit(") == 2
+
+@pytest.mark.parametrize("wished", [dict(guidance="reference", gain=.6), dict(guidance="noise", seed=7, walk=.5), dict(tag="HairColor", value="blond", gain=1.4)])
+def test_a_keep_is_undone(explorer, faces, wished):
+    fresh(explorer, faces, **wished)
+    before, shown, face = explorer.wish(), explorer.wait().edited.png, explorer.references.face.index
+    assert explorer.back.disabled
+    explorer.add.click(); explorer.tag, explorer.gain, explorer.guidance = "Smiling", 1.7, "image-specific direction"; explorer.wait()
+    assert not explorer.back.disabled
+    explorer.back.click(); after = explorer.wait().wish()
+    for name in ("tag", "value", "guidance", "gain", "seed", "walk"): assert getattr(after, name) == getattr(before, name), name
+    assert explorer.references.face.index == face and not explorer.wishes and explorer.edited.png == shown
+    explorer.undo(); assert explorer.wish().tag == before.tag, "with nothing kept there is nothing to undo"
+
+def test_an_uploaded_reference_comes_back_too(explorer, faces):
+    fresh(explorer, faces, guidance="reference")
+    assert explorer.references.read(png_bytes(faces[having(faces, "Eyeglasses", "with")[2]]["image"]), "hers.png")
+    explorer.keep(); explorer.tag = "Smiling"; explorer.undo()
+    assert explorer.wait().references.face.name == "hers.png" and explorer.truth_box.layout.display == "none"
+
+@pytest.mark.parametrize("tag", ["Eyeglasses", "Smiling", "HairColor", "Young"])
+def test_what_the_face_has_is_said_and_not_wished(explorer, faces, tag):
+    fresh(explorer, faces)
+    for i in (0, 3, 5, 20):
+        explorer.chooser.choose(i); explorer.tag = "Bangs"; explorer.tag = tag
+        has = faces.tags[tag].values[int(faces.labels[i, faces.tags.index(tag)])]
+        assert explorer.has_now() == has != explorer.value and f"<b>{has}</b>" in explorer.has.value and "already" not in explorer.has.value
+        explorer.value = has; assert "already" in explorer.has.value and explorer.value == has, "asked for, it is done"
+        explorer.chooser.choose(having(faces, tag, has)[1]); assert explorer.value != has, "another face that has it: not wished again"
+    explorer.wait()
+
+def test_what_an_upload_has_is_read_by_the_classifier(explorer, faces):
+    fresh(explorer, faces); worn = having(faces, "Eyeglasses", "with")[0]
+    assert explorer.chooser.read(png_bytes(faces[worn]["image"]), "me.png")
+    assert explorer.has_now() == "with" and explorer.value == "without" and "classifier" in explorer.has.value
+    explorer.wait()
+
+def test_the_gain_is_back_at_1_for_another_tag(explorer, pipe, faces):
+    duel = DirectionVsStyle(pipe, faces, load_judges(), range(4), (1,))
+    for e in (explorer, duel): e.gain = 1.6; e.tag = "Young" if e.tag == "Bangs" else "Bangs"; assert e.gain == 1. and e.gains.value == 1.
+
+def test_code_follows_the_state(explorer, faces):
+    fresh(explorer, faces); assert explorer.listing.value == ""
+    explorer.print.value = True; assert "gain=1)" in explorer.listing.value
+    explorer.gain = .45; assert "gain=0.45)" in explorer.wait().listing.value
+    explorer.tag = "Smiling"; assert "Smiling" in explorer.wait().listing.value
+    assert explorer.chooser.read(png_bytes(faces[11]["image"]), "me.png")
+    text = explorer.wait().listing.value; assert "me.png was uploaded" in text and "face = &#x27;me.png&#x27;" in text
+    explorer.print.value = False; assert explorer.listing.value == ""
+    explorer.chooser.choose(0); explorer.wait()
+
+def test_the_reference_is_shown_at_full_size_where_one_lends(explorer, faces):
+    fresh(explorer, faces, guidance="reference")
+    assert explorer.lent_box.layout.display == "" and explorer.lent.width == explorer.edited.width
+    assert np.array_equal(pixels(explorer.lent.png), pixels(png_bytes(explorer.references.face.image)))
+    explorer.guidance = "noise"; assert explorer.lent_box.layout.display == "none"
+    explorer.wait()
 
 
 # ---- AttentionExplorer
@@ -300,7 +375,7 @@ def test_comparison_says_what_the_judges_say(pipe, faces):
     c = compare_guidances(bench, [Wish("Smiling", "with", "global direction")], judges, 1., "gain", 4)[0]
     want = pipe(faces[i]["image"], Edit("Smiling", "with", method="global_direction"), 4, output_type="pt").images
     assert torch.allclose(c.image, want[0], atol=1e-4) and c.target == bool(judges.judge.predict(want)[0, pipe.tags.index("Smiling")] == 1)
-    assert abs(c.identity - float(judges.identity(want)[0] @ judges.identity(faces[i]["image"][None])[0])) < 1e-4 and comparison_rows([c])[0]["by"] == "global direction"
+    assert abs(c.identity - float(judges.identity(want)[0] @ judges.identity(faces[i]["image"][None])[0])) < 1e-4 and comparison_rows([c])[0]["edited by"] == "global direction"
 
 @pytest.fixture(scope="module")
 def styler(pipe, faces): return StyleExplorer(pipe, faces, range(6), n=5, steps=STEPS)
@@ -326,7 +401,10 @@ def test_other_styles_are_drawn(styler, pipe):
     styler.drawn = 0; styler.wait()
 
 def test_keep_mix_save_and_load(styler, tmp_path):
-    styler.tag = "Eyeglasses"; styler.kept.clear(); styler.chosen = 0; styler.keep("a"); styler.chosen = 6; styler.keep("b")
+    styler.tag = "Eyeglasses"; styler.kept.clear(); styler.chosen = 0; styler.keep("a")
+    assert styler.mixer.layout.display == "none", "one style cannot be mixed"
+    styler.chosen = 6; styler.keep("b")
+    assert styler.mixer.layout.display == "", "two are kept: they can be mixed"
     styler.first, styler.second, styler.mix = "a", "b", .25; styler.wait()
     a, b = (styler.kept[n][2].flat() for n in "ab"); assert torch.allclose(styler.result[2].flat(), .75 * a + .25 * b, atol=1e-5) and "0.25 b" in styler.words
     styler.save_to(tmp_path / "s.safetensors"); styler.kept.clear(); styler.load_from(tmp_path / "s.safetensors")
@@ -336,7 +414,8 @@ def test_keep_mix_save_and_load(styler, tmp_path):
     styler.first = styler.second = ""; styler.wait()
 
 def test_buttons_say_what_is_wrong(styler):
-    styler.name.value = ""; next(b for b in styler.keeper.children[0].children if getattr(b, "description", "") == "Keep").click()
+    styler.name.value = ""
+    next(b for row in styler.keeper.children[0].children for b in row.children if getattr(b, "description", "") == "Keep").click()
     assert styler.bad and "no name came" in styler.status.value
 
 def test_swap_wears_each_others_style(styler, pipe):
@@ -360,9 +439,22 @@ def test_stages_of_training(tmp_path):
     save_stages(tmp_path / "stages.safetensors", stages()); c = ConsistencyExplorer(tmp_path / "stages.safetensors").wait()
     c.moment, c.face = 2, 1; c.wait()
     for p, x in zip(c.rows[0], (c.stages.original, c.stages.removed, c.stages.restored[2], c.stages.swapped[2])): assert np.array_equal(pixels(p.png), x[1].movedim(0, -1).numpy())
-    assert c.below.layout.display == "none" and "Step 50" in c.words and c.charts[0].png[:4] == b"\x89PNG"
+    assert c.below.layout.display == "none" and "Step 50" in c.words and c.chart.png[:4] == b"\x89PNG"
     c.without = "no mask"; c.wait(); assert c.below.layout.display == "" and np.array_equal(pixels(c.rows[1][2].png), c.stages.ablations["no mask"].restored[1][1].movedim(0, -1).numpy()) and "no mask" in c.words
     assert len(c.still().axes) == 8 and nearest_moment(c.stages, 29) == 1
+
+@pytest.mark.parametrize("term", ["perceptual", "class"])
+def test_one_term_is_drawn_at_a_time_for_both_runs(term):
+    s = stages(); s.losses[0, 1] = float("nan"); s.losses[:, 0] *= 1e-4
+    ax = term_curve({"full training": s, "no mask": s.ablations["no mask"]}, term, 10).axes[0]
+    assert [len(line.get_xdata()) for line in ax.lines[:2]] == [3 - (term == "class"), 2] and ax.get_yscale() == "log"
+    low, high = ax.get_ylim(); assert all(low < v < high for line in ax.lines[:2] for v in line.get_ydata())
+    c = ConsistencyExplorer(s).wait(); before = c.chart.png
+    c.term = "class"; assert c.wait().chart.png != before and "class" in c.words and "perceptual" not in c.words
+
+def test_a_term_that_a_run_lacks():
+    s = stages(); s.ablations["no mask"].terms = ["perceptual", "other"]
+    c = ConsistencyExplorer(s, without="no mask", term="class").wait(); assert not c.bad and "it has no class" in c.words
 
 def test_a_file_without_stages(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"nothing")
@@ -378,6 +470,26 @@ def test_every_explorer_is_a_figure_and_a_page(explorer, looker, styler, pipe, f
         bundle = e._repr_mimebundle_(); assert bundle["image/png"] and "application/vnd.jupyter.widget-view+json" in bundle, type(e).__name__
         path = e.to_html(tmp_path / f"{i}.html", **how); text = path.read_text(encoding="utf-8")
         assert text.startswith("<!doctype html>") and text.count("data:image/png;base64,") >= 2 and not re.search(r"(?:src|href)=.?https?:", text) and e.to_html(**how) == text
+
+KINDS = {"picture": b"\x89PNG", "strip": b"\x89PNG", "page": b"<!doctype html>", "code": b"from latref_nb"}
+
+def test_every_button_gives_its_file(explorer, looker, styler, pipe, faces):
+    duel = DirectionVsStyle(pipe, faces, load_judges(), range(4), (1,)); film = TrajectoryPlayer(pipe, faces[0]["image"], "Smiling=with", 2)
+    for e in (explorer, looker, styler, duel, ConsistencyExplorer(stages()), film):
+        names = [e.take(kind)[0] for kind in e.downloads.kinds]; assert len(set(names)) == len(names) >= 2
+        for kind in e.downloads.kinds: assert e.take(kind)[1].startswith(KINDS[kind]), (type(e).__name__, kind)
+    assert "code" in explorer.downloads.kinds and explorer.take("picture")[1] == explorer.edited.png
+
+def test_a_file_is_handed_to_the_view_that_asked():
+    sent, failed = [], []
+    d = Downloads(["a", "b"], lambda kind: (f"{kind}.txt", {"a": b"1"}[kind]), failed.append)
+    d.send = lambda content, buffers=None: sent.append((content, buffers))
+    d._handle_custom_msg({"kind": "a", "view": "7"}, []); d._handle_custom_msg({"kind": "b", "view": "8"}, [])
+    assert sent == [({"kind": "a", "view": "7", "name": "a.txt"}, [b"1"]), ({"kind": "b", "view": "8"}, None)] and isinstance(failed[0], KeyError)
+
+def test_what_cannot_be_saved_is_said(explorer, monkeypatch):
+    explorer.wait(); monkeypatch.setattr(EditExplorer, "code", lambda self: 1 / 0)
+    explorer.downloads.hand_over("code"); assert explorer.bad and "division" in explorer.words
 
 def test_two_views_of_one_pipeline_do_not_disturb_each_other(pipe, faces):
     a, b, c = EditExplorer(pipe, faces, range(4), STEPS), AttentionExplorer(pipe, faces, range(4), steps=2), EditExplorer(pipe, faces, range(4), STEPS)

@@ -168,6 +168,23 @@ def test_every_relative_link_resolves():
             elif anchor and place.suffix == ".md" and anchor not in heading_ids(place): broken.append(f"{page.relative_to(ROOT)}: {target}")
     assert not broken, "\n".join(broken)
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_links_into_a_notebook_work_wherever_it_is_read(path):
+    "JupyterLab and code hosts name a heading differently: what is linked has an anchor of its own, and the site knows it."
+    for target in links("\n".join(cells(path, "markdown"))):
+        file, _, anchor = target.partition("#")
+        place = path.parent / file if file else path
+        if not anchor or place.suffix != ".ipynb" or ":" in file: continue
+        assert f'<a id="{anchor}"></a>' in "\n".join(cells(place, "markdown")), f"{place.name} has no <a id=\"{anchor}\"></a>"
+        assert anchor in heading_ids(place), f"{place.name} has no heading that a code host would call #{anchor}"
+
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.stem == "play"], ids=name)
+def test_play_is_six_explorers_and_nothing_else(path):
+    made = [source(c).splitlines()[-1] for c in read(path)["cells"] if c["cell_type"] == "code"]
+    assert len(made) == 6 and all(re.match(r"\w+(Explorer|Player|Style)\(", line) for line in made), made
+    for c in read(path)["cells"]:
+        if c["cell_type"] == "code": assert any("image/png" in o.get("data", {}) for o in c["outputs"]), "no still picture for where nothing moves"
+
 
 # ---- nothing of one machine, nothing half done
 
