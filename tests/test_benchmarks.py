@@ -21,3 +21,16 @@ def test_one_part_as_table_and_json(tmp_path):
 def test_wrong_words():
     done = bench("--only", "face")
     assert done.returncode == 2 and "no part is called 'face'" in done.stderr
+
+
+def test_the_page_on_training_shows_what_is_counted():
+    done = subprocess.run([sys.executable, str(RUN.parent / "cost.py")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = (RUN.parents[1] / "docs/train.md").read_text(encoding="utf-8")
+    tables = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    assert len(tables) > 12 and not [line for line in tables if line not in page]
+
+
+def test_costs_follow_from_the_words():
+    hours = lambda *words: [line.split("|")[3] for line in subprocess.run([sys.executable, str(RUN.parent / "cost.py"), *words], capture_output=True, text=True).stdout.splitlines() if "A100" in line]
+    assert int(hours("--steps", "600000")[0]) in (2 * int(hours()[0]), 2 * int(hours()[0]) + 1)
