@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from latref_nb.autoencoder import PRESETS, from_preset
 
 # Sustained rates in TFLOP/s with --mixed-precision bf16: assumptions, not measurements: a quarter to a third of what the makers state for dense matrices.
-CLASSES = {"12 GB consumer card": (12, 15), "24 GB consumer card": (24, 40), "A100, 40 or 80 GB": (40, 100), "H100, 80 GB": (80, 250)}
+CLASSES = {"12 GB consumer card": (12, 15), "24 GB consumer card": (24, 40), "A100, 40 GB": (40, 100), "H100, 80 GB": (80, 250)}
 BYTES_PER_WEIGHT = 20  # float32: weight, gradient, two moments of Adam, running average
 FACES, TAGS = 30_000, 6  # of CelebAMask-HQ; tags whose removal the training of styles keeps on disk
 

@@ -31,6 +31,10 @@ def test_the_page_on_training_shows_what_is_counted():
     assert len(tables) > 12 and not [line for line in tables if line not in page]
 
 
-def test_costs_follow_from_the_words():
-    hours = lambda *words: [line.split("|")[3] for line in subprocess.run([sys.executable, str(RUN.parent / "cost.py"), *words], capture_output=True, text=True).stdout.splitlines() if "A100" in line]
-    assert int(hours("--steps", "600000")[0]) in (2 * int(hours()[0]), 2 * int(hours()[0]) + 1)
+def test_costs_follow_from_steps_and_shape():
+    sys.path.insert(0, str(RUN.parent))
+    import cost
+    ahead, step, weights, kept = cost.counted("synthfaces64")
+    assert 2.5 * ahead < step < 3.5 * ahead and kept > 64 * 64 * 3 * 4 and weights == sum(p.numel() for p in cost.from_preset("synthfaces64").parameters())
+    numbers = [[float(row.split("|")[3]) for row in cost.hours("synthfaces64", steps, 32)] for steps in (10**8, 2 * 10**8)]
+    assert all(abs(b - 2 * a) <= 1 for a, b in zip(*numbers)), numbers
