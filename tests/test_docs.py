@@ -24,6 +24,31 @@ def test_python_on_a_page_runs_as_written(page, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     for name in ("with_glasses.png", "put_back.png", "longer.png", "longhair/model_index.json"): assert (tmp_path / name).is_file(), name
 
+def first_screen():
+    "What the README shows before anything else."
+    return (ROOT / "README.md").read_text(encoding="utf-8").partition("## Where to begin")[0]
+
+def test_first_lines_of_the_readme_run_as_written(tmp_path):
+    (code,) = re.findall(r"^```python\n(.*?)^```", first_screen(), re.M | re.S)
+    assert len([line for line in code.splitlines() if line]) == 5
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0 and (tmp_path / "edited.png").is_file(), done.stderr[-2000:]
+
+def test_first_screen_of_the_readme_has_a_picture_two_commands_and_the_table_of_the_card():
+    told, card = first_screen(), (ROOT / "data/synthfaces64/README.md").read_text(encoding="utf-8")
+    assert told.index("![") < told.index("```python") < told.index("    make demo") < told.index("    make lab") < told.index("| nothing done |")
+    means = card[card.index("mean over tags"):].split("\n\n")[0]
+    for name, words in {"source": "nothing done", "global_direction": "`Tag=value`", "latent": "`seed=`", "reference": "`ref=`"}.items():
+        measured = re.search(rf"^{name} +(.*)$", means, re.M)[1].split()
+        shown = re.search(rf"^\| {re.escape(words)}[^|]*\|(.*)\|$", told, re.M)[1].split("|")
+        assert [v.strip() for v in shown] == [measured[i] for i in (0, 1, 2, 3, 6)], f"{name}: run nbs/index.ipynb again"
+
+def test_sections_that_pages_name_are_in_the_chapters():
+    from test_repo import heading_ids, links
+    named = [(page.name, target) for page in sorted((ROOT / "docs").glob("*.md")) for target in links(page.read_text(encoding="utf-8")) if ".ipynb#" in target]
+    gone = [f"{page}: {target}" for page, target in named if target.partition("#")[2] not in heading_ids((ROOT / "docs" / target.partition("#")[0]).resolve())]
+    assert len(named) > 40 and not gone, gone
+
 def test_every_asked_question_has_a_page():
     text = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "docs").glob("*.md"))
     for words in ("What is x_T", "inversion not give my image back", "put the crop back", "one attribute from a reference", "define a new tag", "My class is rare", "How long does training",
