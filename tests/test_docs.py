@@ -103,6 +103,12 @@ def test_source_stands_on_the_pages_of_the_package(site):
     assert 'id="latref_nb.core.load_image"' in page and "Read one picture, upright, as RGB" in page
     assert "TagSet.encode" in page, "methods stand behind their class"
 
+def test_texts_for_the_search_hold_the_article_alone(tmp_path):
+    reader = docs.Text()
+    reader.feed('<nav>menu</nav><article><h1 id="top">Title<a class="headerlink" href="#top">#</a></h1><p>One <b>b</b>old<br>line</p><script>x</script><p id="end">Last</p></article><p>foot</p>')
+    text = "".join(reader.parts)
+    assert text == "Title One bold line Last" and text[reader.anchors["end"]:] == "Last"
+
 def test_broken_links_are_found(tmp_path):
     (tmp_path / "a.html").write_text('<a href="gone.html">x</a><a href="#nowhere">y</a><p id="here"></p><a href="a.html#here">z</a><script src="https://cdn.example/x.js"></script>', encoding="utf-8")
     assert docs.broken_links(tmp_path) == ["a.html: #nowhere", "a.html: gone.html", "a.html: loads https://cdn.example/x.js"]
@@ -120,6 +126,7 @@ def test_three_pages_in_a_browser(site, tmp_path):
         page.on("request", lambda r: wrong.append(f"asks for {r.url}") if r.url.startswith("http") else None)
         page.goto((site[0] / "index.html").as_uri()); page.wait_for_url("**/docs/index.html")
         page.get_by_role("heading", name="latref_nb").first.wait_for()
+        assert page.locator("article img").count() == 1, "no face on the first page"
         page.get_by_role("link", name="Questions", exact=True).first.click()
         page.get_by_role("heading", name="What is x_T?").wait_for(timeout=30_000)
         page.goto((site[0] / "nbs/03_schedule.html").as_uri())
@@ -130,6 +137,11 @@ def test_three_pages_in_a_browser(site, tmp_path):
         page.goto((site[0] / "search.html").as_uri() + "?q=reference_style")
         page.wait_for_selector("ul.search li a", timeout=30_000)
         assert "pipeline" in page.locator("ul.search").inner_text()
+        page.wait_for_selector("ul.search li p.excerpt b", timeout=30_000)
+        assert "The style of (tag, value) in reference faces" in page.locator("p.excerpt").first.inner_text()
+        page.goto((site[0] / "api/directions.html").as_uri())
+        too_wide = "Array.from(document.querySelectorAll('dl.py > dt, div.highlight pre')).filter(e => e.scrollWidth > e.clientWidth + 1).length"
+        assert page.locator("dl.py > dt").count() > 20 and page.evaluate(too_wide) == 0, "a signature runs out of its column"
         for name in ("docs/index", "nbs/03_schedule", "api/styles"):
             page.goto((site[0] / f"{name}.html").as_uri()); page.screenshot(path=tmp_path / f"{Path(name).name}.png")
             assert (tmp_path / f"{Path(name).name}.png").stat().st_size > 20_000
