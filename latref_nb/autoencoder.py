@@ -51,7 +51,7 @@ def features(
     self: SemanticEncoder,
     x,  # (B, C, H, W)
 ):  # F (B, w, 4, 4)
-    "First feature map at the lowest resolution."
+    "F: the first feature map that has the encoder's lowest resolution."
     h = self.conv_in(F.pixel_unshuffle(x, self.patch_size))  # (B, C·p², H/p, W/p) → (B, w, H/p, W/p)
     for layer in self.down[:self.first_lowest]:
         h = run_layer(self, layer, h)
@@ -167,7 +167,7 @@ def encode_features(
     self: DiffusionAutoencoder,
     x,  # (B, C, H, W) in [-1, 1]
 ):  # F (B, w, 4, 4)
-    "The encoder's first feature map at its lowest resolution, where styles are modulated later."
+    "F: the first feature map that has the encoder's lowest resolution; styles are modulated there later."
     self.check_input(x)
     return self.encoder.features(x)
 

@@ -152,7 +152,7 @@ class MultiScaleMask(nn.Module):
 
 # %% ../nbs/10_modulation.ipynb #d78a677b
 class Translator(nn.Module):
-    "All that belongs to one tag: K modulation blocks, the spatial transformer, features and masks."
+    "All that belongs to one tag: modulation blocks, the spatial transformer, features and masks."
     def __init__(self, width, n_values, style_dim, token_dim, blocks, vector_dim, heads, use_vectors=True, use_cross=True, use_mask=True, scale_offset=1.):
         super().__init__()
         self.conv_in, self.features = nn.Conv2d(width, width, 1), nn.Conv2d(width, width, 1)
@@ -185,7 +185,7 @@ class StyleModulation(Network):
     def __init__(self, tags: list,            # TagSet, or `tag_list` of one
                  feat_dim: int,               # channels of F
                  width: int = 96,             # channels inside
-                 blocks: int = 3,             # K
+                 blocks: int = 3,             # modulation blocks of a translator
                  style_dim: int = 32,         # d_s
                  token_dim: int = 64,         # d_w
                  vector_dim: int = 64,        # of the learnable vectors

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 # %% ../nbs/04_unet.ipynb #b2aedd38
 def timestep_embedding(
-    t,  # (B,) timesteps, whole or broken numbers
+    t,  # (B,) timesteps, integer or fractional
     dim,  # width of the embedding
     max_period=10_000,  # the slowest wave turns once in about 2π·max_period steps
 ):  # (B, dim) float32: cosines first, then sines
@@ -352,7 +352,7 @@ def up_path(
 # %% ../nbs/04_unet.ipynb #d33c4d8b
 def level_widths(
     channels,  # base width
-    mult,  # factor of each level, finest first; broken numbers allowed
+    mult,  # factor of each level, finest first; integer or fractional
 ):  # list of widths
     "Channels of every level."
     return [int(m * channels) for m in mult]

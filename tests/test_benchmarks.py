@@ -34,3 +34,20 @@ def test_a_chapter_and_its_slowest_cells(tmp_path):
 def test_wrong_words(words, said):
     done = bench(*words)
     assert done.returncode == 2 and said in done.stderr, done.stderr
+
+
+def test_the_page_on_training_shows_what_is_counted():
+    done = subprocess.run([sys.executable, str(RUN.parent / "cost.py")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = (RUN.parents[1] / "docs/train.md").read_text(encoding="utf-8")
+    tables = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    assert len(tables) > 12 and not [line for line in tables if line not in page]
+
+
+def test_costs_follow_from_steps_and_shape():
+    sys.path.insert(0, str(RUN.parent))
+    import cost
+    ahead, step, weights, kept = cost.counted("synthfaces64")
+    assert 2.5 * ahead < step < 3.5 * ahead and kept > 64 * 64 * 3 * 4 and weights == sum(p.numel() for p in cost.from_preset("synthfaces64").parameters())
+    numbers = [[float(row.split("|")[3]) for row in cost.hours("synthfaces64", steps, 32)] for steps in (10**8, 2 * 10**8)]
+    assert all(abs(b - 2 * a) <= 1 for a, b in zip(*numbers)), numbers

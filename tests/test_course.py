@@ -183,3 +183,56 @@ def test_what_has_no_exercises_is_handed_out_as_it_is():
     nb = course.chapters()["play"]
     assert [c["id"] for c in course.student_copy(nb, "play")["cells"]] == [c["id"] for c in nb["cells"]]
     assert "progress" in [c["id"] for c in course.student_copy(course.chapters()["00_core"], "00_core")["cells"]]
+
+# ---- the quiz
+
+QUESTIONS = [(title, q) for title, questions in course.questions_of().items() for q in questions]
+
+def plain(words): return re.sub(r"\s+", " ", re.sub(r"[*`]", "", words)).lower()
+
+def under(path, heading):
+    "The text under a heading of any level, up to the next one of that level or a higher one; None without such a heading."
+    found = re.search(rf"^(#+) {re.escape(heading)}\n(.*)", "\n\n".join(cells(path, "markdown")), re.M | re.S)
+    return found and re.split(rf"^#{{1,{len(found[1])}}} ", found[2], maxsplit=1, flags=re.M)[0]
+
+@pytest.mark.parametrize("title, q", QUESTIONS, ids=lambda v: getattr(v, "chapter", None))
+def test_an_answer_stands_where_the_question_says(title, q):
+    assert q.chapter in course.chapters(), "a chapter that the course does not hand out"
+    section, keys = under(course.chapters_folder() / f"{q.chapter}.ipynb", q.section), re.findall(r"\*(.+?)\*", q.answer)
+    assert section, f"{q.chapter} has no section {q.section!r}"
+    assert keys and not [k for k in keys if plain(k) not in plain(section)], f"{q.chapter}, {q.section}: {keys}"
+
+def test_there_are_ten_questions_for_each_path_and_none_twice():
+    assert [len(v) for v in course.questions_of().values()] == [10, 10, 10] and len({q.ask for _, q in QUESTIONS}) == 30
+    paths = text(CHAPTERS[0].parents[1] / "docs/paths.md")
+    for title in course.questions_of(): assert f"## {title}\n" in paths, title
+
+def test_the_page_of_the_quiz_is_what_the_command_prints(capsys):
+    with pytest.raises(SystemExit) as left: course.latref_course(["quiz"])
+    assert left.value.code == 0 and capsys.readouterr().out == text(CHAPTERS[0].parents[1] / "docs/quiz.md"), "run `latref_course quiz > docs/quiz.md`"
+
+@pytest.mark.parametrize("path, code, words", [("hour", 0, "## An hour"), ("hours", 1, "Did you mean 'hour'?")])
+def test_the_quiz_of_one_path(path, code, words, capsys):
+    with pytest.raises(SystemExit) as left: course.latref_course(["quiz", "--path", path])
+    said = capsys.readouterr()
+    assert left.value.code == code and words in said.out + said.err and "## An afternoon" not in said.out
+
+@pytest.mark.parametrize("typed, missed", [(["", "y"] * 3, 0), (["", "n", "", "yes", "", ""], 2), (["", "y"], 2), ([], 3)])
+def test_a_quiz_counts_what_was_known(typed, missed, capsys):
+    left = iter(typed)
+    def answer(prompt):
+        try: return next(left)
+        except StopIteration: raise EOFError from None
+    assert len(course.ask_quiz(course.HOUR[:3], answer)) == missed
+    assert course.HOUR[0].ask in capsys.readouterr().out
+
+def test_the_quiz_asks_in_a_terminal():
+    pty = pytest.importorskip("pty", reason="no terminals to be had on this system")
+    ours, theirs = pty.openpty()
+    run = subprocess.Popen([sys.executable, "-c", "from latref_nb.course import latref_course; latref_course(['quiz', '--path', 'minutes'])"], stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs); os.write(ours, b"\ny\n" * 9 + b"\nn\n")
+    said = b""
+    try:
+        while part := os.read(ours, 4096): said += part
+    except OSError: pass                                                       # the other end was closed
+    assert run.wait(timeout=HANG) == 0 and b"9 of 10" in said and b"look again at 15_explore: AttentionExplorer" in said, said.decode()

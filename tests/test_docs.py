@@ -24,6 +24,31 @@ def test_python_on_a_page_runs_as_written(page, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     for name in ("with_glasses.png", "put_back.png", "longer.png", "longhair/model_index.json"): assert (tmp_path / name).is_file(), name
 
+def first_screen():
+    "What the README shows before anything else."
+    return (ROOT / "README.md").read_text(encoding="utf-8").partition("## Where to begin")[0]
+
+def test_first_lines_of_the_readme_run_as_written(tmp_path):
+    (code,) = re.findall(r"^```python\n(.*?)^```", first_screen(), re.M | re.S)
+    assert len([line for line in code.splitlines() if line]) == 5
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0 and (tmp_path / "edited.png").is_file(), done.stderr[-2000:]
+
+def test_first_screen_of_the_readme_has_a_picture_two_commands_and_the_table_of_the_card():
+    told, card = first_screen(), (ROOT / "data/synthfaces64/README.md").read_text(encoding="utf-8")
+    assert told.index("![") < told.index("```python") < told.index("    make demo") < told.index("    make lab") < told.index("| nothing done |")
+    means = card[card.index("mean over tags"):].split("\n\n")[0]
+    for name, words in {"source": "nothing done", "global_direction": "`Tag=value`", "latent": "`seed=`", "reference": "`ref=`"}.items():
+        measured = re.search(rf"^{name} +(.*)$", means, re.M)[1].split()
+        shown = re.search(rf"^\| {re.escape(words)}[^|]*\|(.*)\|$", told, re.M)[1].split("|")
+        assert [v.strip() for v in shown] == [measured[i] for i in (0, 1, 2, 3, 6)], f"{name}: run nbs/index.ipynb again"
+
+def test_sections_that_pages_name_are_in_the_chapters():
+    from test_repo import heading_ids, links
+    named = [(page.name, target) for page in sorted((ROOT / "docs").glob("*.md")) for target in links(page.read_text(encoding="utf-8")) if ".ipynb#" in target]
+    gone = [f"{page}: {target}" for page, target in named if target.partition("#")[2] not in heading_ids((ROOT / "docs" / target.partition("#")[0]).resolve())]
+    assert len(named) > 40 and not gone, gone
+
 def test_every_asked_question_has_a_page():
     text = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "docs").glob("*.md"))
     for words in ("What is x_T", "inversion not give my image back", "put the crop back", "one attribute from a reference", "define a new tag", "My class is rare", "How long does training",
@@ -76,6 +101,12 @@ def test_source_stands_on_the_pages_of_the_package(site):
     assert 'id="latref_nb.core.load_image"' in page and "Read one picture, upright, as RGB" in page
     assert "TagSet.encode" in page, "methods stand behind their class"
 
+def test_texts_for_the_search_hold_the_article_alone(tmp_path):
+    reader = docs.Text()
+    reader.feed('<nav>menu</nav><article><h1 id="top">Title<a class="headerlink" href="#top">#</a></h1><p>One <b>b</b>old<br>line</p><script>x</script><p id="end">Last</p></article><p>foot</p>')
+    text = "".join(reader.parts)
+    assert text == "Title One bold line Last" and text[reader.anchors["end"]:] == "Last"
+
 def test_broken_links_are_found(tmp_path):
     (tmp_path / "a.html").write_text('<a href="gone.html">x</a><a href="#nowhere">y</a><p id="here"></p><a href="a.html#here">z</a><script src="https://cdn.example/x.js"></script>', encoding="utf-8")
     assert docs.broken_links(tmp_path) == ["a.html: #nowhere", "a.html: gone.html", "a.html: loads https://cdn.example/x.js"]
@@ -94,6 +125,7 @@ def test_three_pages_in_a_browser(site, tmp_path):
         page.on("request", lambda r: wrong.append(f"asks for {r.url}") if r.url.startswith("http") else None)
         page.goto((site[0] / "index.html").as_uri()); page.wait_for_url("**/docs/index.html")
         page.get_by_role("heading", name="latref_nb").first.wait_for()
+        assert page.locator("article img").count() == 1, "no face on the first page"
         page.get_by_role("link", name="Questions", exact=True).first.click()
         page.get_by_role("heading", name="What is x_T?").wait_for()
         page.goto((site[0] / "nbs/03_schedule.html").as_uri())
@@ -104,6 +136,11 @@ def test_three_pages_in_a_browser(site, tmp_path):
         page.goto((site[0] / "search.html").as_uri() + "?q=reference_style")
         page.wait_for_selector("ul.search li a")
         assert "pipeline" in page.locator("ul.search").inner_text()
+        page.wait_for_selector("ul.search li p.excerpt b", timeout=30_000)
+        assert "The style of (tag, value) in reference faces" in page.locator("p.excerpt").first.inner_text()
+        page.goto((site[0] / "api/directions.html").as_uri())
+        too_wide = "Array.from(document.querySelectorAll('dl.py > dt, div.highlight pre')).filter(e => e.scrollWidth > e.clientWidth + 1).length"
+        assert page.locator("dl.py > dt").count() > 20 and page.evaluate(too_wide) == 0, "a signature runs out of its column"
         for name in ("docs/index", "nbs/03_schedule", "api/styles"):
             page.goto((site[0] / f"{name}.html").as_uri()); page.screenshot(path=tmp_path / f"{Path(name).name}.png")
             assert (tmp_path / f"{Path(name).name}.png").stat().st_size > 20_000

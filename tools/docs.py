@@ -87,7 +87,9 @@ def head_of(lines, node):
         fields = [textwrap.dedent(lines[n.lineno - 1]) for n in node.body if isinstance(n, ast.AnnAssign)]
         return "\n".join([top, *(f"    {f}" for f in fields), *([textwrap.indent(head_of(lines, init), "    ")] if init else [])])
     last = node.body[0].lineno - 1
-    text = "\n".join(lines[node.lineno - 1:max(last, node.lineno)])
+    first, *more = lines[node.lineno - 1:max(last, node.lineno)]
+    margin = " " * (len(first) - len(first.lstrip()))
+    text = "\n".join([first, *(f"{margin}{'' if line.lstrip().startswith(')') else '    '}{line.lstrip()}" for line in more)])
     return textwrap.dedent(text.partition(": return")[0] + ":" if ": return" in text and last < node.lineno else text)
 
 def entry(module, lines, name, node):
@@ -117,7 +119,7 @@ def write_pages(out):
     shutil.copytree(ROOT / "docs/images", out / "images")
     shutil.copy(ROOT / "docs/conf.py", out.parent)
     (out.parent / "_static").mkdir()
-    shutil.copy(ROOT / "docs/site.css", out.parent / "_static")
+    for file in ("site.css", "search.js"): shutil.copy(ROOT / "docs" / file, out.parent / "_static")
 
 def build(out):
     "Source tree, then Sphinx; the folder of the pages."
@@ -128,7 +130,50 @@ def build(out):
                           env={**os.environ, "LATREF_SETTINGS": str(ROOT / "settings.ini")}, capture_output=True, text=True)
     if done.returncode: raise SystemExit(f"Sphinx failed:\n{done.stderr[-4000:]}")
     (pages / "index.html").write_text('<!doctype html><meta charset="utf-8"><title>latref_nb</title><meta http-equiv="refresh" content="0; url=docs/index.html"><a href="docs/index.html">latref_nb</a>\n', encoding="utf-8")
+    write_texts(pages)
     return pages, done.stderr
+
+
+class Text(HTMLParser):
+    "The text of a page's article, and where in it each anchor stands."
+    VOID = {"br", "img", "hr", "input", "link", "meta", "wbr"}
+    SKIP = {"script", "style", "button", "svg"}
+    BLOCKS = {"p", "div", "li", "td", "th", "h1", "h2", "h3", "h4", "dt", "dd", "pre", "summary", "section", "br"}
+
+    def __init__(self):
+        super().__init__()
+        self.parts, self.length, self.anchors, self.open, self.article = [], 0, {}, [], None
+
+    def handle_starttag(self, tag, attributes):
+        a = dict(attributes)
+        if tag == "article" and self.article is None: self.article = len(self.open)
+        if tag in self.BLOCKS: self.add(" ")
+        if a.get("id") and self.article is not None: self.anchors[a["id"]] = self.length
+        if tag not in self.VOID: self.open.append("script" if "headerlink" in (a.get("class") or "") else tag)
+
+    def handle_endtag(self, tag):
+        if tag in self.VOID or not self.open: return
+        self.open.pop()
+        if self.article is not None and len(self.open) <= self.article: self.article = -1     # what follows is the frame
+
+    def handle_data(self, data):
+        if self.article in (None, -1) or self.SKIP & set(self.open): return
+        self.add(re.sub(r"\s+", " ", data))
+
+    def add(self, words):
+        "Text behind the text so far, with one space where both have one."
+        if words[:1] == " " and (not self.parts or self.parts[-1][-1:] == " "): words = words[1:]
+        if words: self.parts.append(words)
+        self.length += len(words)
+
+def write_texts(pages):
+    "The texts of all pages as a script, for the excerpts of the search (docs/search.js)."
+    texts = {}
+    for path in sorted(p for folder in SHOWN for p in (pages / folder).rglob("*.html")):
+        reader = Text()
+        reader.feed(path.read_text(encoding="utf-8"))
+        texts[path.relative_to(pages).with_suffix("").as_posix()] = ["".join(reader.parts), reader.anchors]
+    (pages / "_static/texts.js").write_text(f"const PAGE_TEXTS = {json.dumps(texts, ensure_ascii=False, separators=(',', ':'))};\n", encoding="utf-8")
 
 
 class Links(HTMLParser):
