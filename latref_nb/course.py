@@ -199,7 +199,7 @@ MINUTES = (
     Question("How often is the network asked while one picture is rendered?",
              "*20 times* by default, each time what face it sees behind the noise.", "index", "From noise to face"),
     Question("Why does a picture in the EditExplorer become sharper a moment after a change?",
-             "It is rendered *first in few steps*, then in many.", "15_explore", "EditExplorer"),
+             "It is rendered *first in few steps*, then in many.", "15_explore", "A face on the bench"),
     Question("You click a place of the face in the AttentionExplorer. What do the bars say?",
              "To which style *tokens* this place *listens*.", "15_explore", "AttentionExplorer"),
 )

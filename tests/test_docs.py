@@ -31,7 +31,7 @@ def first_screen():
 def test_first_lines_of_the_readme_run_as_written(tmp_path):
     (code,) = re.findall(r"^```python\n(.*?)^```", first_screen(), re.M | re.S)
     assert len([line for line in code.splitlines() if line]) == 5
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0 and (tmp_path / "edited.png").is_file(), done.stderr[-2000:]
 
 def test_first_screen_of_the_readme_has_a_picture_two_commands_and_the_table_of_the_card():
@@ -136,7 +136,7 @@ def test_three_pages_in_a_browser(site, tmp_path):
         page.goto((site[0] / "search.html").as_uri() + "?q=reference_style")
         page.wait_for_selector("ul.search li a")
         assert "pipeline" in page.locator("ul.search").inner_text()
-        page.wait_for_selector("ul.search li p.excerpt b", timeout=30_000)
+        page.wait_for_selector("ul.search li p.excerpt b", timeout=1000 * HANG)
         assert "The style of (tag, value) in reference faces" in page.locator("p.excerpt").first.inner_text()
         page.goto((site[0] / "api/directions.html").as_uri())
         too_wide = "Array.from(document.querySelectorAll('dl.py > dt, div.highlight pre')).filter(e => e.scrollWidth > e.clientWidth + 1).length"

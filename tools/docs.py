@@ -147,7 +147,7 @@ class Text(HTMLParser):
     def handle_starttag(self, tag, attributes):
         a = dict(attributes)
         if tag == "article" and self.article is None: self.article = len(self.open)
-        if tag in self.BLOCKS: self.add(" ")
+        if tag in self.BLOCKS and self.article != -1: self.add(" ")
         if a.get("id") and self.article is not None: self.anchors[a["id"]] = self.length
         if tag not in self.VOID: self.open.append("script" if "headerlink" in (a.get("class") or "") else tag)
 
