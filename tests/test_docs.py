@@ -136,7 +136,7 @@ def test_three_pages_in_a_browser(site, tmp_path):
         page.goto((site[0] / "search.html").as_uri() + "?q=reference_style")
         page.wait_for_selector("ul.search li a")
         assert "pipeline" in page.locator("ul.search").inner_text()
-        page.wait_for_selector("ul.search li p.excerpt b", timeout=1000 * HANG)
+        page.wait_for_selector("ul.search li p.excerpt b", timeout=HANG * 1000)
         assert "The style of (tag, value) in reference faces" in page.locator("p.excerpt").first.inner_text()
         page.goto((site[0] / "api/directions.html").as_uri())
         too_wide = "Array.from(document.querySelectorAll('dl.py > dt, div.highlight pre')).filter(e => e.scrollWidth > e.clientWidth + 1).length"
