@@ -89,7 +89,8 @@ def make_with(version, folder):
     python.write_text(f"#!{sys.executable}\n{pretend(version)}\nif sys.argv[1] != '-c': sys.exit('no environment here')\nexec(sys.argv[2])\n")
     python.chmod(0o755)
     words = ["make", "setup", f"PYTHON={python}", f"VENV={folder / 'venv'}"]
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=HANG)
+    alone = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}     # not as a part of `make test`
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=HANG, env=alone)
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
 @pytest.mark.parametrize("version", OUTSIDE)

@@ -101,7 +101,7 @@ def takers():
     for name, f in {"calibrate": pipeline.LatRefPipeline.calibrate}.items(): yield name, inspect.signature(f).parameters["precision"].default
 
 def test_nobody_chooses_another_default():
-    found = {name: default for name, default in takers() if name.split(".")[-1] != "autocast_dtype"}
+    found = {name: default for name, default in takers() if name.split(".")[-1] not in ("autocast_dtype", "check_precision")}
     assert {n.split(".")[-1] for n in found} >= {"Settings", "fit", "ForwardSettings", "evaluate", "gather_sources", "edit_files", "train_autoencoder", "train_classifiers", "train_styles", "train_mask",
                                                  "eval_ablations", "latref_eval", "latref_edit", "calibrate"}
     assert set(found.values()) == {"auto"}, found
