@@ -10,7 +10,8 @@ __all__ = ['SEEDS', 'HELD_OUT_SEED', 'RECIPES', 'FACES_PER_PERSON', 'NETWORKS', 
            'network_report', 'network_card', 'psnr', 'ssim', 'load_lpips', 'frechet_distance', 'Judges', 'load_judges',
            'rows_at_hand', 'counterfactual_error', 'style_error', 'spread', 'Sources', 'source_batch', 'Wish',
            'make_wish', 'edited_codes', 'edited_pictures', 'edit_batch', 'diversity', 'edit_row', 'Evaluation',
-           'mean_rows', 'text_table', 'print_table', 'loop_options', 'gather_sources', 'autoencoder_row', 'evaluate']
+           'mean_rows', 'text_table', 'print_table', 'loop_options', 'held_out_faces', 'edits_of', 'gather_sources',
+           'autoencoder_row', 'evaluate']
 
 # %% ../nbs/14_metrics.ipynb #75b257d8
 import json
@@ -660,16 +661,26 @@ def loop_options(pipe, # see `evaluate`
     if getattr(pipe, "autoencoder", None) is None: return how or {}
     return {"dtype": resolve_precision(precision, pipe.device)} | (how or {})
 
+def held_out_faces(pipe, n, seed): # SynthFaces: n faces to edit and those that lend their styles
+    "The faces of an evaluation."
+    if n < 1: raise ValueError(f"n={n} held-out faces came. Give at least 1.")
+    return SynthFaces(n + REFERENCES, pipe.size, check_seed(seed), tags=pipe.tags)
+
+def edits_of(faces, n, pairs): # number of faces to edit, all pairs taken together
+    "Each (tag, value) is for the first n faces that lack it."
+    return sum(int((faces.labels[:n, faces.tags.index(t)] != faces.tags[t].index(v)).sum()) for t, v in pairs)
+
 def gather_sources(pipe, # see `evaluate`
                    n=512, seed=HELD_OUT_SEED, steps=20, batch_size=32, *, judges=None, brief=False, bar=None,
                    precision="auto", **how): # Sources
     "The first pass, in batches; several evaluations of one autoencoder may share it."
     how = loop_options(pipe, precision, how)
-    if n < 1: raise ValueError(f"n={n} held-out faces came. Give at least 1.")
-    faces, judges, parts = SynthFaces(n + REFERENCES, pipe.size, check_seed(seed), tags=pipe.tags), judges or load_judges(device=getattr(pipe, "device", "cpu")), []
+    faces, parts = held_out_faces(pipe, n, seed), []
+    judges = judges or load_judges(device=getattr(pipe, "device", "cpu"))
     label_reader(judges.judge, faces.tags, "the judge", "Train a judge on these tags.")
     for rows in batched(range(n), batch_size):
-        parts.append(source_batch(pipe, faces, list(rows), n, judges, steps, brief, how)); bar is None or bar.update(len(rows))
+        parts.append(source_batch(pipe, faces, list(rows), n, judges, steps, brief, how))
+        if bar is not None: bar.update(len(rows))
     return Sources(faces, *(torch.cat(p) for p in zip(*parts)), steps)
 
 def autoencoder_row(pipe, src): # {"probe_mean", "probe_min", "round_trip_psnr", "round_trip_ssim", "z_only_psnr"}
@@ -709,12 +720,12 @@ def evaluate(pipe, # anything with encode, invert, render, edit, read, tags and 
     methods, judges = rows_at_hand(pipe, methods), judges or load_judges(lpips, device=getattr(pipe, "device", "cpu"))
     if brief and methods and sources is None: brief = "round_trip" not in methods
     pairs, rows = [(t, v) for t, v in pairs or pipe.tags.pairs], []
-    with tqdm(unit="face", desc="evaluate", disable=not progress) as bar:
+    faces, n, first = (held_out_faces(pipe, n, seed), n, n) if sources is None else (sources.faces, len(sources), 0)
+    with tqdm(total=first + edits_of(faces, n, pairs) * len(methods), unit="face", desc="evaluate", disable=not progress) as bar:
         src = sources or gather_sources(pipe, n, seed, steps, batch_size, judges=judges, brief=brief, bar=bar, **how)
         _check_sources(pipe, src, methods)
         for t, v in pairs:
             wish = make_wish(src.faces, len(src), t, v)
-            bar.total = (bar.total or bar.n) + (0 if wish is None else len(wish.rows) * len(methods))
             rows += [dict(method=m, tag=t, value=v, **dict.fromkeys(COLUMNS)) if wish is None else edit_row(pipe, src, wish, m, judges, batch_size, how, not brief, bar) for m in methods]
     rows.sort(key=lambda r: methods.index(r["method"]))
     about = dict(n=len(src), seed=src.faces.seed, steps=src.steps, precision=str(how.get("dtype", "no")))

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['SOURCES', 'EDIT_METHODS', 'MOST_GAIN', 'MOST_SEED', 'WORDS', 'EDIT_OPTIONS', 'PARTS', 'INDEX', 'SETTINGS', 'HUB',
            'NEEDS', 'MOST_REGIONS', 'OUTPUT_TYPES', 'REPORT', 'PRODUCTS', 'STRENGTHS', 'Edit', 'LatRefOutput',
-           'check_how', 'LatRefPipeline', 'read_index', 'class_mask', 'load_mask', 'edit_regions', 'Blend',
-           'source_path', 'join_images', 'EditReport', 'own_products', 'edit_files', 'encode_dataset', 'fit_pipeline']
+           'check_how', 'LatRefPipeline', 'read_index', 'shipped_pipelines', 'class_mask', 'load_mask', 'edit_regions',
+           'Blend', 'source_path', 'join_images', 'EditReport', 'own_products', 'edit_files', 'encode_dataset',
+           'fit_pipeline']
 
 # %% ../nbs/12_pipeline.ipynb #28062ded
 import inspect, math, os, re, shutil, warnings
@@ -21,7 +22,7 @@ from .autoencoder import DiffusionAutoencoder
 from .checkpoints import (CheckpointError, check_finite, refuse_saving, load_part, one_line, read_config,
                                    settled, weights_dtype, weights_name)
 from .core import (ImageError, atomic_folder, autocast_dtype, batched, check_images, load_image, make_folder,
-                            make_generator, read_json, resolve_precision, save_image, shipped_names, shipped_path,
+                            make_generator, nearest, read_json, resolve_precision, save_image, shipped_names, shipped_path,
                             short_name, shown, to_pil, unknown_name, user_path, write_json)
 from .directions import (METHODS, Calibration, ValueClassifier, calibrate as calibrate_edits, edit_code, fit_classifiers,
                                   global_direction, global_edit, image_specific, label_reader)
@@ -284,6 +285,10 @@ def read_index(folder # of a pipeline
 # %% ../nbs/12_pipeline.ipynb #753c3867
 HUB = ("revision", "cache_dir", "token", "force_download", "local_files_only")   # what only a hub id needs
 
+def shipped_pipelines(): # sorted list of names
+    "Those of what ships that are whole pipelines."
+    return [n for n in shipped_names() if (shipped_path(n)/"model_index.json").is_file()]
+
 def _checkpoint_folder(name, variant=None, **hub):
     "Where a shipped name, a folder or a hub id lies on this disk."
     if not isinstance(name, (str, os.PathLike)):
@@ -294,15 +299,15 @@ def _checkpoint_folder(name, variant=None, **hub):
     folder = settled(name)
     if folder.is_dir(): return folder
     if name.count("/") == 1 and name[0] not in "./~" and not Path(name).parent.exists(): return _from_hub(name, variant, **hub)
-    try: shipped_path(name)
-    except FileNotFoundError as e: raise CheckpointError(f"{name}: no such folder, and {e}") from None
+    raise CheckpointError(" ".join(o for o in (f"{name}: no such folder, and no shipped pipeline has this name.",
+                                               nearest(name, shipped_pipelines()), f"Shipped: {', '.join(shipped_pipelines())}.") if o))
 
 def _from_hub(name, variant=None, **hub):
     "Fetch a checkpoint from the model hub."
     from huggingface_hub import snapshot_download
     wanted = [INDEX, "README.md", *(f"{p}/{f}" for p in PARTS for f in ("config.json", weights_name(variant)))]
     try: return Path(snapshot_download(name, allow_patterns=wanted, **hub))
-    except Exception as e: raise CheckpointError(f"{name}: no such folder, and it could not be fetched from the model hub ({type(e).__name__}). Check the name and the network; shipped: {', '.join(shipped_names())}.") from e
+    except Exception as e: raise CheckpointError(f"{name}: no such folder, and it could not be fetched from the model hub ({type(e).__name__}). Check the name and the network; shipped: {', '.join(shipped_pipelines())}.") from e
 
 # %% ../nbs/12_pipeline.ipynb #0eeafcc3
 def _check_changes(changes, use_safetensors):

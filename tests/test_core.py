@@ -525,3 +525,6 @@ try: latref_nb.LatRefPipelin
 except AttributeError as e: assert "LatRefPipeline" in str(e)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+@pytest.mark.parametrize("seed", [2**63, 2**70, -2**63])
+def test_seeds_beyond_what_a_generator_takes(seed): refused(lambda: make_generator(seed), f"seed={seed} came", exc=ValueError)

@@ -1,4 +1,5 @@
 "The figures behind the table: formulas against oracles, the networks that ship, and evaluate on a toy whose answers are known."
+import io
 import json
 import math
 
@@ -422,3 +423,16 @@ def test_the_table_says_which_precision_was_used(styled, toy, judges):
     assert found.json()["settings"]["precision"] == "no" and "precision no" in found.table().splitlines()[0]
     assert evaluate(styled, **args).settings["precision"] == resolve_precision("auto") and evaluate(toy, **args).settings["precision"] == "no", "an editor without a network has none"
     with pytest.raises(ValueError, match="allowed: auto, no, bf16"): evaluate(styled, precision="half", **args)
+
+
+# ---- the bar
+
+def test_the_bar_of_an_evaluation_knows_its_end_at_the_beginning(monkeypatch):
+    from latref_nb import metrics
+    bars = []
+    class Bar(metrics.tqdm):
+        def __init__(self, *args, **how): super().__init__(*args, **how | {"file": io.StringIO(), "disable": False}); self.first = self.total; bars.append(self)
+    monkeypatch.setattr(metrics, "tqdm", Bar)
+    evaluate(style_pipeline(), 4, 5, ("source", "global_direction"), 2, pairs=[("Smiling", "with"), ("HairColor", "blond")], brief=True)
+    bar, = bars
+    assert bar.first == bar.total == bar.n > 4
