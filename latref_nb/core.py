@@ -695,7 +695,8 @@ def make_generator(seed, # an int; a list of ints, one per image; or None
     "A source of random numbers."
     if seed is None: return None
     if isinstance(seed, (list, tuple, range)): return [make_generator(s, device) for s in seed]
-    return torch.Generator(device).manual_seed(check_range("seed", int(seed), 1 - 2**63, 2**63 - 1))
+    if not -2**63 <= int(seed) < 2**64: raise ValueError(f"seed={seed} came; allowed: a whole number from -2⁶³ to 2⁶⁴ - 1.")
+    return torch.Generator(device).manual_seed(int(seed))
 
 # %% ../nbs/00_core.ipynb #60c8fd4c
 def randn(shape, # e.g. (B,3,H,W)

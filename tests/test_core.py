@@ -526,5 +526,5 @@ except AttributeError as e: assert "LatRefPipeline" in str(e)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
-@pytest.mark.parametrize("seed", [2**63, 2**70, -2**63])
+@pytest.mark.parametrize("seed", [2**64, 2**70, -2**63 - 1])
 def test_seeds_beyond_what_a_generator_takes(seed): refused(lambda: make_generator(seed), f"seed={seed} came", exc=ValueError)
