@@ -49,7 +49,7 @@ class Worker:
                 self.thread = threading.Thread(target=self._run, daemon=True)
                 self.thread.start()
             self.news.notify_all()
-    def wait(self, seconds=60): # True when nothing is left to do, False when the time is over
+    def wait(self, seconds=1800): # True when nothing is left to do, False when the time is over
         "Until all is done."
         with self.news: return self.news.wait_for(lambda: self.next is None and not self.busy, seconds)
 
@@ -359,7 +359,7 @@ class Explorer(Live, W.VBox):
     def refresh(self, change=None):
         "Ask for the present state."
         if not self.held: self.worker.ask(self.request())
-    def wait(self, seconds=60): # the widget
+    def wait(self, seconds=1800): # the widget
         "Until the newest state is shown in full."
         if not self.worker.wait(seconds): raise TimeoutError(f"not ready after {seconds} s; wait longer with wait(seconds)")
         return self

@@ -32,6 +32,10 @@ def faces(): return SynthFaces(60, 64, seed=5)
 
 def pixels(png): return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
+def alike(a, b):
+    "The same picture, up to rounding: sums run in another order where a tensor lies elsewhere in memory, and a level of 255 turns."
+    return int(np.abs(pixels(a).astype(int) - pixels(b)).max()) <= 2
+
 def lacking(faces, tag="Eyeglasses"): return having(faces, tag, "without")[0]
 
 
@@ -240,9 +244,9 @@ def fresh(explorer, faces, **state):
 def test_keeping_leaves_the_picture_until_the_next_wish(explorer, faces):
     before = fresh(explorer, faces, gain=.8).edited.png
     explorer.keep(); explorer.wait()
-    assert explorer.edited.png == before and "Kept" in explorer.words and explorer.code().count("Edit(") == 1
+    assert alike(explorer.edited.png, before) and "Kept" in explorer.words and explorer.code().count("Edit(") == 1
     explorer.tag = "HairColor"; explorer.wait()
-    assert explorer.gain == 1. and explorer.edited.png != before and explorer.code().count("Edit(") == 2
+    assert explorer.gain == 1. and not alike(explorer.edited.png, before) and explorer.code().count("Edit(") == 2
 
 @pytest.mark.parametrize("wished", [dict(guidance="reference", gain=.6), dict(guidance="noise", seed=7, walk=.5), dict(tag="HairColor", value="blond", gain=1.4)])
 def test_a_keep_is_undone(explorer, faces, wished):
@@ -253,7 +257,7 @@ def test_a_keep_is_undone(explorer, faces, wished):
     assert not explorer.back.disabled
     explorer.back.click(); after = explorer.wait().wish()
     for name in ("tag", "value", "guidance", "gain", "seed", "walk"): assert getattr(after, name) == getattr(before, name), name
-    assert explorer.references.face.index == face and not explorer.wishes and explorer.edited.png == shown
+    assert explorer.references.face.index == face and not explorer.wishes and alike(explorer.edited.png, shown)
     explorer.undo(); assert explorer.wish().tag == before.tag, "with nothing kept there is nothing to undo"
 
 def test_an_uploaded_reference_comes_back_too(explorer, faces):
