@@ -63,6 +63,7 @@ docs: $(READY)  ## build the documentation site from the chapters as they are st
 export: $(READY)  ## notebooks to package and README; run it after every change of a notebook
 	$(BIN)/nbdev_clean
 	$(BIN)/python tools/clean.py
+	$(BIN)/python tools/format.py
 	$(BIN)/nbdev_export
 	$(BIN)/python tools/readme.py
 

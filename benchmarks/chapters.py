@@ -1,4 +1,5 @@
 "Seconds that chapters take from their first cell to their last, and their slowest cells. `run.py --only chapters --chapters 03,16` takes some of them."
+
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +16,8 @@ SLOWEST = 3  # cells that are shown of each chapter
 
 def chosen(names):
     "The chapters whose names begin so; all without names. A ValueError where a name begins none."
-    if not names: return NOTEBOOKS
+    if not names:
+        return NOTEBOOKS
     for name in names:
         if not any(p.stem.startswith(name) for p in NOTEBOOKS):
             raise ValueError(f"no chapter begins with {name!r}: choose from {', '.join(p.stem for p in NOTEBOOKS)}")
@@ -26,7 +28,8 @@ def seconds_of(cell):
     "How long the kernel worked on a cell that was run."
     noted = cell.metadata.get("execution", {})
     ends = [noted.get(k) for k in ("iopub.execute_input", "shell.execute_reply")]
-    if not all(ends): return 0.0
+    if not all(ends):
+        return 0.0
     begun, done = (datetime.fromisoformat(e) for e in ends)
     return (done - begun).total_seconds()
 

@@ -1,4 +1,5 @@
 "Memory while a folder of files is edited: it must not grow with their number."
+
 import json
 import subprocess
 import sys
@@ -33,7 +34,18 @@ print(json.dumps(seen))
 def run(rounds, n=1000):
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run([sys.executable, "-c", CHILD, str(n), folder], capture_output=True, text=True)
-        if done.returncode: raise RuntimeError(f"the editing process failed:\n{done.stderr[-2000:]}")
+        if done.returncode:
+            raise RuntimeError(f"the editing process failed:\n{done.stderr[-2000:]}")
     seen = json.loads(done.stdout.splitlines()[-1])
-    early, late = max(seen[n // 10:n // 5]), max(seen[-n // 10:])
-    return [Row(f"memory over files {n - n // 10}–{n} beside files {n // 10}–{n // 5}, editing {n} files", late, early, "MiB", late / early, "≤ 1.02", late / early <= 1.02)]
+    early, late = max(seen[n // 10 : n // 5]), max(seen[-n // 10 :])
+    return [
+        Row(
+            f"memory over files {n - n // 10}–{n} beside files {n // 10}–{n // 5}, editing {n} files",
+            late,
+            early,
+            "MiB",
+            late / early,
+            "≤ 1.02",
+            late / early <= 1.02,
+        )
+    ]

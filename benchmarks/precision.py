@@ -1,4 +1,5 @@
 "bfloat16 beside float32 here, and what auto chooses: matrix product, forward pass, rendering, training step."
+
 from statistics import median
 
 import torch
@@ -15,30 +16,41 @@ def run(rounds):
     device = default_device()
     model, g = autoencoder().eval().to(device), torch.Generator().manual_seed(0)
     x0, a = (torch.rand(*shape, generator=g).to(device) * 2 - 1 for shape in ((B, 3, 64, 64), (M, M)))
-    with torch.no_grad(): z = model.encode(x0)
+    with torch.no_grad():
+        z = model.encode(x0)
     t = torch.full((B,), 500, device=device)
 
-    def cast(word): return torch.autocast(device.type, torch.bfloat16, enabled=word == "bf16")
+    def cast(word):
+        return torch.autocast(device.type, torch.bfloat16, enabled=word == "bf16")
 
     @torch.no_grad()
     def product(word):
-        with cast(word): return a @ a
+        with cast(word):
+            return a @ a
 
     @torch.no_grad()
     def forward(word):
-        with cast(word): return model.denoise(x0, t, z)
+        with cast(word):
+            return model.denoise(x0, t, z)
 
     def train(word):
-        with cast(word): loss = model.denoise(x0, t, model.encode(x0)).float().square().mean()
+        with cast(word):
+            loss = model.denoise(x0, t, model.encode(x0)).float().square().mean()
         loss.backward()
         model.zero_grad(set_to_none=True)
         return loss
 
-    def draw(word): return render(model, x0, z, 4, dtype=torch.bfloat16 if word == "bf16" else None).images
+    def draw(word):
+        return render(model, x0, z, 4, dtype=torch.bfloat16 if word == "bf16" else None).images
 
-    ways = {f"matrix product of {M}": product, f"forward pass of {B}": forward, f"training step of {B}": train,
-            f"rendering 4 steps of {B}": draw}
-    if not has_bf16(device): rounds = min(rounds, SLOW_ROUNDS)
+    ways = {
+        f"matrix product of {M}": product,
+        f"forward pass of {B}": forward,
+        f"training step of {B}": train,
+        f"rendering 4 steps of {B}": draw,
+    }
+    if not has_bf16(device):
+        rounds = min(rounds, SLOW_ROUNDS)
     return [row(label, f, rounds, device) for label, f in ways.items()]
 
 

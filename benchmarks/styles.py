@@ -1,4 +1,5 @@
 "A styled edit beside the published loop at equal reconstruction error, sixteen edits at once beside one by one, and a training step of the style networks from the cache beside one without."
+
 import tempfile
 from statistics import median
 
@@ -19,19 +20,34 @@ BATCH, MANY = 8, 16  # faces of a training step; edits at once
 def styled_pipeline():
     "The shipped autoencoder, whose reconstruction counts, with style networks: the shipped ones, or fresh ones of their form."
     pipe = LatRefPipeline.from_pretrained("synthfaces64")
-    if {"modulation", "extractor", "mapper"} <= set(pipe.parts): return pipe
+    if {"modulation", "extractor", "mapper"} <= set(pipe.parts):
+        return pipe
     nets = style_networks(pipe.autoencoder, pipe.tags)
-    return LatRefPipeline(pipe.autoencoder, pipe.linear, pipe.mlp, inversion="fixed_point", modulation=nets.modulation, extractor=nets.extractor, mapper=nets.mapper)
+    return LatRefPipeline(
+        pipe.autoencoder,
+        pipe.linear,
+        pipe.mlp,
+        inversion="fixed_point",
+        modulation=nets.modulation,
+        extractor=nets.extractor,
+        mapper=nets.mapper,
+    )
 
 
-def error(model, x, steps, method, iterations=1): return float((round_trip(model, x, steps, method=method, iterations=iterations).rendered.images - x).square().mean())
+def error(model, x, steps, method, iterations=1):
+    return float(
+        (round_trip(model, x, steps, method=method, iterations=iterations).rendered.images - x).square().mean()
+    )
 
 
 def equal_steps(model, x):
     "(steps, iterations) of fixed-point inversion with the fewest network calls that give faces back as well as the published loop does, and both errors."
     bar = error(model, x, PUBLISHED, "ddim")
-    for n, k in sorted(((n, k) for k in (2, 3, 4) for n in (12, 14, 16, 18, 20, 24, 30)), key=lambda o: o[0] * (1 + o[1])):
-        if n * (1 + k) >= 60 and (found := error(model, x, n, "fixed_point", k)) <= bar: return n, k, found, bar
+    for n, k in sorted(
+        ((n, k) for k in (2, 3, 4) for n in (12, 14, 16, 18, 20, 24, 30)), key=lambda o: o[0] * (1 + o[1])
+    ):
+        if n * (1 + k) >= 60 and (found := error(model, x, n, "fixed_point", k)) <= bar:
+            return n, k, found, bar
     return PUBLISHED, 1, error(model, x, PUBLISHED, "fixed_point"), bar
 
 
@@ -47,7 +63,9 @@ def published(pipe, x, ref, edits):
     with torch.no_grad():
         z = model.encode(x)
         xT = invert(model, x, z, PUBLISHED, callback_on_step_end=again).xT
-        return render(model, xT, pipe.edit(z, edits, feats=model.encode_features(x), x=x), PUBLISHED, callback_on_step_end=again).images
+        return render(
+            model, xT, pipe.edit(z, edits, feats=model.encode_features(x), x=x), PUBLISHED, callback_on_step_end=again
+        ).images
 
 
 def edit_row(pipe, x, ref, rounds):
@@ -55,24 +73,54 @@ def edit_row(pipe, x, ref, rounds):
     edits = [Edit("Eyeglasses", "with", reference=ref), Edit("Smiling", "with", seed=0)]
     n, k, ours, theirs = equal_steps(pipe.autoencoder, x)
     pipe.register_to_config(inversion="fixed_point", iterations=k)
-    t = side_by_side({"ours": lambda: pipe(x[:1], edits, n, output_type="pt"), "published": lambda: published(pipe, x[:1], ref, edits)}, rounds)
+    t = side_by_side(
+        {
+            "ours": lambda: pipe(x[:1], edits, n, output_type="pt"),
+            "published": lambda: published(pipe, x[:1], ref, edits),
+        },
+        rounds,
+    )
     r = ratio(t, "ours", "published")
     note = f"{1 / r:.1f}×; {n} steps, {k} iterations: squared error {ours:.1e} against {theirs:.1e} in {PUBLISHED}"
-    return Row("an edit by reference and noise beside the published loop, at equal error", 1000 * median(t["ours"]), 1000 * median(t["published"]), "ms", r, "≤ 1/6", r <= 1 / 6, note)
+    return Row(
+        "an edit by reference and noise beside the published loop, at equal error",
+        1000 * median(t["ours"]),
+        1000 * median(t["published"]),
+        "ms",
+        r,
+        "≤ 1/6",
+        r <= 1 / 6,
+        note,
+    )
 
 
 def batch_row(pipe, x, ref, rounds):
     "The same edits, all faces at once and one after the other."
     edit = Edit("Eyeglasses", "with", reference=ref)
-    ways = {"batch": lambda: pipe(x, edit, 6, output_type="pt"), "single": lambda: [pipe(o[None], edit, 6, output_type="pt") for o in x]}
+    ways = {
+        "batch": lambda: pipe(x, edit, 6, output_type="pt"),
+        "single": lambda: [pipe(o[None], edit, 6, output_type="pt") for o in x],
+    }
     t = side_by_side(ways, rounds)
     r = ratio(t, "batch", "single")
-    return Row(f"{len(x)} edits in a batch beside {len(x)} single ones", 1000 * median(t["batch"]), 1000 * median(t["single"]), "ms", r, "< 1", r < 1)
+    return Row(
+        f"{len(x)} edits in a batch beside {len(x)} single ones",
+        1000 * median(t["batch"]),
+        1000 * median(t["single"]),
+        "ms",
+        r,
+        "< 1",
+        r < 1,
+    )
 
 
 def training_row(pipe, rounds):
     "Forward, backward and update of the style networks; without a cache the removal comes before each step."
-    frozen, faces, settings = Frozen(pipe.autoencoder, pipe.linear, pipe.mlp), SynthFaces(4 * BATCH, 64, seed=3), ForwardSettings()
+    frozen, faces, settings = (
+        Frozen(pipe.autoencoder, pipe.linear, pipe.mlp),
+        SynthFaces(4 * BATCH, 64, seed=3),
+        ForwardSettings(),
+    )
     with tempfile.TemporaryDirectory() as folder:
         cache = build_cache(frozen, faces, folder, settings=settings, chunk=BATCH, progress=False)
         task = StyleTask(frozen, style_networks(frozen.autoencoder, frozen.tags), feat_var=cache.feature_variance())
@@ -81,7 +129,8 @@ def training_row(pipe, rounds):
 
         def update(batch):
             task.loss(batch, StepGenerator(0, 0, BATCH))["loss"].backward()
-            opt.step(); opt.zero_grad()
+            opt.step()
+            opt.zero_grad()
 
         def uncached():
             b = faces.batch(rows)
@@ -89,7 +138,16 @@ def training_row(pipe, rounds):
 
         t = side_by_side({"cached": lambda: update(cache.batch(rows)), "uncached": uncached}, rounds)
     r = ratio(t, "cached", "uncached")
-    return Row(f"training step of the style networks, {BATCH} faces, from the cache beside without", 1000 * median(t["cached"]), 1000 * median(t["uncached"]), "ms", r, "< 1", r < 1, f"{1 / r:.1f}×")
+    return Row(
+        f"training step of the style networks, {BATCH} faces, from the cache beside without",
+        1000 * median(t["cached"]),
+        1000 * median(t["uncached"]),
+        "ms",
+        r,
+        "< 1",
+        r < 1,
+        f"{1 / r:.1f}×",
+    )
 
 
 def run(rounds):

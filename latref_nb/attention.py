@@ -30,269 +30,404 @@ from torch.func import functional_call
 # %% ../nbs/13_attention.ipynb #69ce5f00
 KINDS = ("self", "cross", "mask")
 
+
 @dataclass
 class Recordable:
     "One layer that can be listened to."
-    name: str           # "modulation.Eyeglasses.cross"
-    module: nn.Module   # the layer itself
-    kind: str           # "self", "cross" or "mask"
+
+    name: str  # "modulation.Eyeglasses.cross"
+    module: nn.Module  # the layer itself
+    kind: str  # "self", "cross" or "mask"
+
 
 def _modulation_layers(modulation):
     "Self- and cross-attention and the mask of every tag."
     flat = modulation.config.flat
     for i, tag in enumerate(["all"] if flat else modulation.tags.names):
         start, translator = f"modulation.{tag}", modulation.translators[i]
-        yield from (Recordable(n, m, n.rpartition(".")[2]) for n, m in style_attention_layers(modulation, f"{start}.*").items())
-        if modulation.config.use_mask: yield Recordable(f"{start}.mask", translator, "mask")
+        yield from (
+            Recordable(n, m, n.rpartition(".")[2]) for n, m in style_attention_layers(modulation, f"{start}.*").items()
+        )
+        if modulation.config.use_mask:
+            yield Recordable(f"{start}.mask", translator, "mask")
 
 # %% ../nbs/13_attention.ipynb #289f79cf
 def _all_layers(pipe):
     "Everything that can be recorded, in the order in which an edit comes by."
     ae, modulation = pipe.autoencoder, getattr(pipe, "modulation", None)
-    named = lambda m, start: [Recordable(f"{start}.{n}", b, "self") for n, b in m.named_modules() if hasattr(b, "processor")]
+    named = lambda m, start: [
+        Recordable(f"{start}.{n}", b, "self") for n, b in m.named_modules() if hasattr(b, "processor")
+    ]
     unet = named(ae.unet, "unet")
     found = named(ae.encoder, "encoder") + (list(_modulation_layers(modulation)) if modulation is not None else [])
     return found + [Recordable(f"invert.{r.name}", r.module, r.kind) for r in unet] + unet
 
-def recordable_layers(pipe, # LatRefPipeline, with or without style networks
-                      layers="*" # pattern as in file names, or several of them
-                     ): # {name: Recordable}
+
+def recordable_layers(
+    pipe,  # LatRefPipeline, with or without style networks
+    layers="*",  # pattern as in file names, or several of them
+):  # {name: Recordable}
     "The layers whose name fits; a ValueError with all names where none does."
     patterns, every = [layers] if isinstance(layers, str) else list(layers), _all_layers(pipe)
     found = {r.name: r for r in every if any(fnmatch(r.name, p) for p in patterns)}
-    if found: return found
+    if found:
+        return found
     why = "" if getattr(pipe, "modulation", None) is not None else " This pipeline has no style modulation."
-    raise ValueError(f"No layer fits {' or '.join(map(repr, patterns))}.{why} There are: {', '.join(r.name for r in every)}.")
+    raise ValueError(
+        f"No layer fits {' or '.join(map(repr, patterns))}.{why} There are: {', '.join(r.name for r in every)}."
+    )
 
 # %% ../nbs/13_attention.ipynb #60fb41a0
 AXES = ("batch", "step", "head", "query", "key")
 
+
 @dataclass
 class AttentionMap:
     "What one layer did, axes (batch, step, head, query, key)."
-    name: str              # the layer
-    kind: str              # "self", "cross" or "mask"
+
+    name: str  # the layer
+    kind: str  # "self", "cross" or "mask"
     weights: torch.Tensor  # (B, steps, heads, queries, keys)
-    steps: list            # what each step is called: a timestep in the U-Net, the number of the call elsewhere
-    heads: list            # which heads these are
+    steps: list  # what each step is called: a timestep in the U-Net, the number of the call elsewhere
+    heads: list  # which heads these are
+
     @property
-    def side(self): return math.isqrt(self.weights.shape[3])
+    def side(self):
+        return math.isqrt(self.weights.shape[3])
+
     def pick(self, batch=0, step=None, head=None):
         "(queries, keys) of one image; steps and heads that are not chosen are averaged over."
-        w = self.weights[_place("batch", batch, len(self.weights))].float()                  # (steps, heads, Q, K)
-        w = w.mean(0) if step is None else w[_place("step", step, len(w))]                   # (heads, Q, K)
-        return w.mean(0) if head is None else w[_place("head", head, len(w))]                # (Q, K)
+        w = self.weights[_place("batch", batch, len(self.weights))].float()  # (steps, heads, Q, K)
+        w = w.mean(0) if step is None else w[_place("step", step, len(w))]  # (heads, Q, K)
+        return w.mean(0) if head is None else w[_place("head", head, len(w))]  # (Q, K)
+
 
 def _place(axis, i, n):
     "A checked index."
-    if not -n <= i < n: raise ValueError(f"{axis} {i} came; what was recorded has the {axis} numbers 0 to {n - 1}.")
+    if not -n <= i < n:
+        raise ValueError(f"{axis} {i} came; what was recorded has the {axis} numbers 0 to {n - 1}.")
     return i
 
 # %% ../nbs/13_attention.ipynb #b050b5d3
 from fastcore.basics import patch
 
+
 @patch
-def place(self:AttentionMap, row, column, # of the place asked for, from the upper left
-          batch=0, step=None, head=None # see `pick`
-         ): # (keys,), sums to 1 for an attention
+def place(
+    self: AttentionMap,
+    row,
+    column,  # of the place asked for, from the upper left
+    batch=0,
+    step=None,
+    head=None,  # see `pick`
+):  # (keys,), sums to 1 for an attention
     "What one place takes from each key."
     return self.pick(batch, step, head)[_place("row", row, self.side) * self.side + _place("column", column, self.side)]
 
-@patch
-def key(self:AttentionMap, k, # which key: a token, or a place counted along the rows
-        batch=0, step=None, head=None # see `pick`
-       ): # (side, side)
-    "How much each place takes from one key."
-    w = self.pick(batch, step, head)
-    return w[:, _place("key", k, w.shape[1])].reshape(self.side, self.side)                  # (Q,) -> (side, side)
 
 @patch
-def spread(self:AttentionMap, k, # which key
-           batch=0, step=None, head=None # see `pick`
-          ): # (side, side), sums to 1
+def key(
+    self: AttentionMap,
+    k,  # which key: a token, or a place counted along the rows
+    batch=0,
+    step=None,
+    head=None,  # see `pick`
+):  # (side, side)
+    "How much each place takes from one key."
+    w = self.pick(batch, step, head)
+    return w[:, _place("key", k, w.shape[1])].reshape(self.side, self.side)  # (Q,) -> (side, side)
+
+
+@patch
+def spread(
+    self: AttentionMap,
+    k,  # which key
+    batch=0,
+    step=None,
+    head=None,  # see `pick`
+):  # (side, side), sums to 1
     "Where one key goes: its share at each place."
     m = self.key(k, batch, step, head)
     return m / m.sum().clamp_min(1e-12)
 
+
 @patch
-def broadness(self:AttentionMap): # (B, steps, heads), from 1 to the number of keys
+def broadness(self: AttentionMap):  # (B, steps, heads), from 1 to the number of keys
     "On how many keys a query rests: two to the power of its entropy in bits, mean over the queries."
     w = self.weights.float()
     w = w / w.sum(-1, keepdim=True).clamp_min(1e-12)
-    return (-(w * w.clamp_min(1e-12).log2()).sum(-1)).exp2().mean(-1)                        # (B, steps, heads, Q) -> (B, steps, heads)
+    return (-(w * w.clamp_min(1e-12).log2()).sum(-1)).exp2().mean(-1)  # (B, steps, heads, Q) -> (B, steps, heads)
 
 # %% ../nbs/13_attention.ipynb #0782ff02
 class AttentionMaps(Mapping):
     "Named attention: `maps['unet.middle.attn']` is an AttentionMap."
+
     def __init__(self, heads=None, steps=None, device=None, limit=None):
-        self.heads, self.steps, self.device, self.limit = _numbers("heads", heads), _numbers("steps", steps), device, limit
+        self.heads, self.steps, self.device, self.limit = (
+            _numbers("heads", heads),
+            _numbers("steps", steps),
+            device,
+            limit,
+        )
         self.bytes, self.parts, self.made, self.kinds = 0, {}, {}, {}
+
     def __getitem__(self, name):
-        if name not in self.kinds: raise KeyError(unknown_name("recorded layer", name, list(self.kinds)) if self.kinds else f"{name!r}: nothing was recorded. Run the pipeline inside the `with`.")
-        if name not in self.made: self.made[name] = self._stack(name)
+        if name not in self.kinds:
+            raise KeyError(
+                unknown_name("recorded layer", name, list(self.kinds))
+                if self.kinds
+                else f"{name!r}: nothing was recorded. Run the pipeline inside the `with`."
+            )
+        if name not in self.made:
+            self.made[name] = self._stack(name)
         return self.made[name]
-    def __iter__(self): return iter(self.kinds)
-    def __len__(self): return len(self.kinds)
+
+    def __iter__(self):
+        return iter(self.kinds)
+
+    def __len__(self):
+        return len(self.kinds)
+
     def _stack(self, name):
         labels, parts = zip(*self.parts[name])
         sizes = {len(p) for p in parts}
-        if len(sizes) > 1: raise ValueError(f"{name} was recorded for batches of {sorted(sizes)} images. Record calls of different batch sizes in a `with` each.")
-        weights = torch.stack(parts, 1)                                                      # steps × (B,h,Q,K) -> (B,steps,h,Q,K)
-        return AttentionMap(name, self.kinds[name], weights, list(labels), list(self.heads or range(weights.shape[2])) if self.kinds[name] != "mask" else [0])
+        if len(sizes) > 1:
+            raise ValueError(
+                f"{name} was recorded for batches of {sorted(sizes)} images. Record calls of different batch sizes in a `with` each."
+            )
+        weights = torch.stack(parts, 1)  # steps × (B,h,Q,K) -> (B,steps,h,Q,K)
+        return AttentionMap(
+            name,
+            self.kinds[name],
+            weights,
+            list(labels),
+            list(self.heads or range(weights.shape[2])) if self.kinds[name] != "mask" else [0],
+        )
+
 
 def _numbers(what, n):
     "None, a number, or several numbers from 0 on."
-    if n is None: return None
+    if n is None:
+        return None
     numbers = tuple([n] if isinstance(n, int) else n)
-    if not numbers or any(not isinstance(i, int) or i < 0 for i in numbers): raise ValueError(f"{what}={n!r} came. Give None for all, or numbers counted from 0, such as {what}=[0, 2].")
+    if not numbers or any(not isinstance(i, int) or i < 0 for i in numbers):
+        raise ValueError(f"{what}={n!r} came. Give None for all, or numbers counted from 0, such as {what}=[0, 2].")
     return numbers
 
 # %% ../nbs/13_attention.ipynb #1077b0b8
-def _size(n): return f"{n / 2**20:.1f} MiB"
+def _size(n):
+    return f"{n / 2**20:.1f} MiB"
+
 
 @patch
-def wants(self:AttentionMaps, step # number of the step
-         ): # bool
+def wants(
+    self: AttentionMaps,
+    step,  # number of the step
+):  # bool
     "Whether this step is kept."
     return self.steps is None or step in self.steps
 
+
 @patch
-def keep(self:AttentionMaps, layer, # Recordable
-         weights, # (B,h,Q,K), already cut to the heads that are kept
-         label, # what the step is called
-         replace=False # instead of the last step
-        ):
+def keep(
+    self: AttentionMaps,
+    layer,  # Recordable
+    weights,  # (B,h,Q,K), already cut to the heads that are kept
+    label,  # what the step is called
+    replace=False,  # instead of the last step
+):
     "Store one step of one layer."
     parts = self.parts.setdefault(layer.name, [])
-    if replace and parts: self.bytes -= parts.pop()[1].nbytes
+    if replace and parts:
+        self.bytes -= parts.pop()[1].nbytes
     if self.limit is not None and self.bytes + weights.nbytes > self.limit:
-        raise ValueError(f"{layer.name} at step {len(parts)}: recording would take more than {_size(self.limit)} (`limit`). Choose fewer layers, heads or steps, or raise the limit; `attention_plan` says beforehand what is needed.")
-    self.kinds[layer.name] = layer.kind; self.made.pop(layer.name, None)
-    parts.append((label, weights.detach().to(self.device or weights.device))); self.bytes += weights.nbytes
+        raise ValueError(
+            f"{layer.name} at step {len(parts)}: recording would take more than {_size(self.limit)} (`limit`). Choose fewer layers, heads or steps, or raise the limit; `attention_plan` says beforehand what is needed."
+        )
+    self.kinds[layer.name] = layer.kind
+    self.made.pop(layer.name, None)
+    parts.append((label, weights.detach().to(self.device or weights.device)))
+    self.bytes += weights.nbytes
 
 # %% ../nbs/13_attention.ipynb #62711942
 def _choose(q, heads, name):
     "The heads asked for, of (B,h,N,c)."
-    if heads is None: return q
-    if max(heads) >= q.shape[1]: raise ValueError(f"{name} has the heads 0 to {q.shape[1] - 1}; heads={list(heads)} came.")
+    if heads is None:
+        return q
+    if max(heads) >= q.shape[1]:
+        raise ValueError(f"{name} has the heads 0 to {q.shape[1] - 1}; heads={list(heads)} came.")
     return q[:, list(heads)]
 
+
 @contextmanager
-def _shared(thing, name, # whose function is listened to, and what it is called
-            make, # (former function, list of listeners) → the function in its place
-            listener # what this recording adds
-           ):
+def _shared(
+    thing,
+    name,  # whose function is listened to, and what it is called
+    make,  # (former function, list of listeners) → the function in its place
+    listener,  # what this recording adds
+):
     "One function in a former one's place for all recordings; the last of them to close puts the former back."
     now = getattr(thing, name)
     if not hasattr(now, "listeners"):
         now = make(now, listeners := [])
-        now.listeners, now.former = listeners, vars(thing).get(name)                     # None: the class's own method
+        now.listeners, now.former = listeners, vars(thing).get(name)  # None: the class's own method
         setattr(thing, name, now)
     now.listeners.append(listener)
-    try: yield
+    try:
+        yield
     finally:
         now.listeners.remove(listener)
         if not now.listeners and vars(thing).get(name) is now:
-            if now.former is None: delattr(thing, name)
-            else: setattr(thing, name, now.former)
+            if now.former is None:
+                delattr(thing, name)
+            else:
+                setattr(thing, name, now.former)
+
 
 def _hearing_mask(former, listeners):
     "A translator's mask, told to all listeners as the mean over its channels."
+
     def mask(h, value):
-        m = former(h, value)                                                                 # (B,w,4,4)
-        weights = lambda heads: m.float().flatten(2).mean(1)[:, None, :, None]           # (B,w,4,4) -> (B,1,16,1)
-        for hear in list(listeners): hear(weights)
+        m = former(h, value)  # (B,w,4,4)
+        weights = lambda heads: m.float().flatten(2).mean(1)[:, None, :, None]  # (B,w,4,4) -> (B,1,16,1)
+        for hear in list(listeners):
+            hear(weights)
         return m
+
     return mask
+
 
 def _hearing_processor(former, listeners):
     "An attention processor, told to all listeners."
+
     def processor(block, q, k, v):
-        def weights(heads, name): return attention_weights(_choose(q, heads, name), _choose(k, heads, name))
-        for hear in list(listeners): hear(weights)
+        def weights(heads, name):
+            return attention_weights(_choose(q, heads, name), _choose(k, heads, name))
+
+        for hear in list(listeners):
+            hear(weights)
         return former(block, q, k, v)
+
     return processor
+
 
 def _listen(layer, hear):
     "Call `hear(layer, a function that makes the weights)` whenever a layer has worked, as long as the context lasts."
-    def hear_mask(weights): hear(layer, weights)
-    def hear_heads(weights): hear(layer, lambda heads: weights(heads, layer.name))
-    if layer.kind == "mask": return _shared(layer.module, "mask", _hearing_mask, hear_mask)
+
+    def hear_mask(weights):
+        hear(layer, weights)
+
+    def hear_heads(weights):
+        hear(layer, lambda heads: weights(heads, layer.name))
+
+    if layer.kind == "mask":
+        return _shared(layer.module, "mask", _hearing_mask, hear_mask)
     return _shared(layer.module, "processor", _hearing_processor, hear_heads)
 
 # %% ../nbs/13_attention.ipynb #7af29789
 class _Clock:
     "Which step is under way: told by what the U-Net and the pipeline are called with."
+
     def __init__(self):
         self.up, self.step, self.t, self.again, self.calls = False, -1, None, False, {}
         self.thread = threading.get_ident()
-    def start(self, up): self.up, self.step, self.t = up, -1, None
+
+    def start(self, up):
+        self.up, self.step, self.t = up, -1, None
+
     def tick(self, t):
         "A call of the U-Net at level t."
-        if not self.up and self.t is not None and t >= self.t: self.start(False)             # rendering began anew
+        if not self.up and self.t is not None and t >= self.t:
+            self.start(False)  # rendering began anew
         self.again = self.up and t == self.t
         self.step, self.t = self.step + (not self.again), t
+
     def of(self, layer):
         "(number, name, whether it replaces the last) of the step, or None where this layer does not listen now."
         if "unet." not in layer.name:
             self.calls[layer.name] = n = self.calls.get(layer.name, -1) + 1
             return n, n, False
-        if layer.name.startswith("invert.") != self.up: return None
+        if layer.name.startswith("invert.") != self.up:
+            return None
         return self.step, self.t, self.again
 
 # %% ../nbs/13_attention.ipynb #2f8ef07e
 def _telling_clocks(former, clocks):
     "The pipeline's inversion, whose beginning and end all clocks of this thread are told."
+
     def invert(*args, **how):
         mine = [c for c in clocks if c.thread == threading.get_ident()]
-        for c in mine: c.start(True)
-        try: return former(*args, **how)
+        for c in mine:
+            c.start(True)
+        try:
+            return former(*args, **how)
         finally:
-            for c in mine: c.start(False)
+            for c in mine:
+                c.start(False)
+
     return invert
+
 
 @contextmanager
 def _timed(pipe, clock):
     "Keep the clock right while the pipeline runs."
+
     def tick(m, args):
-        if threading.get_ident() == clock.thread: clock.tick(int(args[1][0]))
+        if threading.get_ident() == clock.thread:
+            clock.tick(int(args[1][0]))
+
     handle = pipe.autoencoder.unet.register_forward_pre_hook(tick)
     try:
-        with _shared(pipe, "_invert", _telling_clocks, clock): yield
-    finally: handle.remove()
+        with _shared(pipe, "_invert", _telling_clocks, clock):
+            yield
+    finally:
+        handle.remove()
 
 # %% ../nbs/13_attention.ipynb #5cd35fb2
 RECORDING = threading.RLock()
 
-def _check_steps(asked, # numbers, or None
-                 walked # numbers of the steps there were
-                ):
+
+def _check_steps(
+    asked,  # numbers, or None
+    walked,  # numbers of the steps there were
+):
     "Name steps that were to be recorded and never came."
     missing = sorted(set(asked or ()) - set(walked))
     if missing and walked:
-        raise ValueError(f"steps {', '.join(map(str, missing))} came, and the steps walked were 0 to {max(walked)}. "
-                         f"Choose among these, or walk more of them.")
+        raise ValueError(
+            f"steps {', '.join(map(str, missing))} came, and the steps walked were 0 to {max(walked)}. "
+            f"Choose among these, or walk more of them."
+        )
+
 
 @contextmanager
-def record_attention(pipe, # LatRefPipeline
-                     layers="modulation.*", # pattern, or several; see `recordable_layers`
-                     heads=None, # which heads: None for all, a number, or several
-                     steps=None, # which steps, counted from 0 in the order walked: None for all, a number, or several
-                     device=None, # where to keep the weights: "cpu", or None for where they are made
-                     limit=2**30, # bytes that may be taken
-                     batch_size=None, num_inference_steps=None # with both, a recording over the limit is refused at once
-                    ): # AttentionMaps, filled while the pipeline runs
+def record_attention(
+    pipe,  # LatRefPipeline
+    layers="modulation.*",  # pattern, or several; see `recordable_layers`
+    heads=None,  # which heads: None for all, a number, or several
+    steps=None,  # which steps, counted from 0 in the order walked: None for all, a number, or several
+    device=None,  # where to keep the weights: "cpu", or None for where they are made
+    limit=2**30,  # bytes that may be taken
+    batch_size=None,
+    num_inference_steps=None,  # with both, a recording over the limit is refused at once
+):  # AttentionMaps, filled while the pipeline runs
     "Record attention inside a `with`; everything is as before after it, even after an error."
     found, maps, clock = recordable_layers(pipe, layers), AttentionMaps(heads, steps, device, limit), _Clock()
-    if batch_size and num_inference_steps: _check_plan(attention_plan(pipe, layers, heads, steps, batch_size, num_inference_steps), limit)
+    if batch_size and num_inference_steps:
+        _check_plan(attention_plan(pipe, layers, heads, steps, batch_size, num_inference_steps), limit)
     seen = set()
+
     def hear(layer, weights):
         now = clock.of(layer) if threading.get_ident() == clock.thread else None
-        if now: seen.add(now[0])
-        if now and maps.wants(now[0]): maps.keep(layer, weights(maps.heads), now[1], now[2])
+        if now:
+            seen.add(now[0])
+        if now and maps.wants(now[0]):
+            maps.keep(layer, weights(maps.heads), now[1], now[2])
+
     with RECORDING, ExitStack() as stack:
         stack.enter_context(_timed(pipe, clock))
-        for layer in found.values(): stack.enter_context(_listen(layer, hear))
+        for layer in found.values():
+            stack.enter_context(_listen(layer, hear))
         yield maps
     _check_steps(maps.steps, seen)
 
@@ -301,29 +436,51 @@ def _unet_shapes(unet, config):
     "{attention layer: (heads, places)}, found with shapes alone."
     found, hooks, empty = {}, [], lambda *shape: torch.empty(shape, device="meta")
     for n, m in unet.named_modules():
-        if hasattr(m, "processor"): hooks.append(m.register_forward_pre_hook(lambda m, args: found.__setitem__(m, (m.num_heads, args[0][0, 0].numel()))))
+        if hasattr(m, "processor"):
+            hooks.append(
+                m.register_forward_pre_hook(lambda m, args: found.__setitem__(m, (m.num_heads, args[0][0, 0].numel())))
+            )
     weights = {k: v.to("meta", torch.float32) for k, v in [*unet.named_parameters(), *unet.named_buffers()]}
-    try: functional_call(unet, weights, (empty(1, config.in_channels, config.image_size, config.image_size), empty(1), empty(1, config.z_dim)))
+    try:
+        functional_call(
+            unet,
+            weights,
+            (empty(1, config.in_channels, config.image_size, config.image_size), empty(1), empty(1, config.z_dim)),
+        )
     finally:
-        for h in hooks: h.remove()
+        for h in hooks:
+            h.remove()
     return found
 
-def _lowest(pipe): return (pipe.autoencoder.config.image_size // pipe.autoencoder.encoder.patch_size >> (len(pipe.autoencoder.config.enc_channel_mult) - 1)) ** 2
+
+def _lowest(pipe):
+    return (
+        pipe.autoencoder.config.image_size // pipe.autoencoder.encoder.patch_size
+        >> (len(pipe.autoencoder.config.enc_channel_mult) - 1)
+    ) ** 2
+
 
 def _shape(pipe, layer, unet):
     "(heads, queries, keys) of a layer."
-    if layer.module in unet: heads, n = unet[layer.module]; return heads, n, n
+    if layer.module in unet:
+        heads, n = unet[layer.module]
+        return heads, n, n
     n = _lowest(pipe)
-    if layer.kind == "mask": return 1, n, 1
-    if layer.kind == "cross": return layer.module.num_heads, n, pipe.extractor.config.n_tokens
+    if layer.kind == "mask":
+        return 1, n, 1
+    if layer.kind == "cross":
+        return layer.module.num_heads, n, pipe.extractor.config.n_tokens
     return layer.module.num_heads, n, n
 
 # %% ../nbs/13_attention.ipynb #85454259
-def attention_plan(pipe, # LatRefPipeline
-                   layers="modulation.*", heads=None, steps=None, # as for `record_attention`
-                   batch_size=1, # images
-                   num_inference_steps=20 # steps of inversion and of rendering
-                  ): # list of rows {"layer", "kind", "shape", "bytes"}; the last row is the sum
+def attention_plan(
+    pipe,  # LatRefPipeline
+    layers="modulation.*",
+    heads=None,
+    steps=None,  # as for `record_attention`
+    batch_size=1,  # images
+    num_inference_steps=20,  # steps of inversion and of rendering
+):  # list of rows {"layer", "kind", "shape", "bytes"}; the last row is the sum
     "What a recording of one call with one edit will hold."
     found, heads, steps = recordable_layers(pipe, layers), _numbers("heads", heads), _numbers("steps", steps)
     _check_steps(steps, range(num_inference_steps if any("unet." in n for n in found) else 1))
@@ -336,46 +493,73 @@ def attention_plan(pipe, # LatRefPipeline
         rows.append({"layer": r.name, "kind": r.kind, "shape": shape, "bytes": 4 * math.prod(shape)})
     return rows + [{"layer": "all", "kind": "", "shape": (), "bytes": sum(r["bytes"] for r in rows)}]
 
+
 def _check_plan(rows, limit):
     if limit is not None and rows[-1]["bytes"] > limit:
         worst = max(rows[:-1], key=lambda r: r["bytes"])
-        raise ValueError(f"Recording {len(rows) - 1} layers would take {_size(rows[-1]['bytes'])}, more than {_size(limit)} (`limit`); the largest is {worst['layer']} with {_size(worst['bytes'])}. Choose fewer layers, heads or steps, or raise the limit.")
+        raise ValueError(
+            f"Recording {len(rows) - 1} layers would take {_size(rows[-1]['bytes'])}, more than {_size(limit)} (`limit`); the largest is {worst['layer']} with {_size(worst['bytes'])}. Choose fewer layers, heads or steps, or raise the limit."
+        )
 
 # %% ../nbs/13_attention.ipynb #90c33b86
-def attention_table(maps # AttentionMaps, or any {name: AttentionMap}
-                   ): # list of rows
+def attention_table(
+    maps,  # AttentionMaps, or any {name: AttentionMap}
+):  # list of rows
     "One row for each layer: its shape, and on how many of its keys a query rests."
-    return [{"layer": n, "kind": m.kind, "images": len(m.weights), "steps": len(m.steps), "heads": len(m.heads), "queries": m.weights.shape[3], "keys": m.weights.shape[4],
-             "keys in use": float(m.broadness().mean())} for n, m in maps.items()]
+    return [
+        {
+            "layer": n,
+            "kind": m.kind,
+            "images": len(m.weights),
+            "steps": len(m.steps),
+            "heads": len(m.heads),
+            "queries": m.weights.shape[3],
+            "keys": m.weights.shape[4],
+            "keys in use": float(m.broadness().mean()),
+        }
+        for n, m in maps.items()
+    ]
 
-def save_attention(path, # an .npz file
-                   maps # AttentionMaps, or any {name: AttentionMap}
-                  ): # the path
+
+def save_attention(
+    path,  # an .npz file
+    maps,  # AttentionMaps, or any {name: AttentionMap}
+):  # the path
     "All arrays by their names, and under `about` what they are (JSON), whole or not at all."
     about = {n: {"kind": m.kind, "steps": m.steps, "heads": m.heads, "axes": AXES} for n, m in maps.items()}
     with atomic_write(path) as tmp:
-        with open(tmp, "wb") as f: np.savez_compressed(f, about=np.array(json.dumps(about)), **{n: m.weights.float().cpu().numpy() for n, m in maps.items()})
+        with open(tmp, "wb") as f:
+            np.savez_compressed(
+                f, about=np.array(json.dumps(about)), **{n: m.weights.float().cpu().numpy() for n, m in maps.items()}
+            )
     return Path(path)
 
-def load_attention(path, # written by `save_attention`
-                   limit=2**31 # bytes that may be taken once unpacked
-                  ): # {name: AttentionMap}
+
+def load_attention(
+    path,  # written by `save_attention`
+    limit=2**31,  # bytes that may be taken once unpacked
+):  # {name: AttentionMap}
     "Recorded attention from a file."
     path, mend = whole_path(path), "Give a file that `save_attention` wrote."
     file_size(path, "recorded attention", CheckpointError)
     try:
-        with zipfile.ZipFile(path) as f: size = sum(o.file_size for o in f.infolist())
-        if size > limit: raise ValueError(f"its arrays take {_size(size)}, more than {_size(limit)} (`limit`)")
+        with zipfile.ZipFile(path) as f:
+            size = sum(o.file_size for o in f.infolist())
+        if size > limit:
+            raise ValueError(f"its arrays take {_size(size)}, more than {_size(limit)} (`limit`)")
         with np.load(path, allow_pickle=False) as f:
-            if "about" not in f: raise ValueError("it has no entry 'about'")
+            if "about" not in f:
+                raise ValueError("it has no entry 'about'")
             return {n: _loaded_map(n, a, torch.from_numpy(f[n])) for n, a in json.loads(str(f["about"])).items()}
     except Exception as e:
         raise CheckpointError(f"{path} holds no recorded attention: {one_line(e, 160)}. {mend}") from None
 
+
 def _loaded_map(name, about, weights):
     "One layer of a file, where what is said of it and its array agree."
     kind, steps, heads = (about[k] for k in ("kind", "steps", "heads"))
-    if kind not in KINDS: raise ValueError(f"{name} is of kind {kind!r}")
+    if kind not in KINDS:
+        raise ValueError(f"{name} is of kind {kind!r}")
     if not weights.is_floating_point() or not weights.isfinite().all():
         raise ValueError(f"{name} holds what is no finite number")
     if not all(isinstance(o, list) and all(type(v) is int for v in o) for o in (steps, heads)):
@@ -387,63 +571,94 @@ def _loaded_map(name, about, weights):
 # %% ../nbs/13_attention.ipynb #ab7c9b9f
 def _enlarge(heat, size):
     "(h,w) -> (H,W) between its values, smoothly."
-    return F.interpolate(torch.as_tensor(heat).float()[None, None], size=size, mode="bicubic", align_corners=False)[0, 0]      # (h,w) -> (1,1,h,w) -> (H,W)
+    return F.interpolate(torch.as_tensor(heat).float()[None, None], size=size, mode="bicubic", align_corners=False)[
+        0, 0
+    ]  # (h,w) -> (1,1,h,w) -> (H,W)
 
-def overlay(image, # (3,H,W) in [-1, 1], or anything `as_pictures` takes
-            heat, # (h,w), any size
-            vmin=0., vmax=None, # ends of the scale; vmax None: the map's own largest value
-            alpha=0.6, # how much the map covers the image
-            smooth=True # between the places; False shows them as squares
-           ): # (H,W,3) uint8
+
+def overlay(
+    image,  # (3,H,W) in [-1, 1], or anything `as_pictures` takes
+    heat,  # (h,w), any size
+    vmin=0.0,
+    vmax=None,  # ends of the scale; vmax None: the map's own largest value
+    alpha=0.6,  # how much the map covers the image
+    smooth=True,  # between the places; False shows them as squares
+):  # (H,W,3) uint8
     "A face with a map over it."
-    picture = as_pictures(image)[0]; H, W = picture.shape[:2]
+    picture = as_pictures(image)[0]
+    H, W = picture.shape[:2]
     heat = torch.as_tensor(heat).detach().float().cpu()
     m = _enlarge(heat, (H, W)) if smooth else F.interpolate(heat[None, None], size=(H, W))[0, 0]
     top = float(heat.max()) if vmax is None else vmax
     m = ((m - vmin) / max(top - vmin, 1e-12)).clamp(0, 1).numpy()
-    colour, a = mpl.colormaps["inferno"](m)[..., :3], alpha * (0.5 + 0.5 * m[..., None])                                      # (H,W,3), (H,W,1)
+    colour, a = mpl.colormaps["inferno"](m)[..., :3], alpha * (0.5 + 0.5 * m[..., None])  # (H,W,3), (H,W,1)
     return (picture * (1 - a) + 255 * colour * a).round().clip(0, 255).astype(np.uint8)
 
 # %% ../nbs/13_attention.ipynb #c9bce77b
-def attention_grid(image, # (3,H,W) in [-1, 1]: what lies below
-                   maps, # (steps, heads, h, w)
-                   steps=None, heads=None, # a name for each
-                   title=None, **kwargs # heading; more for `overlay`
-                  ): # Picture
+def attention_grid(
+    image,  # (3,H,W) in [-1, 1]: what lies below
+    maps,  # (steps, heads, h, w)
+    steps=None,
+    heads=None,  # a name for each
+    title=None,
+    **kwargs,  # heading; more for `overlay`
+):  # Picture
     "A heat map over the face for each step (rows) and head (columns), all on one scale."
-    maps = torch.as_tensor(maps); top = float(maps.max())
+    maps = torch.as_tensor(maps)
+    top = float(maps.max())
     cells = [[overlay(image, m, **{"vmax": top} | kwargs) for m in row] for row in maps]
-    return image_grid(cells, rows=[str(s) for s in steps or [f"step {i}" for i in range(len(cells))]], cols=[f"head {h}" for h in heads or range(len(cells[0]))], title=title, scale=1.1)
+    return image_grid(
+        cells,
+        rows=[str(s) for s in steps or [f"step {i}" for i in range(len(cells))]],
+        cols=[f"head {h}" for h in heads or range(len(cells[0]))],
+        title=title,
+        scale=1.1,
+    )
 
 # %% ../nbs/13_attention.ipynb #0729268c
-PART_NAMES = {"background": ("background",), "skin": ("skin", "nose", "l_ear", "r_ear"), "eyes": ("l_eye", "r_eye", "l_brow", "r_brow"), "glasses": ("eye_g",),
-              "mouth": ("mouth", "u_lip", "l_lip"), "hair": ("hair", "hat"), "neck, clothes": ("ear_r", "neck_l", "neck", "cloth")}
+PART_NAMES = {
+    "background": ("background",),
+    "skin": ("skin", "nose", "l_ear", "r_ear"),
+    "eyes": ("l_eye", "r_eye", "l_brow", "r_brow"),
+    "glasses": ("eye_g",),
+    "mouth": ("mouth", "u_lip", "l_lip"),
+    "hair": ("hair", "hat"),
+    "neck, clothes": ("ear_r", "neck_l", "neck", "cloth"),
+}
 
-def part_cover(masks, # (B,19,S,S) bool, in the order of CLASSES
-               side, # of the attention map
-               parts=None # {name: classes}; None: `PART_NAMES`
-              ): # (B,P,side²) share of each place that each part covers
+
+def part_cover(
+    masks,  # (B,19,S,S) bool, in the order of CLASSES
+    side,  # of the attention map
+    parts=None,  # {name: classes}; None: `PART_NAMES`
+):  # (B,P,side²) share of each place that each part covers
     "How much of each place belongs to each part."
     groups = [[CLASSES.index(c) for c in names] for names in (parts or PART_NAMES).values()]
-    whole = torch.stack([masks[:, g].any(1) for g in groups], 1).float()                     # (B,19,S,S) -> (B,P,S,S)
-    return F.adaptive_avg_pool2d(whole, side).flatten(2)                                     # (B,P,S,S) -> (B,P,side²)
+    whole = torch.stack([masks[:, g].any(1) for g in groups], 1).float()  # (B,19,S,S) -> (B,P,S,S)
+    return F.adaptive_avg_pool2d(whole, side).flatten(2)  # (B,P,S,S) -> (B,P,side²)
 
-def part_shares(weights, # (B,Q,K): how much each place takes from each key
-                cover # (B,P,Q) from `part_cover`
-               ): # (B,P,K), sums to 1 over the parts
+
+def part_shares(
+    weights,  # (B,Q,K): how much each place takes from each key
+    cover,  # (B,P,Q) from `part_cover`
+):  # (B,P,K), sums to 1 over the parts
     "The share of each key's attention that falls on each part."
-    spread = weights / weights.sum(1, keepdim=True).clamp_min(1e-12)                         # (B,Q,K)
-    return cover @ spread                                                                    # (B,P,Q) @ (B,Q,K) -> (B,P,K)
+    spread = weights / weights.sum(1, keepdim=True).clamp_min(1e-12)  # (B,Q,K)
+    return cover @ spread  # (B,P,Q) @ (B,Q,K) -> (B,P,K)
 
 # %% ../nbs/13_attention.ipynb #90eb48a5
-def part_table(layer, # AttentionMap of a cross-attention (or a self-attention, where a key is a place)
-               masks, # (B,19,S,S) bool: the classes of the faces it was recorded on
-               parts=None # {name: classes}; None: `PART_NAMES`
-              ): # list of rows: one for each key, then "area"
+def part_table(
+    layer,  # AttentionMap of a cross-attention (or a self-attention, where a key is a place)
+    masks,  # (B,19,S,S) bool: the classes of the faces it was recorded on
+    parts=None,  # {name: classes}; None: `PART_NAMES`
+):  # list of rows: one for each key, then "area"
     "Shares of each key over the parts of the face, mean over faces, steps and heads."
     names, cover = list(parts or PART_NAMES), part_cover(masks, layer.side, parts)
-    if len(masks) != len(layer.weights): raise ValueError(f"masks of {len(masks)} faces came for attention recorded on {len(layer.weights)}. Give those of the same faces.")
-    shares = part_shares(layer.weights.float().cpu().mean((1, 2)), cover).mean(0)            # (B,Q,K) -> (P,K)
+    if len(masks) != len(layer.weights):
+        raise ValueError(
+            f"masks of {len(masks)} faces came for attention recorded on {len(layer.weights)}. Give those of the same faces."
+        )
+    shares = part_shares(layer.weights.float().cpu().mean((1, 2)), cover).mean(0)  # (B,Q,K) -> (P,K)
     word = "token" if layer.kind == "cross" else "place"
     rows = [{word: str(k), **dict(zip(names, shares[:, k].tolist()))} for k in range(shares.shape[1])]
     return rows + [{word: "area", **dict(zip(names, cover.mean((0, 2)).tolist()))}]

@@ -43,7 +43,10 @@ class SemanticEncoder(nn.Module):
         self.down, _ = down_path(size, widths, num_res_blocks, attention_resolutions, num_heads)
         self.first_lowest = len(self.down) - num_res_blocks  # layers before this one give F
         self.middle = Middle(widths[-1], num_heads)
-        self.norm_out, self.to_z = group_norm(widths[-1]), nn.Conv2d(widths[-1], z_dim, size >> len(channel_mult) - 1 if whole else 1)
+        self.norm_out, self.to_z = (
+            group_norm(widths[-1]),
+            nn.Conv2d(widths[-1], z_dim, size >> len(channel_mult) - 1 if whole else 1),
+        )
 
 # %% ../nbs/05_autoencoder.ipynb #4761c91b
 @patch
@@ -53,7 +56,7 @@ def features(
 ):  # F (B, w, 4, 4)
     "F: the first feature map that has the encoder's lowest resolution."
     h = self.conv_in(F.pixel_unshuffle(x, self.patch_size))  # (B, C·p², H/p, W/p) → (B, w, H/p, W/p)
-    for layer in self.down[:self.first_lowest]:
+    for layer in self.down[: self.first_lowest]:
         h = run_layer(self, layer, h)
     return h
 
@@ -64,7 +67,7 @@ def middle_features(
     feats,  # F (B, w, 4, 4)
 ):  # (B, w', 4, 4)
     "Feature map after the middle block: what a reference is read from in later chapters."
-    for layer in self.down[self.first_lowest:]:
+    for layer in self.down[self.first_lowest :]:
         feats = run_layer(self, layer, feats)
     return run_layer(self, self.middle, feats)
 
@@ -102,6 +105,7 @@ def check_choice(
 # %% ../nbs/05_autoencoder.ipynb #c8ffe80e
 class DiffusionAutoencoder(Network):
     "x_0 → z by a semantic encoder; (x_t, t, z) → prediction by a U-Net. Every width and depth is in the config."
+
     _supports_gradient_checkpointing = True
 
     @register_to_config
@@ -132,13 +136,27 @@ class DiffusionAutoencoder(Network):
         check_choice("prediction_type", prediction_type, PREDICTIONS)
         check_choice("schedule", schedule, KINDS)
         shared = dict(image_size=image_size, in_channels=in_channels, num_heads=num_heads, z_dim=z_dim)
-        self.unet = UNet(patch_size=patch_size, model_channels=model_channels, channel_mult=channel_mult,
-                         num_res_blocks=num_res_blocks, attention_resolutions=attention_resolutions,
-                         time_embed_dim=time_embed_dim, dropout=dropout, **shared)
+        self.unet = UNet(
+            patch_size=patch_size,
+            model_channels=model_channels,
+            channel_mult=channel_mult,
+            num_res_blocks=num_res_blocks,
+            attention_resolutions=attention_resolutions,
+            time_embed_dim=time_embed_dim,
+            dropout=dropout,
+            **shared,
+        )
         self.encoder = SemanticEncoder(
-            patch_size=enc_patch_size, model_channels=enc_channels or model_channels, channel_mult=enc_channel_mult,
+            patch_size=enc_patch_size,
+            model_channels=enc_channels or model_channels,
+            channel_mult=enc_channel_mult,
             num_res_blocks=enc_num_res_blocks or num_res_blocks,
-            attention_resolutions=attention_resolutions if enc_attention_resolutions is None else enc_attention_resolutions, whole=enc_whole, **shared)
+            attention_resolutions=attention_resolutions
+            if enc_attention_resolutions is None
+            else enc_attention_resolutions,
+            whole=enc_whole,
+            **shared,
+        )
 
 # %% ../nbs/05_autoencoder.ipynb #61496a04
 @patch
@@ -151,15 +169,23 @@ def check_input(
     C, S = self.config.in_channels, self.config.image_size
     allowed = f"allowed: a floating-point tensor (B, {C}, {S}, {S})"
     if not torch.is_tensor(x):
-        raise ValueError(f"{name} is a {type(x).__name__}; {allowed}. load_images in latref_nb.core makes one from files.")
+        raise ValueError(
+            f"{name} is a {type(x).__name__}; {allowed}. load_images in latref_nb.core makes one from files."
+        )
     if x.ndim != 4 or tuple(x.shape[1:]) != (C, S, S):
-        hint = f"Add a batch dimension: {name}[None]." if tuple(x.shape) == (C, S, S) else "Resize with load_images(files, size)."
+        hint = (
+            f"Add a batch dimension: {name}[None]."
+            if tuple(x.shape) == (C, S, S)
+            else "Resize with load_images(files, size)."
+        )
         raise ValueError(f"{name} has shape {tuple(x.shape)}; {allowed}. {hint}")
     if not x.is_floating_point():
         raise ValueError(f"{name} has dtype {x.dtype}; {allowed} in [-1, 1]. For bytes: x.float() / 127.5 - 1.")
     want = self.unet.conv_in.weight.dtype
     if x.dtype != want and (x.dtype == torch.float64 or not torch.is_autocast_enabled(x.device.type)):
-        raise ValueError(f"{name} has dtype {x.dtype}, the model {want}; they must agree. Use {name}.to({want}) or model.to({x.dtype}).")
+        raise ValueError(
+            f"{name} has dtype {x.dtype}, the model {want}; they must agree. Use {name}.to({want}) or model.to({x.dtype})."
+        )
 
 # %% ../nbs/05_autoencoder.ipynb #29c0ff29
 @patch
@@ -201,10 +227,14 @@ def denoise(
     self.check_input(xt, "xt")
     if not torch.is_tensor(z) or tuple(z.shape) != (len(xt), self.config.z_dim):
         came = tuple(z.shape) if torch.is_tensor(z) else type(z).__name__
-        raise ValueError(f"z is {came}; allowed: a tensor ({len(xt)}, {self.config.z_dim}), one code for each image. Make it with encode(x).")
+        raise ValueError(
+            f"z is {came}; allowed: a tensor ({len(xt)}, {self.config.z_dim}), one code for each image. Make it with encode(x)."
+        )
     t = torch.as_tensor(t, device=xt.device)
     if t.ndim > 1 or t.numel() not in (1, len(xt)):
-        raise ValueError(f"t has shape {tuple(t.shape)}; allowed: one number or ({len(xt)},), one timestep for each image.")
+        raise ValueError(
+            f"t has shape {tuple(t.shape)}; allowed: one number or ({len(xt)},), one timestep for each image."
+        )
     return self.unet(xt, t.reshape(-1).expand(len(xt)), z)
 
 
@@ -227,18 +257,43 @@ def schedule(
     self: DiffusionAutoencoder,
 ):  # NoiseSchedule on the model's device
     "The noise schedule that the config names."
-    return cached_schedule(self.config.schedule, self.config.num_train_timesteps).to(self.unet.conv_in.weight.device)  # self.device walks through all modules
+    return cached_schedule(self.config.schedule, self.config.num_train_timesteps).to(
+        self.unet.conv_in.weight.device
+    )  # self.device walks through all modules
 
 # %% ../nbs/05_autoencoder.ipynb #b8f16eb0
 PRESETS = {
     "synthfaces64": dict(
-        image_size=64, patch_size=4, model_channels=64, channel_mult=(1, 1.5, 2), num_res_blocks=1, attention_resolutions=(4, 8),
-        enc_patch_size=2, enc_channels=32, enc_channel_mult=(1, 2, 3, 4), enc_num_res_blocks=2, enc_attention_resolutions=(),
-        num_heads=4, z_dim=128, time_embed_dim=256, prediction_type="v_prediction"),
+        image_size=64,
+        patch_size=4,
+        model_channels=64,
+        channel_mult=(1, 1.5, 2),
+        num_res_blocks=1,
+        attention_resolutions=(4, 8),
+        enc_patch_size=2,
+        enc_channels=32,
+        enc_channel_mult=(1, 2, 3, 4),
+        enc_num_res_blocks=2,
+        enc_attention_resolutions=(),
+        num_heads=4,
+        z_dim=128,
+        time_embed_dim=256,
+        prediction_type="v_prediction",
+    ),
     "ffhq128_autoenc": dict(
-        image_size=128, model_channels=128, channel_mult=(1, 1, 2, 3, 4), enc_channel_mult=(1, 1, 2, 3, 4, 4), dropout=0.1),
+        image_size=128,
+        model_channels=128,
+        channel_mult=(1, 1, 2, 3, 4),
+        enc_channel_mult=(1, 1, 2, 3, 4, 4),
+        dropout=0.1,
+    ),
     "ffhq256_autoenc": dict(
-        image_size=256, model_channels=128, channel_mult=(1, 1, 2, 2, 4, 4), enc_channel_mult=(1, 1, 2, 2, 4, 4, 4), dropout=0.1),
+        image_size=256,
+        model_channels=128,
+        channel_mult=(1, 1, 2, 2, 4, 4),
+        enc_channel_mult=(1, 1, 2, 2, 4, 4, 4),
+        dropout=0.1,
+    ),
 }
 
 

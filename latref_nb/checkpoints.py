@@ -28,52 +28,73 @@ from .core import FileError, file_size, read_json, settle_folder, shown, unknown
 class CheckpointError(FileError):
     "A checkpoint that cannot be used: damaged, cut short, foreign, or not there."
 
-def one_line(e, # an exception, or any text
-         limit=500 # characters, about; the middle of anything longer is left out
-        ): # text in one line
+
+def one_line(
+    e,  # an exception, or any text
+    limit=500,  # characters, about; the middle of anything longer is left out
+):  # text in one line
     "What an exception says, on one line; its kind where it says nothing."
     return shown(" ".join(str(e).split()) or type(e).__name__, limit)
 
 # %% ../nbs/00b_checkpoints.ipynb #c949f3bf
-def whole_path(path # as somebody wrote it
-              ): # absolute Path
+def whole_path(
+    path,  # as somebody wrote it
+):  # absolute Path
     "A path that stays the same wherever the program goes; an empty one is refused."
-    if not os.fspath(path): raise CheckpointError("an empty path came. Give the name of a folder or a file.")
+    if not os.fspath(path):
+        raise CheckpointError("an empty path came. Give the name of a folder or a file.")
     return Path(os.path.abspath(user_path(path)))
 
-def settled(path # of a folder written by `atomic_folder` of chapter 00
-           ): # absolute Path
+
+def settled(
+    path,  # of a folder written by `atomic_folder` of chapter 00
+):  # absolute Path
     "The same for a folder, whose earlier version is put back if a kill struck while it was replaced."
     try:
         path = settle_folder(whole_path(path))
-        os.path.isdir(path) or path.exists()                        # a name that no system takes
+        os.path.isdir(path) or path.exists()  # a name that no system takes
         return path
     except (OSError, ValueError) as e:
-        if isinstance(e, CheckpointError): raise
-        raise CheckpointError(f"{shown(path)}: no such folder ({getattr(e, 'strerror', None) or one_line(e)}). Check "
-                              f"the path.") from None
+        if isinstance(e, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"{shown(path)}: no such folder ({getattr(e, 'strerror', None) or one_line(e)}). Check the path."
+        ) from None
 
 # %% ../nbs/00b_checkpoints.ipynb #f272c9a3
-MOST_ENTRIES = 16                                                  # of a list of numbers in a config
-FRACTIONS = ("channel_mult", "enc_channel_mult", "dropout", "scale_offset")    # settings that need not be whole
-def _alike(low, high, *names): return dict.fromkeys(names, (low, high))
+MOST_ENTRIES = 16  # of a list of numbers in a config
+FRACTIONS = ("channel_mult", "enc_channel_mult", "dropout", "scale_offset")  # settings that need not be whole
+
+
+def _alike(low, high, *names):
+    return dict.fromkeys(names, (low, high))
+
 
 LIMITS = {
-    **_alike(1, 4096, "image_size", "size", "attention_resolutions", "enc_attention_resolutions", "n_tokens", "noise_tokens"),
+    **_alike(
+        1, 4096, "image_size", "size", "attention_resolutions", "enc_attention_resolutions", "n_tokens", "noise_tokens"
+    ),
     **_alike(1, 64, "patch_size", "enc_patch_size", "num_res_blocks", "enc_num_res_blocks", "layers", "blocks"),
-    **_alike(1, 256, "in_channels", "heads", "num_heads"), **_alike(1, 512, "grid", "side"),
+    **_alike(1, 256, "in_channels", "heads", "num_heads"),
+    **_alike(1, 512, "grid", "side"),
     **_alike(1, 8192, "model_channels", "enc_channels", "hidden", "width", "bottleneck"),
     **_alike(1, 16_384, "z_dim", "time_embed_dim", "style_dim", "token_dim", "vector_dim", "noise_dim", "dim"),
-    **_alike(1, 65_536, "widths", "prior_widths", "feat_dim"), **_alike(0, 4096, "n_factors", "n_context"),
-    **_alike(0.01, 64, "channel_mult", "enc_channel_mult"), "num_train_timesteps": (2, 100_000), "dropout": (0, 1),
-    "scale_offset": (-1000, 1000)}
+    **_alike(1, 65_536, "widths", "prior_widths", "feat_dim"),
+    **_alike(0, 4096, "n_factors", "n_context"),
+    **_alike(0.01, 64, "channel_mult", "enc_channel_mult"),
+    "num_train_timesteps": (2, 100_000),
+    "dropout": (0, 1),
+    "scale_offset": (-1000, 1000),
+}
 
 # %% ../nbs/00b_checkpoints.ipynb #77b1c788
-def check_settings(**settings # numbers, lists of numbers; None and what has no bounds are passed over
-                  ): # None, or a ValueError
+def check_settings(
+    **settings,  # numbers, lists of numbers; None and what has no bounds are passed over
+):  # None, or a ValueError
     "Refuse settings outside `LIMITS`, and what is no number."
     for name, value in settings.items():
-        if name not in LIMITS: continue
+        if name not in LIMITS:
+            continue
         low, high = LIMITS[name]
         values = list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
         kind = "numbers" if name in FRACTIONS else "whole numbers"
@@ -87,82 +108,116 @@ def check_settings(**settings # numbers, lists of numbers; None and what has no 
 # %% ../nbs/00b_checkpoints.ipynb #c2719ce7
 TYPES = {int: int, float: Real, bool: bool, str: str, list: (list, tuple), tuple: (list, tuple), dict: dict}
 
-def check_arguments(cls, # a class whose constructor says the types of its arguments
-                    settings # {name: value} to call it with
-                   ): # None, or a ValueError
+
+def check_arguments(
+    cls,  # a class whose constructor says the types of its arguments
+    settings,  # {name: value} to call it with
+):  # None, or a ValueError
     "Refuse names that the constructor does not know, values of another type, and numbers out of bounds."
     known = {k: p for k, p in inspect.signature(cls.__init__).parameters.items() if k != "self"}
     for name in settings:
-        if name not in known: raise ValueError(unknown_name(f"setting of {cls.__name__}", one_line(name, 60), known))
+        if name not in known:
+            raise ValueError(unknown_name(f"setting of {cls.__name__}", one_line(name, 60), known))
     for name, p in known.items():
         if name not in settings and p.default is p.empty:
             raise ValueError(f"{cls.__name__} needs the setting {name}, which is missing.")
         value, want = settings.get(name, p.default), TYPES.get(p.annotation)
-        if want is None or value is p.default: continue
+        if want is None or value is p.default:
+            continue
         if not isinstance(value, want) or isinstance(value, bool) != (p.annotation is bool):
             kind = "a list" if isinstance(want, tuple) else f"of type {p.annotation.__name__}"
             raise ValueError(f"{name}={one_line(repr(value), 40)} came for {cls.__name__}; it must be {kind}.")
     check_settings(**settings)
 
 # %% ../nbs/00b_checkpoints.ipynb #c7afc9d4
-def read_config(path, # of a JSON file
-                class_name # whose config it must be
-               ): # dict
+def read_config(
+    path,  # of a JSON file
+    class_name,  # whose config it must be
+):  # dict
     "A JSON config that names the class it belongs to."
     path, needed = Path(path), f"the config of a {class_name}"
     if not os.path.lexists(path):
-        raise CheckpointError(f"{shown(path.parent)} has no {path.name}, so it is no checkpoint of this kind. Give a "
-                              f"folder written by save_pretrained.")
-    try: config = read_json(path, needed)
-    except FileError as e: raise CheckpointError(f"{e} Copy or download it again.") from None
+        raise CheckpointError(
+            f"{shown(path.parent)} has no {path.name}, so it is no checkpoint of this kind. Give a "
+            f"folder written by save_pretrained."
+        )
+    try:
+        config = read_json(path, needed)
+    except FileError as e:
+        raise CheckpointError(f"{e} Copy or download it again.") from None
     name = config.get("_class_name") if isinstance(config, dict) else None
     if name != class_name:
-        raise CheckpointError(f"{shown(path)} describes a {one_line(name or 'thing of no name', 60)}, and a "
-                              f"{class_name} is needed. Give a folder written by its save_pretrained.")
+        raise CheckpointError(
+            f"{shown(path)} describes a {one_line(name or 'thing of no name', 60)}, and a "
+            f"{class_name} is needed. Give a folder written by its save_pretrained."
+        )
     return config
 
 # %% ../nbs/00b_checkpoints.ipynb #54cca992
-MOST_HEAD = 32_000_000                                             # bytes of a safetensors file's head
+MOST_HEAD = 32_000_000  # bytes of a safetensors file's head
+
 
 @contextmanager
-def open_tensors(path, # of a safetensors file
-                 what="weights" # what is needed there, for messages
-                ): # yields the opened file
+def open_tensors(
+    path,  # of a safetensors file
+    what="weights",  # what is needed there, for messages
+):  # yields the opened file
     "Open a safetensors file; whatever goes wrong with it inside the `with` becomes one line that names it."
     size = file_size(path, what, CheckpointError)
     try:
-        with open(path, "rb") as f: head = int.from_bytes(f.read(8), "little")
-        if not 0 < head <= min(size, MOST_HEAD): raise ValueError(f"a head of {head:,} bytes in a file of {size:,}")
-        with safe_open(path, "pt") as f: yield f
-    except CheckpointError: raise
+        with open(path, "rb") as f:
+            head = int.from_bytes(f.read(8), "little")
+        if not 0 < head <= min(size, MOST_HEAD):
+            raise ValueError(f"a head of {head:,} bytes in a file of {size:,}")
+        with safe_open(path, "pt") as f:
+            yield f
+    except CheckpointError:
+        raise
     except Exception as e:
-        raise CheckpointError(f"{shown(path)} cannot be read as {what} ({one_line(e, 160)}). It is damaged or cut "
-                              f"short; copy or download it again.") from e
+        raise CheckpointError(
+            f"{shown(path)} cannot be read as {what} ({one_line(e, 160)}). It is damaged or cut "
+            f"short; copy or download it again."
+        ) from e
 
-def read_head(path, # of a safetensors file
-              what="weights" # for messages
-             ): # {name: (dtype, shape)}
+
+def read_head(
+    path,  # of a safetensors file
+    what="weights",  # for messages
+):  # {name: (dtype, shape)}
     "What a file holds, without reading its tensors."
     with open_tensors(path, what) as f:
         parts = {k: f.get_slice(k) for k in f.keys()}
         return {k: (DTYPES.get(p.get_dtype()), tuple(p.get_shape())) for k, p in parts.items()}
 
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-          "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool}
-FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)    # what weights may be stored as
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # what weights may be stored as
 
 # %% ../nbs/00b_checkpoints.ipynb #e4ea53d8
-def check_head(path, # of the file, for messages
-               have, # {name: (dtype, shape)}, from `read_head`
-               want # {name: tensor}, on any device
-              ): # None, or a CheckpointError
+def check_head(
+    path,  # of the file, for messages
+    have,  # {name: (dtype, shape)}, from `read_head`
+    want,  # {name: tensor}, on any device
+):  # None, or a CheckpointError
     "Refuse a file whose tensors have other names, shapes or kinds than the wanted ones."
     file, mend = shown(path), "Config and weights are not of one model."
     missing, foreign = [k for k in want if k not in have], [k for k in have if k not in want]
     if missing or foreign:
         first = one_line([*missing, *foreign][0], 80)
-        raise CheckpointError(f"{file}: {len(missing)} weights are missing and {len(foreign)} are foreign, e.g. "
-                              f"{first}. {mend}")
+        raise CheckpointError(
+            f"{file}: {len(missing)} weights are missing and {len(foreign)} are foreign, e.g. {first}. {mend}"
+        )
     for name, t in want.items():
         dtype, shape = have[name]
         if shape != tuple(t.shape):
@@ -171,102 +226,144 @@ def check_head(path, # of the file, for messages
             raise CheckpointError(f"{file}: {name} is stored as {dtype}, and {t.dtype} is needed. {mend}")
 
 # %% ../nbs/00b_checkpoints.ipynb #3b8ada65
-def not_finite(tensors # {name: tensor}
-              ): # name of the first with NaN or infinity in it, or None
+def not_finite(
+    tensors,  # {name: tensor}
+):  # name of the first with NaN or infinity in it, or None
     "Which of some tensors holds numbers that are none."
     return next((k for k, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()), None)
 
-def check_finite(tensors, # {name: tensor}
-                 what # whose they are, for the message
-                ): # None, or a ValueError
+
+def check_finite(
+    tensors,  # {name: tensor}
+    what,  # whose they are, for the message
+):  # None, or a ValueError
     "Refuse to save weights that are not finite."
     if name := not_finite(tensors):
-        raise ValueError(f"{what} is not saved: {name} holds NaN or infinity. Look at what made it, or load the last "
-                         f"good checkpoint.")
+        raise ValueError(
+            f"{what} is not saved: {name} holds NaN or infinity. Look at what made it, or load the last "
+            f"good checkpoint."
+        )
 
-def read_tensors(path, # of a safetensors file
-                 want=None, # {name: tensor} to compare names, shapes and kinds with; None: take what there is
-                 what="weights", # for messages
-                 dtype=None, # of the floating-point ones; None: as stored
-                 finite=True # refuse NaN and infinity
-                ): # {name: tensor}, in memory of their own
+
+def read_tensors(
+    path,  # of a safetensors file
+    want=None,  # {name: tensor} to compare names, shapes and kinds with; None: take what there is
+    what="weights",  # for messages
+    dtype=None,  # of the floating-point ones; None: as stored
+    finite=True,  # refuse NaN and infinity
+):  # {name: tensor}, in memory of their own
     "Read tensors that have passed all checks."
-    if want is not None: check_head(path, read_head(path, what), want)
-    def own(t): return t.to(dtype or t.dtype if t.is_floating_point() else t.dtype, copy=True)
-    with open_tensors(path, what) as f: tensors = {k: own(f.get_tensor(k)) for k in f.keys()}
+    if want is not None:
+        check_head(path, read_head(path, what), want)
+
+    def own(t):
+        return t.to(dtype or t.dtype if t.is_floating_point() else t.dtype, copy=True)
+
+    with open_tensors(path, what) as f:
+        tensors = {k: own(f.get_tensor(k)) for k in f.keys()}
     if finite and (name := not_finite(tensors)):
-        raise CheckpointError(f"{shown(path)}: {one_line(name, 80)} holds NaN or infinity. These are no usable {what}; "
-                              f"copy or make them again.")
+        raise CheckpointError(
+            f"{shown(path)}: {one_line(name, 80)} holds NaN or infinity. These are no usable {what}; "
+            f"copy or make them again."
+        )
     return tensors
 
 # %% ../nbs/00b_checkpoints.ipynb #ae5944be
 @contextmanager
-def at_most(n # parameters
-           ):
+def at_most(
+    n,  # parameters
+):
     "Stop a network that is being built in this thread with more parameters than this."
     own, made = threading.get_ident(), []
-    def count(module, name, parameter):
-        if threading.get_ident() == own and parameter is not None: made.append(name)
-        if len(made) > n: raise ValueError(f"the config asks for more weights than the {n} of the file")
-    hook = register_module_parameter_registration_hook(count)
-    try: yield
-    finally: hook.remove()
 
-def blank(cls, # a network's class
-          settings, # {name: value} for its constructor
-          most # tensors there are for it
-         ): # the network on the meta device: shapes without memory
+    def count(module, name, parameter):
+        if threading.get_ident() == own and parameter is not None:
+            made.append(name)
+        if len(made) > n:
+            raise ValueError(f"the config asks for more weights than the {n} of the file")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def blank(
+    cls,  # a network's class
+    settings,  # {name: value} for its constructor
+    most,  # tensors there are for it
+):  # the network on the meta device: shapes without memory
     "Build a network that takes no memory; a ValueError where the settings do not fit or ask for too much."
     check_arguments(cls, settings)
-    with torch.device("meta"), at_most(most): return cls(**settings)
+    with torch.device("meta"), at_most(most):
+        return cls(**settings)
 
 # %% ../nbs/00b_checkpoints.ipynb #598d9398
-WEIGHTS = "diffusion_pytorch_model.safetensors"                    # what diffusers calls the file of weights
+WEIGHTS = "diffusion_pytorch_model.safetensors"  # what diffusers calls the file of weights
 
-def weights_name(variant=None # "fp16" and the like
-                ): # name of the file of weights
+
+def weights_name(
+    variant=None,  # "fp16" and the like
+):  # name of the file of weights
     "Where a network's weights lie in its folder."
-    if variant is None: return WEIGHTS
+    if variant is None:
+        return WEIGHTS
     if not isinstance(variant, str) or not re.fullmatch(r"[\w-]{1,40}", variant):
         raise ValueError(f"variant={one_line(repr(variant), 40)} came. Allowed: a short word, such as 'fp16'.")
     return WEIGHTS.replace(".", f".{variant}.", 1)
 
-def weights_dtype(dtype=None # None, a torch.dtype, its name, or "auto"
-                 ): # torch.dtype; None for "auto": as stored
+
+def weights_dtype(
+    dtype=None,  # None, a torch.dtype, its name, or "auto"
+):  # torch.dtype; None for "auto": as stored
     "In what floating-point numbers weights shall be read."
-    if isinstance(dtype, str) and dtype == "auto": return None
+    if isinstance(dtype, str) and dtype == "auto":
+        return None
     found = torch.float32 if dtype is None else dtype
-    if isinstance(found, str): found = getattr(torch, found.removeprefix("torch."), None)
-    if isinstance(found, torch.dtype) and found in FLOATS: return found
-    raise ValueError(f"torch_dtype={one_line(repr(dtype), 40)} came. Allowed: a floating-point dtype such as "
-                     f"torch.float16, its name, or 'auto'.")
+    if isinstance(found, str):
+        found = getattr(torch, found.removeprefix("torch."), None)
+    if isinstance(found, torch.dtype) and found in FLOATS:
+        return found
+    raise ValueError(
+        f"torch_dtype={one_line(repr(dtype), 40)} came. Allowed: a floating-point dtype such as "
+        f"torch.float16, its name, or 'auto'."
+    )
 
 # %% ../nbs/00b_checkpoints.ipynb #25aa4341
 def _weights_file(folder, variant):
     "The file of weights in a folder; where it is missing, what lies there instead."
-    path = folder/weights_name(variant)
-    if os.path.lexists(path): return path
+    path = folder / weights_name(variant)
+    if os.path.lexists(path):
+        return path
     others = sorted(p.name for p in folder.glob("diffusion_pytorch_model*"))
     found = [o for n in others for o in re.findall(r"model\.([\w-]+)\.safetensors$", n)]
     hint = f" Only one file of safetensors is read, and there is {others[0]}." if others else ""
-    if found and not variant: hint = f" Give variant={found[0]!r}."
-    raise CheckpointError(f"{shown(folder)} has no {path.name}. The checkpoint is incomplete; copy or download it "
-                          f"again.{hint}")
+    if found and not variant:
+        hint = f" Give variant={found[0]!r}."
+    raise CheckpointError(
+        f"{shown(folder)} has no {path.name}. The checkpoint is incomplete; copy or download it again.{hint}"
+    )
 
-def load_part(cls, # a `Network`
-              folder, # written by its `save_pretrained`
-              dtype=None, # of the weights: None for float32, "auto" as stored, or see `weights_dtype`
-              variant=None # "fp16" and the like: which file of weights
-             ): # the network, in evaluation mode
+
+def load_part(
+    cls,  # a `Network`
+    folder,  # written by its `save_pretrained`
+    dtype=None,  # of the weights: None for float32, "auto" as stored, or see `weights_dtype`
+    variant=None,  # "fp16" and the like: which file of weights
+):  # the network, in evaluation mode
     "Load one network, all of it checked before memory is taken; whatever is wrong is one line."
     dtype, folder = weights_dtype(dtype), settled(folder)
-    config = read_config(folder/"config.json", cls.__name__)
+    config = read_config(folder / "config.json", cls.__name__)
     path = _weights_file(folder, variant)
     have = read_head(path)
-    try: part = blank(cls, {k: v for k, v in config.items() if not k.startswith("_")}, len(have))
+    try:
+        part = blank(cls, {k: v for k, v in config.items() if not k.startswith("_")}, len(have))
     except Exception as e:
-        raise CheckpointError(f"{shown(folder)} cannot be loaded ({one_line(e, 160).rstrip('.')}). Its config is damaged, or not "
-                              f"of these weights.") from e
+        raise CheckpointError(
+            f"{shown(folder)} cannot be loaded ({one_line(e, 160).rstrip('.')}). Its config is damaged, or not "
+            f"of these weights."
+        ) from e
     part.load_state_dict(read_tensors(path, part.state_dict(), dtype=dtype), assign=True)
     part.register_to_config(_name_or_path=str(folder))
     return part.eval()
@@ -274,6 +371,7 @@ def load_part(cls, # a `Network`
 # %% ../nbs/00b_checkpoints.ipynb #249636cf
 class Network(ModelMixin, ConfigMixin):
     "What all networks of the project are: settings within bounds, files that are checked, weights that are finite."
+
     config_name = "config.json"
 
     def register_to_config(self, **settings):
@@ -281,31 +379,42 @@ class Network(ModelMixin, ConfigMixin):
         super().register_to_config(**settings)
 
     @classmethod
-    def from_pretrained(cls, name, # a folder, or a hub id
-                        torch_dtype=None, variant=None, # see `load_part`
-                        **how # more of diffusers' arguments
-                       ): # the network, in evaluation mode
+    def from_pretrained(
+        cls,
+        name,  # a folder, or a hub id
+        torch_dtype=None,
+        variant=None,  # see `load_part`
+        **how,  # more of diffusers' arguments
+    ):  # the network, in evaluation mode
         "As diffusers', and a folder is read by `load_part`."
         local = {"subfolder", "dtype", "low_cpu_mem_usage", "local_files_only", "use_safetensors"}
         if not os.path.isdir(name) or how.keys() - local:
             return super().from_pretrained(name, torch_dtype=weights_dtype(torch_dtype), variant=variant, **how)
         return load_part(cls, os.path.join(name, how.get("subfolder") or ""), how.get("dtype") or torch_dtype, variant)
 
-    def save_pretrained(self, save_directory, # folder
-                        safe_serialization=True, variant=None, # only safetensors are written; see `load_part`
-                        **how # more of diffusers' arguments
-                       ):
+    def save_pretrained(
+        self,
+        save_directory,  # folder
+        safe_serialization=True,
+        variant=None,  # only safetensors are written; see `load_part`
+        **how,  # more of diffusers' arguments
+    ):
         "Write config and weights; what could not be loaded again is refused."
         refuse_saving(safe_serialization, variant, **how)
         check_finite(self.state_dict(), type(self).__name__)
         return super().save_pretrained(save_directory, variant=variant, **how, max_shard_size=2**62)
 
+
 def refuse_saving(safe_serialization=True, variant=None, max_shard_size=None, use_flashpack=False, **how):
     "Refuse ways of saving from which nothing here is loaded."
     weights_name(variant)
     if not safe_serialization or use_flashpack:
-        raise ValueError("only safetensors can be loaded again, so nothing else is saved. Leave safe_serialization and "
-                         "use_flashpack out.")
+        raise ValueError(
+            "only safetensors can be loaded again, so nothing else is saved. Leave safe_serialization and "
+            "use_flashpack out."
+        )
     if max_shard_size is not None:
-        raise ValueError(f"max_shard_size={max_shard_size!r} came; a network is loaded from one file, so it is saved "
-                         f"as one. Leave it out.")
+        raise ValueError(
+            f"max_shard_size={max_shard_size!r} came; a network is loaded from one file, so it is saved "
+            f"as one. Leave it out."
+        )

@@ -29,13 +29,42 @@ from .autoencoder import PRESETS, DiffusionAutoencoder, from_preset
 from .checkpoints import WEIGHTS, one_line
 from .consistency import ABLATIONS, ForwardSettings, Frozen, StyleSettings, Weights, build_cache
 from .consistency import style_networks, train_ablations, train_styles as train_style_networks
-from .core import (CELEBA_TAGS, PRECISIONS, FileError, TagSet, atomic_folder, atomic_write, default_device, image_files,
-                            make_folder, make_generator, passed_over, read_json, resolve_precision, settle_folder, shipped_names,
-                            shipped_path, shown, unknown_name, user_path, write_error, write_json)
+from latref_nb.core import (
+    CELEBA_TAGS,
+    PRECISIONS,
+    FileError,
+    TagSet,
+    atomic_folder,
+    atomic_write,
+    default_device,
+    image_files,
+    make_folder,
+    make_generator,
+    passed_over,
+    read_json,
+    resolve_precision,
+    settle_folder,
+    shipped_names,
+    shipped_path,
+    shown,
+    unknown_name,
+    user_path,
+    write_error,
+    write_json,
+)
 from .datasets import cached, open_faces, write_celeba, write_celebamask_hq
 from .directions import METHODS, global_direction, global_edit, image_specific, label_reader, probe_accuracy
 from .faces import SynthFaces
-from .metrics import HELD_OUT_SEED, RECIPES, evaluate, gather_sources, load_judges, load_network, print_table, train_network
+from latref_nb.metrics import (
+    HELD_OUT_SEED,
+    RECIPES,
+    evaluate,
+    gather_sources,
+    load_judges,
+    load_network,
+    print_table,
+    train_network,
+)
 from .metrics import METHODS as ROWS
 from .masks import MaskWeights, train_mask as fit_mask
 from .modulation import StyleModulation
@@ -52,33 +81,50 @@ from .styles import LatentMapper, ReferenceExtractor
 class UsageError(ValueError):
     "A command line that does not fit the command."
 
-OURS = (ValueError, OSError, IndexError, training.TrainingError)   # what our own checks raise, with a message that helps
 
-def told(e # an exception
-        ): # one line
+OURS = (ValueError, OSError, IndexError, training.TrainingError)  # what our own checks raise, with a message that helps
+
+
+def told(
+    e,  # an exception
+):  # one line
     "Ours as it is; another with its kind, and how to see where it came from."
-    if isinstance(e, OURS): return one_line(e)
+    if isinstance(e, OURS):
+        return one_line(e)
     kind, words = type(e).__name__, one_line(e)[:300]
     return f"unexpected {kind}{'' if words == kind else f' ({words})'}. --traceback shows where it came from."
 
 # %% ../nbs/17_commands.ipynb #63814a64
 class Voice:
     "A text stream that never stops the work: letters it lacks come as escapes, and nobody needs to listen."
-    def __init__(self, stream): self.stream = stream
-    def __getattr__(self, name): return getattr(self.stream, name)
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
     def write(self, text):
         "Say it as well as the stream can."
         self._do("write", text)
         return len(text)
-    def flush(self): self._do("flush")
-    def isatty(self): return not getattr(self.stream, "closed", True) and self.stream.isatty()
+
+    def flush(self):
+        self._do("flush")
+
+    def isatty(self):
+        return not getattr(self.stream, "closed", True) and self.stream.isatty()
+
     def _do(self, what, *words):
         try:
-            try: getattr(self.stream, what)(*words)
+            try:
+                getattr(self.stream, what)(*words)
             except UnicodeEncodeError:
                 letters = getattr(self.stream, "encoding", None) or "ascii"
                 getattr(self.stream, what)(*(w.encode(letters, "backslashreplace").decode(letters) for w in words))
-        except (OSError, ValueError, AttributeError): self._hang_up()
+        except (OSError, ValueError, AttributeError):
+            self._hang_up()
+
     def _hang_up(self):
         "From now on say it to nobody; what the stream still holds goes nowhere when the process ends."
         with suppress(OSError, ValueError, AttributeError):
@@ -86,160 +132,228 @@ class Voice:
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
         self.stream = None
 
+
 @contextmanager
 def voices():
     "Speak through `Voice` on stdout and stderr."
     with redirect_stdout(Voice(sys.stdout)), redirect_stderr(Voice(sys.stderr)):
-        try: yield
+        try:
+            yield
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
 
 # %% ../nbs/17_commands.ipynb #78eb8300
-def guarded(work, # function without arguments, gives an exit code or None
-            prog, # name shown before the message
-            trace=False # show the traceback of an error too
-           ): # exit code
+def guarded(
+    work,  # function without arguments, gives an exit code or None
+    prog,  # name shown before the message
+    trace=False,  # show the traceback of an error too
+):  # exit code
     "Run a command: whatever it throws becomes one line on stderr and a code that is not 0."
     with voices():
-        try: return int(work() or 0)
-        except BrokenPipeError: return 0                          # another reader has seen enough
-        except KeyboardInterrupt as e: message, code = one_line(e) if str(e) else "stopped.", 130
+        try:
+            return int(work() or 0)
+        except BrokenPipeError:
+            return 0  # another reader has seen enough
+        except KeyboardInterrupt as e:
+            message, code = one_line(e) if str(e) else "stopped.", 130
         except Exception as e:
-            if os.environ.get("LATREF_DEBUG"): raise
-            if trace: traceback.print_exc()
+            if os.environ.get("LATREF_DEBUG"):
+                raise
+            if trace:
+                traceback.print_exc()
             message, code = told(e), 2 if isinstance(e, UsageError) else 1
         print(f"{prog}: {message}", file=sys.stderr)
         return code
 
 # %% ../nbs/17_commands.ipynb #60247398
-MOST = 10**9                                                   # of anything that is counted
+MOST = 10**9  # of anything that is counted
+
 
 @dataclass(frozen=True)
 class Number:
     "The type of an option: a number within a range, which its message names."
-    kind: type           # int or float
-    low: float           # the smallest that is allowed
-    high: float = None   # the largest; None: any reasonable one
+
+    kind: type  # int or float
+    low: float  # the smallest that is allowed
+    high: float = None  # the largest; None: any reasonable one
+
     def __call__(self, text):
-        try: x = self.kind(text)
-        except ValueError: x = math.nan
-        if self.low <= x <= (MOST if self.high is None else self.high): return x
+        try:
+            x = self.kind(text)
+        except ValueError:
+            x = math.nan
+        if self.low <= x <= (MOST if self.high is None else self.high):
+            return x
         needed = f"at most {MOST:,}" if x > self.low and self.high is None else self
         raise argparse.ArgumentTypeError(f"{text} came, and {needed} is needed.")
+
     def __str__(self):
         name = "a whole number" if self.kind is int else "a number"
-        if self.high is not None: return f"{name} from {self.low} to {self.high}"
+        if self.high is not None:
+            return f"{name} from {self.low} to {self.high}"
         return name if self.low == -MOST else f"{name} of at least {self.low}"
+
 
 _count, _natural, _weight, _share = Number(int, 1), Number(int, 0), Number(float, 0), Number(float, 0, 1)
 _seed = Number(int, 0, MOST_SEED)
-NUMBERS = {**dict.fromkeys(("steps", "save_every", "held_out", "faces", "calibrate_steps", "eval_steps"), _count),
-           **dict.fromkeys(("calibrate", "stages", "warmup", "warmup_z"), _natural),
-           **dict.fromkeys(("seed", "data_seed"), _seed),
-           **dict.fromkeys(("decay", "high_noise", "regions", "min_flip"), _share),
-           **dict.fromkeys(("noise", "sure", "z_labels", "z_image", "z_features", "x0_distance"), _weight),
-           "n": Number(int, 1, 10**8), "batch_size": Number(int, 1, 65536), "size": Number(int, 1, 4096),
-           "iterations": Number(int, 1, 1000), "seeds": Number(int, 1, 1000), "threads": Number(int, 1, 1024),
-           "lr": Number(float, 1e-12, 100), "ema_decay": Number(float, 0, 0.9999999)}
+NUMBERS = {
+    **dict.fromkeys(("steps", "save_every", "held_out", "faces", "calibrate_steps", "eval_steps"), _count),
+    **dict.fromkeys(("calibrate", "stages", "warmup", "warmup_z"), _natural),
+    **dict.fromkeys(("seed", "data_seed"), _seed),
+    **dict.fromkeys(("decay", "high_noise", "regions", "min_flip"), _share),
+    **dict.fromkeys(("noise", "sure", "z_labels", "z_image", "z_features", "x0_distance"), _weight),
+    "n": Number(int, 1, 10**8),
+    "batch_size": Number(int, 1, 65536),
+    "size": Number(int, 1, 4096),
+    "iterations": Number(int, 1, 1000),
+    "seeds": Number(int, 1, 1000),
+    "threads": Number(int, 1, 1024),
+    "lr": Number(float, 1e-12, 100),
+    "ema_decay": Number(float, 0, 0.9999999),
+}
 
 # %% ../nbs/17_commands.ipynb #16b5e427
-def place(text # what stands behind an option that names a file or a folder
-         ): # the path, with the home folder in the place of ~
+def place(
+    text,  # what stands behind an option that names a file or a folder
+):  # the path, with the home folder in the place of ~
     "The type of an option that names a place."
-    if not text.strip(): raise argparse.ArgumentTypeError("nothing came where a path is needed.")
+    if not text.strip():
+        raise argparse.ArgumentTypeError("nothing came where a path is needed.")
     return os.fspath(user_path(text)) if text.startswith("~") else text
 
-def named_place(text # as `place`
-               ): # a path that ends in a name: "." and ".." as what they are
+
+def named_place(
+    text,  # as `place`
+):  # a path that ends in a name: "." and ".." as what they are
     "The type of an option that names a place to write to, or a model."
     path = place(text)
     return path if Path(path).name not in ("", "..") else os.path.abspath(path)
 
-def device_name(text # cpu, cuda, cuda:1, mps or auto
-               ): # the same
+
+def device_name(
+    text,  # cpu, cuda, cuda:1, mps or auto
+):  # the same
     "The type of --device: refuses what is not there."
-    try: device = default_device(text)
-    except ValueError as e: raise argparse.ArgumentTypeError(str(e)) from None
+    try:
+        device = default_device(text)
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(str(e)) from None
     there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": 1}.get(device.type, 0)
-    if (device.index or 0) < there: return text
+    if (device.index or 0) < there:
+        return text
     raise argparse.ArgumentTypeError(f"device {text} is not there. Use cpu, cuda, cuda:1, mps or auto.")
 
-PLACES = {**dict.fromkeys(("out", "model", "autoencoder", "init", "json", "cache", "judge_path"), named_place),
-          **dict.fromkeys(("data", "tags", "files", "file", "folder", "lpips", "source", "critic"), place), "device": device_name}
+
+PLACES = {
+    **dict.fromkeys(("out", "model", "autoencoder", "init", "json", "cache", "judge_path"), named_place),
+    **dict.fromkeys(("data", "tags", "files", "file", "folder", "lpips", "source", "critic"), place),
+    "device": device_name,
+}
 
 # %% ../nbs/17_commands.ipynb #4f8cd3d9
-OLD_NAMES = {"--precision": ("--mixed-precision", "--mixed_precision")}     # as older cards and records have it
+OLD_NAMES = {"--precision": ("--mixed-precision", "--mixed_precision")}  # as older cards and records have it
 
-def _precision(): # a parameter of every command that runs networks
+
+def _precision():  # a parameter of every command that runs networks
     said = "bfloat16 autocast where the processor has instructions for it (auto), nowhere (no), always (bf16)"
     return Param(said, str, choices=list(PRECISIONS))
 
+
 def _checked(a):
     "An option's type, by its name, where it has only a plain one."
-    if a.type in (int, float): a.type = NUMBERS.get(a.dest, Number(a.type, -MOST))
-    elif a.type is str: a.type = PLACES.get(a.dest, str)
+    if a.type in (int, float):
+        a.type = NUMBERS.get(a.dest, Number(a.type, -MOST))
+    elif a.type is str:
+        a.type = PLACES.get(a.dest, str)
 
-def make_parser(func, # a function with docments
-                prog, # how it is called
-                examples="" # shown below the help, line by line
-               ): # argparse parser
+
+def make_parser(
+    func,  # a function with docments
+    prog,  # how it is called
+    examples="",  # shown below the help, line by line
+):  # argparse parser
     "fastcore's parser: examples, dashes in the names, old names understood, checked numbers and places, errors that are raised."
     p = anno_parser(func, prog)
     p.add_argument("--traceback", action="store_true", help="show where an error came from")
-    p.formatter_class, p.epilog = argparse.RawDescriptionHelpFormatter, examples and "examples:\n" + "\n".join(f"  {l.strip()}" for l in examples.strip().splitlines())
+    p.formatter_class, p.epilog = (
+        argparse.RawDescriptionHelpFormatter,
+        examples and "examples:\n" + "\n".join(f"  {l.strip()}" for l in examples.strip().splitlines()),
+    )
     for a in p._actions:
         _checked(a)
         dashed = [o[:2] + o[2:].replace("_", "-") for o in a.option_strings]
         old = [o for d in dashed for o in OLD_NAMES.get(d, ())]
-        p._option_string_actions |= {d: a for d in [*dashed, *old]}         # --batch_size is understood too
+        p._option_string_actions |= {d: a for d in [*dashed, *old]}  # --batch_size is understood too
         a.option_strings = dashed
-        if isinstance(a.const, bool) and a.help: a.help = ("leave out: " if a.default else "") + a.help.removesuffix(f" (default: {a.default})")
+        if isinstance(a.const, bool) and a.help:
+            a.help = ("leave out: " if a.default else "") + a.help.removesuffix(f" (default: {a.default})")
+
     def fail(message):
         said = re.sub(r"^argument (\S+): (?=\S+ came, )", r"\1=", message)
         raise UsageError(f"{said.rstrip('.')}. See {prog} --help.")
+
     p.error = fail
     return p
 
 # %% ../nbs/17_commands.ipynb #3658564d
 def _say_warning(prog):
     "Warnings as one line on stderr, like errors."
-    def show(message, category, *_, **__): print(f"{prog}: note: {one_line(message)}", file=sys.stderr)
+
+    def show(message, category, *_, **__):
+        print(f"{prog}: note: {one_line(message)}", file=sys.stderr)
+
     return show
+
 
 def run_command(func, prog, examples="", argv=None):
     "Parse and call: the exit code."
     argv = sys.argv[1:] if argv is None else list(argv)
+
     def work():
         args = vars(make_parser(func, prog, examples).parse_args(argv))
         return func(**{k: v for k, v in args.items() if k not in ("pdb", "xtra", "traceback")})
+
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning); warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.showwarning = _say_warning(prog)
         return guarded(work, prog, "--traceback" in argv)
 
-def command(prog, # its name
-            examples="", # shown by --help
-            **words # first word → (function, examples): what else goes by this name
-           ): # decorator
+
+def command(
+    prog,  # its name
+    examples="",  # shown by --help
+    **words,  # first word → (function, examples): what else goes by this name
+):  # decorator
     "A function that is a command when called without arguments."
+
     def decorate(func):
         @wraps(func)
         def run(*args, **kwargs):
-            if args or kwargs: return func(*args, **kwargs)
+            if args or kwargs:
+                return func(*args, **kwargs)
             first, *rest = [*sys.argv[1:], ""]
-            if first in words: sys.exit(run_command(words[first][0], f"{prog} {first}", words[first][1], rest[:-1]))
+            if first in words:
+                sys.exit(run_command(words[first][0], f"{prog} {first}", words[first][1], rest[:-1]))
             sys.exit(run_command(func, prog, examples))
+
         return run
+
     return decorate
 
 # %% ../nbs/17_commands.ipynb #1c36e72c
 class Commands:
     "Several commands under one name: `latref_data info DIR`."
-    def __init__(self, prog, # the common name
-                 doc, # what they are for
-                 **commands # name → (function, examples)
-                ): self.prog, self.doc, self.commands = prog, doc, commands
+
+    def __init__(
+        self,
+        prog,  # the common name
+        doc,  # what they are for
+        **commands,  # name → (function, examples)
+    ):
+        self.prog, self.doc, self.commands = prog, doc, commands
+
     def help(self):
         "The page of `--help`."
         rows = [f"  {n:<14} {f.__doc__}" for n, (f, _) in self.commands.items()]
@@ -247,116 +361,146 @@ class Commands:
         usage, end = f"usage: {self.prog} {{{','.join(self.commands)}}} ...", f"{self.prog} COMMAND --help tells more."
         trace = "--traceback behind a command shows where an error came from."
         return "\n".join([usage, "", self.doc, "", "commands:", *rows, "", "examples:", *examples, "", end, trace])
+
     def run(self, argv=None):
         "Parse and call: the exit code."
         first, *rest = (sys.argv[1:] if argv is None else argv) or [None]
-        if first not in self.commands: return guarded(lambda: self._other(first), self.prog)
+        if first not in self.commands:
+            return guarded(lambda: self._other(first), self.prog)
         func, examples = self.commands[first]
         return run_command(func, f"{self.prog} {first}", examples, rest)
+
     def _other(self, first):
         "What to say where no command came, or one that does not exist."
-        if first not in (None, "-h", "--help"): raise UsageError(unknown_name("command", first, self.commands))
+        if first not in (None, "-h", "--help"):
+            raise UsageError(unknown_name("command", first, self.commands))
         print(self.help())
         return 0 if first else 2
-    def __call__(self): sys.exit(self.run())
+
+    def __call__(self):
+        sys.exit(self.run())
 
 # %% ../nbs/17_commands.ipynb #589b0a75
 def _probe(folder):
     "Find out whether something can be written in a folder; nothing stays, parents that had to be made included."
-    new = [p for p in (folder, *folder.parents) if not p.exists()]                 # deepest first
+    new = [p for p in (folder, *folder.parents) if not p.exists()]  # deepest first
     try:
         make_folder(folder)
         os.rmdir(tempfile.mkdtemp(prefix=".part-", dir=folder))
     except OSError as e:
-        if e.errno is None: raise                                                  # make_folder has said it already
+        if e.errno is None:
+            raise  # make_folder has said it already
         said = f"cannot write {shown(folder)}: {e.strerror}. Choose another place."
         raise write_error(e, folder) or OSError(said) from None
     finally:
         for p in new:
-            with suppress(OSError): p.rmdir()
+            with suppress(OSError):
+                p.rmdir()
 
-def check_place(out, # folder to be made, or to be added to
-                lost=None # where it is written anew: function of a path in it, True for what would be lost
-               ): # None, or an OSError
+
+def check_place(
+    out,  # folder to be made, or to be added to
+    lost=None,  # where it is written anew: function of a path in it, True for what would be lost
+):  # None, or an OSError
     "Find out now whether a folder can be written, and that nothing of somebody else's is lost."
     out = Path(os.path.abspath(out))
-    if out.parent == out: raise OSError(f"cannot write {out}: that is the root of all folders. Choose a folder in it.")
+    if out.parent == out:
+        raise OSError(f"cannot write {out}: that is the root of all folders. Choose a folder in it.")
     said = f"cannot write {shown(out)}"
     if os.path.lexists(out) and not out.is_dir():
         raise OSError(f"{said}: that is a file, and a folder is to be made. Choose another name.")
     names = sorted(shown(p.name) for p in out.iterdir() if lost(p)) if lost and out.is_dir() else []
-    if names: raise OSError(f"{said}: what is in it would be lost ({', '.join(names[:3])}). Choose a new folder.")
+    if names:
+        raise OSError(f"{said}: what is in it would be lost ({', '.join(names[:3])}). Choose a new folder.")
     if lost and out.is_dir() and out.resolve() in (Path.cwd(), *Path.cwd().parents):
         raise OSError(f"{said}: it is written anew as a whole, and you are in it. Give a folder in it, or leave it.")
     _probe(out if out.is_dir() and not lost else out.parent)
 
 # %% ../nbs/17_commands.ipynb #d57e8ea1
-def lost_by_pipeline(path): # True or False
+def lost_by_pipeline(path):  # True or False
     "What a pipeline that is saved there does not keep; where a single network is, there is no place for one."
     return path.name == "config.json" or path.is_dir() and path.name not in PARTS
 
-def lost_by_network(path): # True or False
+
+def lost_by_network(path):  # True or False
     "What a single network that is written anew does not keep."
     return path.name not in ("config.json", WEIGHTS)
 
+
 def _is_table(path):
     "Whether a file holds what `--json` wrote earlier."
-    try: data = read_json(path, limit=MOST)
-    except FileError: return False
+    try:
+        data = read_json(path, limit=MOST)
+    except FileError:
+        return False
     return isinstance(data, dict) and bool({"rows", "probes"} & data.keys())
 
-def check_table(path # of --json, or None
-               ): # None, or an OSError
+
+def check_table(
+    path,  # of --json, or None
+):  # None, or an OSError
     "Find out now whether a table can be written: the file is new, empty, or an earlier table."
-    if path is None: return
+    if path is None:
+        return
     path = Path(os.path.abspath(path))
     said = f"cannot write {shown(path)}"
-    if os.path.lexists(path) and not path.is_file(): raise OSError(f"{said}: that is no file. Give a file name.")
+    if os.path.lexists(path) and not path.is_file():
+        raise OSError(f"{said}: that is no file. Give a file name.")
     if path.is_file() and path.stat().st_size and not _is_table(path):
         raise OSError(f"{said}: that file holds something else than a table. Choose another name.")
     _probe(path.parent)
 
 # %% ../nbs/17_commands.ipynb #f56299a8
-def open_data(data="synthfaces", # "synthfaces", or a folder that `open_faces` reads
-              n=None, # the first n faces; None: all of a folder, 50 000 of synthfaces
-              size=64, # pixels
-              seed=0, # of synthfaces
-              correlated=False, # tags of synthfaces that go together as in CelebA
-              cache="memory", # "memory", "none", or a file
-              tags=None # TagSet, or a file of one (`TagSet.save`); None: CelebA's six
-             ): # a dataset
+def open_data(
+    data="synthfaces",  # "synthfaces", or a folder that `open_faces` reads
+    n=None,  # the first n faces; None: all of a folder, 50 000 of synthfaces
+    size=64,  # pixels
+    seed=0,  # of synthfaces
+    correlated=False,  # tags of synthfaces that go together as in CelebA
+    cache="memory",  # "memory", "none", or a file
+    tags=None,  # TagSet, or a file of one (`TagSet.save`); None: CelebA's six
+):  # a dataset
     "The faces a command works on."
     tags = CELEBA_TAGS if tags is None else TagSet.load(tags) if isinstance(tags, (str, os.PathLike)) else tags
     ds = SynthFaces(n or 50_000, size, seed, correlated, tags) if data == "synthfaces" else open_faces(data, size, tags)
     return keep_data(ds, n, cache)
 
-def keep_data(ds, # a dataset
-              n=None, # the first n faces; None: all
-              cache="memory" # "memory", "none", or a file
-             ): # a dataset
+
+def keep_data(
+    ds,  # a dataset
+    n=None,  # the first n faces; None: all
+    cache="memory",  # "memory", "none", or a file
+):  # a dataset
     "The faces as bytes in memory or in a file, or as they are."
-    if cache == "none": return ds
+    if cache == "none":
+        return ds
     return cached(ds, None if n is None else min(n, len(ds)), None if cache == "memory" else cache)
 
 
-def weighed_data(ds, # a dataset
-                 n, cache, # see `keep_data`
-                 regions=0.0 # power of a region's area by which its pixels count less
-                ): # a dataset
+def weighed_data(
+    ds,  # a dataset
+    n,
+    cache,  # see `keep_data`
+    regions=0.0,  # power of a region's area by which its pixels count less
+):  # a dataset
     "The faces as bytes, with a weight of every pixel where regions are to count."
-    if not regions: return keep_data(ds, n, cache)
-    if cache == "none": raise UsageError("--regions keeps weights beside the faces: give --cache memory or a file.")
+    if not regions:
+        return keep_data(ds, n, cache)
+    if cache == "none":
+        raise UsageError("--regions keeps weights beside the faces: give --cache memory or a file.")
     return keep_data(ds, n, cache).weigh(ds, regions)
 
 # %% ../nbs/17_commands.ipynb #368c340e
 def data_synthfaces(
-    out:Param("a new folder", str, required=True)=None,
-    n:int=1000, # faces
-    size:int=256, # pixels, 32 to 256
-    seed:int=0, # other faces
-    layout:Param("CelebAMask-HQ's folders with masks, or CelebA's", str, choices=["celebamask_hq", "celeba"])="celebamask_hq",
-    masks:bool=True, # the 19 classes too (celebamask_hq)
-    correlated:bool=False, # tags that go together as in CelebA
+    out: Param("a new folder", str, required=True) = None,
+    n: int = 1000,  # faces
+    size: int = 256,  # pixels, 32 to 256
+    seed: int = 0,  # other faces
+    layout: Param(
+        "CelebAMask-HQ's folders with masks, or CelebA's", str, choices=["celebamask_hq", "celeba"]
+    ) = "celebamask_hq",
+    masks: bool = True,  # the 19 classes too (celebamask_hq)
+    correlated: bool = False,  # tags that go together as in CelebA
 ):
     "Render faces and write them to disk in a published layout."
     ds = SynthFaces(n, size, seed, correlated)
@@ -365,20 +509,26 @@ def data_synthfaces(
     print(f"{n} faces in {folder}")
 
 # %% ../nbs/17_commands.ipynb #ee911970
-def value_shares(labels, # (n,n_tags)
-                 tags # TagSet
-                ): # rows {"tag", "value", "faces", "share"}
+def value_shares(
+    labels,  # (n,n_tags)
+    tags,  # TagSet
+):  # rows {"tag", "value", "faces", "share"}
     "How often each value occurs; unknown ones are a row of their own where there are any."
     rows = []
     for i, t in enumerate(tags):
-        counts = {v: int((labels[:, i] == k).sum()) for k, v in enumerate(t.values)} | {"unknown": int((labels[:, i] < 0).sum())}
-        rows += [dict(tag=t.name, value=v, faces=c, share=c / len(labels)) for v, c in counts.items() if c or v != "unknown"]
+        counts = {v: int((labels[:, i] == k).sum()) for k, v in enumerate(t.values)} | {
+            "unknown": int((labels[:, i] < 0).sum())
+        }
+        rows += [
+            dict(tag=t.name, value=v, faces=c, share=c / len(labels)) for v, c in counts.items() if c or v != "unknown"
+        ]
     return rows
 
+
 def data_info(
-    folder:Param("CelebA, CelebAMask-HQ, or a folder of images", str, opt=False),
-    tags:str=None, # file of tags of one's own (JSON, from TagSet.save); CelebA's six
-    json:str=None, # also write the table to this file
+    folder: Param("CelebA, CelebAMask-HQ, or a folder of images", str, opt=False),
+    tags: str = None,  # file of tags of one's own (JSON, from TagSet.save); CelebA's six
+    json: str = None,  # also write the table to this file
 ):
     "Say what a folder of faces holds, as training would read it."
     check_table(json)
@@ -390,11 +540,20 @@ def data_info(
     write_json({"folder": str(folder), "layout": ds.layout, "faces": len(ds), "rows": rows}, json)
 
 # %% ../nbs/17_commands.ipynb #223d8034
-latref_data = Commands("latref_data", "Faces on disk.",
-    synthfaces=(data_synthfaces, "latref_data synthfaces --out faces --n 2000 --size 256\nlatref_data synthfaces --out celeba --n 500 --layout celeba --seed 3"),
-    info=(data_info, """latref_data info faces
+latref_data = Commands(
+    "latref_data",
+    "Faces on disk.",
+    synthfaces=(
+        data_synthfaces,
+        "latref_data synthfaces --out faces --n 2000 --size 256\nlatref_data synthfaces --out celeba --n 500 --layout celeba --seed 3",
+    ),
+    info=(
+        data_info,
+        """latref_data info faces
                         latref_data info ~/CelebAMask-HQ --json shares.json
-                        latref_data info mine --tags tags.json"""))
+                        latref_data info mine --tags tags.json""",
+    ),
+)
 
 # %% ../nbs/17_commands.ipynb #8e9542b2
 def _settings(pairs):
@@ -402,44 +561,64 @@ def _settings(pairs):
     out = {}
     for p in pairs or ():
         k, eq, v = p.partition("=")
-        try: out[k] = jsonlib.loads(v)
-        except (ValueError, RecursionError): out[k] = v
-        if not (k and eq): raise UsageError(f"--set {p!r} is not of the form name=value.")
+        try:
+            out[k] = jsonlib.loads(v)
+        except (ValueError, RecursionError):
+            out[k] = v
+        if not (k and eq):
+            raise UsageError(f"--set {p!r} is not of the form name=value.")
     return out
+
 
 def _fits(name, value, default):
     "A value of --set is of the kind of what it replaces, and a number is none below 0."
-    kinds = {bool: ((bool,), "true or false"), str: ((str,), "a word"),
-             int: ((int,), "a whole number of at least 0"), float: ((int, float), "a number of at least 0")}
+    kinds = {
+        bool: ((bool,), "true or false"),
+        str: ((str,), "a word"),
+        int: ((int,), "a whole number of at least 0"),
+        float: ((int, float), "a number of at least 0"),
+    }
     allowed, words = kinds.get(type(default), (None, ""))
-    if allowed is None or value is None and name == "settle": return               # any kind; None: no settling
+    if allowed is None or value is None and name == "settle":
+        return  # any kind; None: no settling
     fits = type(value) in allowed and (isinstance(value, (bool, str)) or 0 <= value <= MOST)
-    if not fits: raise UsageError(f"--set {name}={str(value)[:60]} does not fit; {words} is needed.")
+    if not fits:
+        raise UsageError(f"--set {name}={str(value)[:60]} does not fit; {words} is needed.")
 
-MOST_WEIGHTS = 2 * 10**9                                     # of a network that is built: 8 GB
+
+MOST_WEIGHTS = 2 * 10**9  # of a network that is built: 8 GB
+
 
 def _built(make, words):
     "A network from settings, or one line that says that there is none of these."
-    try: return make()
-    except Exception as e: raise UsageError(f"no network can be built from {words}: {one_line(e)[:300]}") from e
+    try:
+        return make()
+    except Exception as e:
+        raise UsageError(f"no network can be built from {words}: {one_line(e)[:300]}") from e
+
 
 def _known_settings(pairs, known, make, words):
     "What --set says about a network, once one of that shape was built without its weights."
     changes = _settings(pairs)
     for k in changes:
-        if k not in known: raise UsageError(unknown_name("setting of the network", k, known))
-    with torch.device("meta"): shape = _built(lambda: make(**changes), words)
+        if k not in known:
+            raise UsageError(unknown_name("setting of the network", k, known))
+    with torch.device("meta"):
+        shape = _built(lambda: make(**changes), words)
     n = sum(p.numel() for p in shape.parameters())
     if n > MOST_WEIGHTS:
         raise UsageError(f"a network from {words} would have {n:,} weights. At most {MOST_WEIGHTS:,} are built here.")
     return changes
 
+
 _network_settings = list(inspect.signature(DiffusionAutoencoder).parameters)
 
-def new_network(preset, # its shape
-                pairs=(), # settings that differ, name=value
-                seed=0 # of the weights
-               ): # DiffusionAutoencoder
+
+def new_network(
+    preset,  # its shape
+    pairs=(),  # settings that differ, name=value
+    seed=0,  # of the weights
+):  # DiffusionAutoencoder
     "A fresh autoencoder; a setting that does not exist or does not fit is said in one line."
     words = " ".join((preset, *pairs))
     changes = _known_settings(pairs, _network_settings, lambda **how: from_preset(preset, **how), words)
@@ -447,130 +626,190 @@ def new_network(preset, # its shape
         torch.manual_seed(seed)
         return _built(lambda: from_preset(preset, **changes), words)
 
-def begun_network(folder, # of a trained autoencoder
-                  pairs=() # of --set: enc_whole alone may change
-                 ): # DiffusionAutoencoder
+
+def begun_network(
+    folder,  # of a trained autoencoder
+    pairs=(),  # of --set: enc_whole alone may change
+):  # DiffusionAutoencoder
     "A trained autoencoder, to be trained further."
     old, changes = load_part(DiffusionAutoencoder, folder), _settings(pairs)
-    if changes.keys() - {"enc_whole"}: raise UsageError("--set changes a fresh network, and --init brings one with its own settings. Leave one of them out; only --set enc_whole=true can be added to a trained one.")
-    new, state, key = DiffusionAutoencoder(**{k: v for k, v in old.config.items() if not k.startswith("_")} | changes), old.state_dict(), "encoder.to_z.weight"
-    if new.config.enc_whole and not old.config.enc_whole:                                      # the mean over a map is a convolution over it
-        whole = new.state_dict()[key]; state[key] = state[key].expand_as(whole) / whole[0, 0].numel()
+    if changes.keys() - {"enc_whole"}:
+        raise UsageError(
+            "--set changes a fresh network, and --init brings one with its own settings. Leave one of them out; only --set enc_whole=true can be added to a trained one."
+        )
+    new, state, key = (
+        DiffusionAutoencoder(**{k: v for k, v in old.config.items() if not k.startswith("_")} | changes),
+        old.state_dict(),
+        "encoder.to_z.weight",
+    )
+    if new.config.enc_whole and not old.config.enc_whole:  # the mean over a map is a convolution over it
+        whole = new.state_dict()[key]
+        state[key] = state[key].expand_as(whole) / whole[0, 0].numel()
     new.load_state_dict(state)
     return new.requires_grad_(True).train()
+
 
 def _typed():
     "The command line as it was typed, in one line."
     return shown(" ".join([Path(sys.argv[0]).name, shlex.join(sys.argv[1:])]), MOST)
 
-BEFORE = "training_before.json"                              # the records of an autoencoder's earlier stages, oldest first
+
+BEFORE = "training_before.json"  # the records of an autoencoder's earlier stages, oldest first
+
 
 def _text(path):
     "What is in a text file, or nothing."
     return path.read_text(encoding="utf-8", errors="backslashreplace") if path.is_file() else ""
 
-def record(path, # a JSON file that a training wrote
-           missing=None # what it is where there is none
-          ): # plain data
+
+def record(
+    path,  # a JSON file that a training wrote
+    missing=None,  # what it is where there is none
+):  # plain data
     "What a training noted about itself; a FileError where that cannot be read."
-    try: data = read_json(path, "a record of a training", limit=10**8) if os.path.lexists(path) else missing
+    try:
+        data = read_json(path, "a record of a training", limit=10**8) if os.path.lexists(path) else missing
     except FileError as e:
         raise FileError(f"{shown(path)} is damaged ({one_line(e)[:-1]}). Copy it again, or remove it.") from None
     kind = list if Path(path).stem.endswith("_before") else dict
-    if data is None or type(data) is kind: return data
+    if data is None or type(data) is kind:
+        return data
     raise FileError(f"{shown(path)} is damaged (it is no record of a training). Copy it again, or remove it.")
 
-def stages_of(folder # of a training or a pipeline
-             ): # list of records, oldest first
-    "All trainings that one after the other made the autoencoder in a folder."
-    last = record(folder/"training.json")
-    return record(folder/BEFORE, []) + ([last] if last else [])
 
-def note_before(init, # folder of the trained autoencoder that is gone on from
-                out # folder of the new training
-               ):
+def stages_of(
+    folder,  # of a training or a pipeline
+):  # list of records, oldest first
+    "All trainings that one after the other made the autoencoder in a folder."
+    last = record(folder / "training.json")
+    return record(folder / BEFORE, []) + ([last] if last else [])
+
+
+def note_before(
+    init,  # folder of the trained autoencoder that is gone on from
+    out,  # folder of the new training
+):
     "Keep the commands and records of the stages before beside a training."
     old = Path(init).resolve().parent
-    typed = [l for l in _text(old/"commands.txt").splitlines() if l.split()[1:2] not in (["classifiers"], ["styles"], ["mask"])]     # these made other parts
-    with atomic_write(out/"commands.txt") as tmp: tmp.write_text("".join(l + "\n" for l in typed), encoding="utf-8")
-    write_json(stages_of(old), out/BEFORE)
+    typed = [
+        l
+        for l in _text(old / "commands.txt").splitlines()
+        if l.split()[1:2] not in (["classifiers"], ["styles"], ["mask"])
+    ]  # these made other parts
+    with atomic_write(out / "commands.txt") as tmp:
+        tmp.write_text("".join(l + "\n" for l in typed), encoding="utf-8")
+    write_json(stages_of(old), out / BEFORE)
+
 
 def _others_things(out, makes):
     "What a training would overwrite in a folder where none has left a checkpoint."
-    if settle_folder(out/"checkpoint").exists(): return []
-    return [n for n in ("model_index.json", "training.json", *makes) if (out/n).exists()]
+    if settle_folder(out / "checkpoint").exists():
+        return []
+    return [n for n in ("model_index.json", "training.json", *makes) if (out / n).exists()]
 
-def begin_training(out, # folder of the training
-                   resume, # go on from a checkpoint there
-                   threads=None, # of torch
-                   init=None, # folder of what is gone on from
-                   note=note_before, # (init, out): keeps its commands and records
-                   makes=() # names of the folders that will appear in it
-                  ): # the folder
+
+def begin_training(
+    out,  # folder of the training
+    resume,  # go on from a checkpoint there
+    threads=None,  # of torch
+    init=None,  # folder of what is gone on from
+    note=note_before,  # (init, out): keeps its commands and records
+    makes=(),  # names of the folders that will appear in it
+):  # the folder
     "What every training does first: check the folder, note the command in it, below those of what it goes on from."
-    if threads: torch.set_num_threads(threads)
+    if threads:
+        torch.set_num_threads(threads)
     check_place(out)
-    if (Path(out)/"checkpoint").exists() and not resume: raise ValueError(f"{out} holds a checkpoint already. Add --resume to go on from it, or choose another --out.")
+    if (Path(out) / "checkpoint").exists() and not resume:
+        raise ValueError(f"{out} holds a checkpoint already. Add --resume to go on from it, or choose another --out.")
     if others := _others_things(Path(out), makes):
         raise ValueError(f"{out} holds {others[0]}, which is of no training and would be lost. Choose another --out.")
     out = make_folder(out)
-    if init and not (out/"commands.txt").exists(): note(init, out)
-    with open(out/"commands.txt", "a", encoding="utf-8") as f: f.write(_typed() + "\n")
+    if init and not (out / "commands.txt").exists():
+        note(init, out)
+    with open(out / "commands.txt", "a", encoding="utf-8") as f:
+        f.write(_typed() + "\n")
     return out
 
 # %% ../nbs/17_commands.ipynb #265f6406
 def _check_cache(cache):
     "Find out now whether faces can be kept in a file."
-    if cache in ("memory", "none"): return
+    if cache in ("memory", "none"):
+        return
     path = Path(os.path.abspath(cache))
-    if path.is_dir(): raise OSError(f"cannot write {shown(path)}: that is a folder. Give --cache the name of a file.")
+    if path.is_dir():
+        raise OSError(f"cannot write {shown(path)}: that is a folder. Give --cache the name of a file.")
     _probe(path.parent)
 
+
 def train_autoencoder(
-    out:Param("folder of the run; the network will be in its folder autoencoder", str, required=True)=None,
-    data:str="synthfaces", # synthfaces, or a folder: CelebAMask-HQ, CelebA or images
-    n:int=None, # the first n faces; all of a folder, 50000 of synthfaces
-    data_seed:int=0, # of synthfaces
-    cache:str="memory", # keep faces as bytes in memory, in a file of this name, or none
-    tags:str=None, # file of tags of one's own (JSON, from TagSet.save); CelebA's six
-    preset:Param("shape of the network", str, choices=list(PRESETS))="synthfaces64",
-    init:str=None, # folder of a trained autoencoder to go on from, with a new optimiser; its shape goes before --preset
-    set:Param("change one setting of the preset, name=value; may be repeated", str, action="append")=None,
-    steps:int=20000, # updates in all
-    batch_size:int=32, # faces in an update
-    lr:float=2e-4, # learning rate
-    warmup:int=0, # steps in which lr rises
-    decay:float=0.2, # share of the steps, at the end, in which lr falls
-    weighting:Param("of the noise levels", str, choices=["plain", "min_snr", "p2"])="plain",
-    z_labels:float=0.0, # weight of reading the labels off z
-    z_image:float=0.0, # weight of a light picture drawn from z alone
-    z_features:float=0.0, # weight of reading perceptual64's factors off z
-    x0_distance:float=0.0, # weight of the perceptual distance of what the network predicts
-    regions:float=0.0, # pixels count by the area of their region to minus this power, 0 to 1; needs masks (synthfaces, CelebAMask-HQ)
-    warmup_z:int=0, # first steps, in which the encoder learns by labels, and that picture, alone
-    high_noise:float=0.0, # share of samples from the noisier half
-    ema_decay:float=0.999, # of the averaged weights
-    precision:_precision()="auto",
-    channels_last:bool=False, # memory format
-    save_every:int=500, # steps between checkpoints
-    seed:int=0, # of weights, order and noise
-    threads:int=None, # of torch
-    device:str=None, # cpu leaves a GPU alone
-    resume:bool=False, # go on from the checkpoint in --out
+    out: Param("folder of the run; the network will be in its folder autoencoder", str, required=True) = None,
+    data: str = "synthfaces",  # synthfaces, or a folder: CelebAMask-HQ, CelebA or images
+    n: int = None,  # the first n faces; all of a folder, 50000 of synthfaces
+    data_seed: int = 0,  # of synthfaces
+    cache: str = "memory",  # keep faces as bytes in memory, in a file of this name, or none
+    tags: str = None,  # file of tags of one's own (JSON, from TagSet.save); CelebA's six
+    preset: Param("shape of the network", str, choices=list(PRESETS)) = "synthfaces64",
+    init: str = None,  # folder of a trained autoencoder to go on from, with a new optimiser; its shape goes before --preset
+    set: Param("change one setting of the preset, name=value; may be repeated", str, action="append") = None,
+    steps: int = 20000,  # updates in all
+    batch_size: int = 32,  # faces in an update
+    lr: float = 2e-4,  # learning rate
+    warmup: int = 0,  # steps in which lr rises
+    decay: float = 0.2,  # share of the steps, at the end, in which lr falls
+    weighting: Param("of the noise levels", str, choices=["plain", "min_snr", "p2"]) = "plain",
+    z_labels: float = 0.0,  # weight of reading the labels off z
+    z_image: float = 0.0,  # weight of a light picture drawn from z alone
+    z_features: float = 0.0,  # weight of reading perceptual64's factors off z
+    x0_distance: float = 0.0,  # weight of the perceptual distance of what the network predicts
+    regions: float = 0.0,  # pixels count by the area of their region to minus this power, 0 to 1; needs masks (synthfaces, CelebAMask-HQ)
+    warmup_z: int = 0,  # first steps, in which the encoder learns by labels, and that picture, alone
+    high_noise: float = 0.0,  # share of samples from the noisier half
+    ema_decay: float = 0.999,  # of the averaged weights
+    precision: _precision() = "auto",
+    channels_last: bool = False,  # memory format
+    save_every: int = 500,  # steps between checkpoints
+    seed: int = 0,  # of weights, order and noise
+    threads: int = None,  # of torch
+    device: str = None,  # cpu leaves a GPU alone
+    resume: bool = False,  # go on from the checkpoint in --out
 ):
     "Train a diffusion autoencoder."
     model = new_network(preset, set or (), seed) if init is None else begun_network(init, set)
-    faces = open_data(data, n, model.config.image_size, data_seed, cache="none", tags=tags)     # bad data leaves no folder behind
+    faces = open_data(
+        data, n, model.config.image_size, data_seed, cache="none", tags=tags
+    )  # bad data leaves no folder behind
     how = dict(z_features=z_features, x0_distance=x0_distance)
-    if z_image or z_features or x0_distance: ruler = load_perceptual().to(default_device(device)); how |= dict(distance=ruler.distance, features=ruler.features if z_features else None)
+    if z_image or z_features or x0_distance:
+        ruler = load_perceptual().to(default_device(device))
+        how |= dict(distance=ruler.distance, features=ruler.features if z_features else None)
     _check_cache(cache)
     out = begin_training(out, resume, threads, init, makes=("autoencoder",))
     faces = weighed_data(faces, n, cache, regions)
-    training.train_autoencoder(faces, out, model, steps, weighting=weighting, z_labels=z_labels, z_image=z_image, warmup_z=warmup_z, high_noise=high_noise, batch_size=batch_size, lr=lr,
-                               warmup=warmup, **how, decay=decay, ema_decay=ema_decay,
-                               precision=precision, channels_last=channels_last, save_every=save_every,
-                               seed=seed, device=device, resume=resume)
-    print(f"trained: {out/'autoencoder'}")
+    training.train_autoencoder(
+        faces,
+        out,
+        model,
+        steps,
+        weighting=weighting,
+        z_labels=z_labels,
+        z_image=z_image,
+        warmup_z=warmup_z,
+        high_noise=high_noise,
+        batch_size=batch_size,
+        lr=lr,
+        warmup=warmup,
+        **how,
+        decay=decay,
+        ema_decay=ema_decay,
+        precision=precision,
+        channels_last=channels_last,
+        save_every=save_every,
+        seed=seed,
+        device=device,
+        resume=resume,
+    )
+    print(f"trained: {out / 'autoencoder'}")
 
 # %% ../nbs/17_commands.ipynb #5281c0c0
 def _options(pairs):
@@ -578,25 +817,34 @@ def _options(pairs):
     out = {}
     for k, v in _settings(pairs).items():
         method, dot, name = k.partition(".")
-        if method not in METHODS or not name: raise UsageError(f"--set {k} is not of the form method.name=value. " + unknown_name("method", method, METHODS))
+        if method not in METHODS or not name:
+            raise UsageError(
+                f"--set {k} is not of the form method.name=value. " + unknown_name("method", method, METHODS)
+            )
         known = _method_settings[method]
-        if name not in known: raise UsageError(unknown_name(f"setting of {method}", name, known))
+        if name not in known:
+            raise UsageError(unknown_name(f"setting of {method}", name, known))
         _fits(k, v, known[name])
         out.setdefault(method, {})[name] = v
     return out
 
+
 def _defaults(*functions):
     "{name: default} of the settings of functions; what they work on has none."
     found = [p for f in functions for p in inspect.signature(f).parameters.values()]
-    own = ("generator", "held", "source", "strength")                              # of a call, not of a method
+    own = ("generator", "held", "source", "strength")  # of a call, not of a method
     return {p.name: p.default for p in found if p.default is not p.empty and p.name not in own}
+
 
 _method_settings = dict(zip(METHODS, (_defaults(global_edit, global_direction), _defaults(image_specific))))
 
-def second_opinion(tags, # TagSet it must know
-                   network="perceptual", # "judge" or "perceptual"
-                   path=None, # its folder; None: the one that ships
-                   device="cpu"): # images (b,3,S,S) → labels (b,n_tags)
+
+def second_opinion(
+    tags,  # TagSet it must know
+    network="perceptual",  # "judge" or "perceptual"
+    path=None,  # its folder; None: the one that ships
+    device="cpu",
+):  # images (b,3,S,S) → labels (b,n_tags)
     "A network that reads tags off pictures: the perceptual one leaves the judge untouched for the evaluation."
     net = load_network(network, path).to(device)
     mend = "Give one trained on these tags with --judge-path, or --calibrate 0."
@@ -604,69 +852,122 @@ def second_opinion(tags, # TagSet it must know
 
 # %% ../nbs/17_commands.ipynb #24cf3f0f
 def train_classifiers(
-    autoencoder:Param("folder of a trained autoencoder, e.g. runs/ae/autoencoder", str, required=True)=None,
-    out:Param("folder for the whole pipeline", str, required=True)=None,
-    data:str="synthfaces", # synthfaces, or a folder with annotations
-    tags:str=None, # file of tags of one's own (JSON, from TagSet.save); CelebA's six
-    n:int=8000, # faces to fit on; those after them are held out
-    held_out:int=1024, # faces to report on and to calibrate with
-    data_seed:int=0, # of synthfaces
-    steps:int=600, # of each fit
-    noise:float=0.3, # added to normalised codes while the non-linear classifier is fitted
-    method:Param("of edits that name none", str, choices=list(METHODS))="global_direction",
-    inversion:Param("how noise is found", str, choices=list(INVERSIONS))="ddim",
-    iterations:int=1, # of a fixed-point inversion
-    set:Param("method.name=value, e.g. image_specific.confidence=0.99; may be repeated", str, action="append")=None,
-    calibrate:int=32, # faces for each tag and value on which strengths are tried; 0 leaves all at 1
-    calibrate_steps:int=20, # of inversion and of rendering while strengths are tried
-    precision:_precision()="auto",
-    judge:Param("who looks at the decoded faces", str, choices=["perceptual", "judge"])="perceptual",
-    judge_path:str=None, # its folder; the shipped one
-    sure:float=0.9, # faces that have a value already, with this probability, are left alone
-    half:bool=False, # store the autoencoder in 16 bits: half the size, read back as 32
-    seed:int=0, # of the fits
-    threads:int=None, # of torch
-    device:str="auto", # cpu, cuda, mps
-    json:str=None, # also write the tables to this file
+    autoencoder: Param("folder of a trained autoencoder, e.g. runs/ae/autoencoder", str, required=True) = None,
+    out: Param("folder for the whole pipeline", str, required=True) = None,
+    data: str = "synthfaces",  # synthfaces, or a folder with annotations
+    tags: str = None,  # file of tags of one's own (JSON, from TagSet.save); CelebA's six
+    n: int = 8000,  # faces to fit on; those after them are held out
+    held_out: int = 1024,  # faces to report on and to calibrate with
+    data_seed: int = 0,  # of synthfaces
+    steps: int = 600,  # of each fit
+    noise: float = 0.3,  # added to normalised codes while the non-linear classifier is fitted
+    method: Param("of edits that name none", str, choices=list(METHODS)) = "global_direction",
+    inversion: Param("how noise is found", str, choices=list(INVERSIONS)) = "ddim",
+    iterations: int = 1,  # of a fixed-point inversion
+    set: Param("method.name=value, e.g. image_specific.confidence=0.99; may be repeated", str, action="append") = None,
+    calibrate: int = 32,  # faces for each tag and value on which strengths are tried; 0 leaves all at 1
+    calibrate_steps: int = 20,  # of inversion and of rendering while strengths are tried
+    precision: _precision() = "auto",
+    judge: Param("who looks at the decoded faces", str, choices=["perceptual", "judge"]) = "perceptual",
+    judge_path: str = None,  # its folder; the shipped one
+    sure: float = 0.9,  # faces that have a value already, with this probability, are left alone
+    half: bool = False,  # store the autoencoder in 16 bits: half the size, read back as 32
+    seed: int = 0,  # of the fits
+    threads: int = None,  # of torch
+    device: str = "auto",  # cpu, cuda, mps
+    json: str = None,  # also write the tables to this file
 ):
     "Fit and calibrate the classifiers on a trained autoencoder: the result is a whole pipeline."
-    if threads: torch.set_num_threads(threads)
+    if threads:
+        torch.set_num_threads(threads)
     check_place(out, lost_by_pipeline)
     check_table(json)
     begun = time.monotonic()
     options, network = _options(set), load_part(DiffusionAutoencoder, autoencoder).to(default_device(device))
-    if half: network.half().float()                                                # the weights as they will be read back
+    if half:
+        network.half().float()  # the weights as they will be read back
     faces = open_data(data, n + held_out, network.config.image_size, data_seed, cache="none", tags=tags)
-    z, labels = encode_dataset(network, faces, progress=True); n = len(z) - held_out
-    if n < 1: raise ValueError(f"{len(z)} faces came and {held_out} are to be held out. Give more faces, or a smaller --held-out.")
-    pipe = fit_pipeline(network, z[:n], labels[:n], faces.tags, make_generator(seed), linear={"steps": steps}, mlp={"steps": steps, "noise": noise},
-                        method=method, inversion=inversion, iterations=iterations, options=options, sure=sure)
-    read = {k: probe_accuracy(c.predict(z[n:].to(pipe.device)).cpu(), labels[n:], faces.tags) for k, c in pipe.classifiers.items()}
+    z, labels = encode_dataset(network, faces, progress=True)
+    n = len(z) - held_out
+    if n < 1:
+        raise ValueError(
+            f"{len(z)} faces came and {held_out} are to be held out. Give more faces, or a smaller --held-out."
+        )
+    pipe = fit_pipeline(
+        network,
+        z[:n],
+        labels[:n],
+        faces.tags,
+        make_generator(seed),
+        linear={"steps": steps},
+        mlp={"steps": steps, "noise": noise},
+        method=method,
+        inversion=inversion,
+        iterations=iterations,
+        options=options,
+        sure=sure,
+    )
+    read = {
+        k: probe_accuracy(c.predict(z[n:].to(pipe.device)).cpu(), labels[n:], faces.tags)
+        for k, c in pipe.classifiers.items()
+    }
     probes = [{"tag": t, **{k: r[t] for k, r in read.items()}} for t in faces.tags.names]
     print_table(probes)
     how = dict(n=calibrate, num_inference_steps=calibrate_steps, precision=precision, progress=True)
-    rows = _calibrated(pipe, faces.batch(range(n, n + min(held_out, max(4 * calibrate, 16))))["image"], second_opinion(faces.tags, judge, judge_path, pipe.device), how) if calibrate else []
-    if half: network.half()
+    rows = (
+        _calibrated(
+            pipe,
+            faces.batch(range(n, n + min(held_out, max(4 * calibrate, 16))))["image"],
+            second_opinion(faces.tags, judge, judge_path, pipe.device),
+            how,
+        )
+        if calibrate
+        else []
+    )
+    if half:
+        network.half()
     pipe.save_pretrained(out)
-    _keep_record(autoencoder, out, dict(faces=n, held_out=held_out, steps=steps, noise=noise, seed=seed, calibrate=calibrate, judge=judge,
-                                        precision=resolve_precision(precision, pipe.device), probes=probes,
-                                        seconds=round(time.monotonic() - begun, 1), machine=training.machine()))
+    _keep_record(
+        autoencoder,
+        out,
+        dict(
+            faces=n,
+            held_out=held_out,
+            steps=steps,
+            noise=noise,
+            seed=seed,
+            calibrate=calibrate,
+            judge=judge,
+            precision=resolve_precision(precision, pipe.device),
+            probes=probes,
+            seconds=round(time.monotonic() - begun, 1),
+            machine=training.machine(),
+        ),
+    )
     write_json({"probes": probes, "calibration": rows}, json)
     print(f"pipeline: {out}")
+
 
 def _keep_record(autoencoder, out, facts):
     "What was run to make a pipeline, beside it: the records of all trainings and their commands."
     run, out = Path(autoencoder).resolve().parent, Path(out)
-    typed = _text(run/"commands.txt")
-    with atomic_write(out/"commands.txt") as tmp: tmp.write_text(typed + _typed() + "\n", encoding="utf-8")
-    for name in ("training.json", BEFORE): _copy(run/name, out/name)
-    write_json(facts, out/"training_classifiers.json")
+    typed = _text(run / "commands.txt")
+    with atomic_write(out / "commands.txt") as tmp:
+        tmp.write_text(typed + _typed() + "\n", encoding="utf-8")
+    for name in ("training.json", BEFORE):
+        _copy(run / name, out / name)
+    write_json(facts, out / "training_classifiers.json")
+
 
 def _copy(file, to):
     "The same file there as here, whole or not at all; none where there is none."
-    if file.resolve() == to.resolve(): return
-    if not file.is_file(): return to.unlink(missing_ok=True)
-    with atomic_write(to) as tmp: shutil.copyfile(file, tmp)
+    if file.resolve() == to.resolve():
+        return
+    if not file.is_file():
+        return to.unlink(missing_ok=True)
+    with atomic_write(to) as tmp:
+        shutil.copyfile(file, tmp)
+
 
 def _calibrated(pipe, images, judge, how):
     "Find the strengths on held-out faces and print what was chosen."
@@ -676,253 +977,386 @@ def _calibrated(pipe, images, judge, how):
     return rows
 
 # %% ../nbs/17_commands.ipynb #b27a4420
-STYLE_SETTINGS = {"": Weights, "settings": StyleSettings, "forward": ForwardSettings, "modulation": StyleModulation, "extractor": ReferenceExtractor, "mapper": LatentMapper, "shape": None}
-_shared = ("style_dim", "n_tokens", "token_dim")               # what "shape" holds: sizes that the three networks share
+STYLE_SETTINGS = {
+    "": Weights,
+    "settings": StyleSettings,
+    "forward": ForwardSettings,
+    "modulation": StyleModulation,
+    "extractor": ReferenceExtractor,
+    "mapper": LatentMapper,
+    "shape": None,
+}
+_shared = ("style_dim", "n_tokens", "token_dim")  # what "shape" holds: sizes that the three networks share
+
 
 def _known_defaults(kind):
     "{name: default} of what --set may change in a group."
-    if kind is None: return dict.fromkeys(_shared, 1)
-    if hasattr(kind, "__dataclass_fields__"): return {f.name: f.default for f in fields(kind)}
+    if kind is None:
+        return dict.fromkeys(_shared, 1)
+    if hasattr(kind, "__dataclass_fields__"):
+        return {f.name: f.default for f in fields(kind)}
     given = ("tags", "encoder", "feat_dim", "image_size", *_shared)
     return {p.name: p.default for p in inspect.signature(kind).parameters.values() if p.name not in given}
 
-def grouped_settings(pairs, # name=value of a loss weight, or group.name=value
-                     groups=STYLE_SETTINGS # {group: what it sets}; "" are the weights
-                    ): # {"weights": Weights, "settings": …, "forward": …, "modulation": {…}, …}
+
+def grouped_settings(
+    pairs,  # name=value of a loss weight, or group.name=value
+    groups=STYLE_SETTINGS,  # {group: what it sets}; "" are the weights
+):  # {"weights": Weights, "settings": …, "forward": …, "modulation": {…}, …}
     "What --set changes about a training."
     found = {k: {} for k in groups}
     for k, v in _settings(pairs).items():
         group, dot, name = k.rpartition(".")
-        if group not in found: raise UsageError(unknown_name("group of --set", group, [g for g in found if g]))
+        if group not in found:
+            raise UsageError(unknown_name("group of --set", group, [g for g in found if g]))
         kind = groups[group]
         known = _known_defaults(kind)
-        if name not in known: raise UsageError(unknown_name(f"setting of {group}" if group else "weight of the loss", name, known))
+        if name not in known:
+            raise UsageError(unknown_name(f"setting of {group}" if group else "weight of the loss", name, known))
         _fits(name, v, known[name])
         found[group][name] = v
-    try: return {k or "weights": groups[k](**v) if hasattr(groups[k], "__dataclass_fields__") else v for k, v in found.items()}
-    except (TypeError, ValueError) as e: raise UsageError(f"--set does not fit: {one_line(e)}") from None
+    try:
+        return {
+            k or "weights": groups[k](**v) if hasattr(groups[k], "__dataclass_fields__") else v
+            for k, v in found.items()
+        }
+    except (TypeError, ValueError) as e:
+        raise UsageError(f"--set does not fit: {one_line(e)}") from None
 
 # %% ../nbs/17_commands.ipynb #f4fb24f2
 def _critic(path):
     "A perceptual network from its folder; None, for the one that ships, where there is no path."
     return None if path is None else load_part(PerceptualNet, path)
 
+
 def _style_cache(pipe, data, n, data_seed, folder, forward, critic=None, precision="auto"):
     "The faces of a style training, with what the forward step makes of them."
-    if forward.precision == "auto": forward = replace(forward, precision=precision)
+    if forward.precision == "auto":
+        forward = replace(forward, precision=precision)
     faces = open_data(data, n, pipe.size, data_seed, cache="none", tags=pipe.tags)
     frozen = Frozen(pipe.autoencoder, pipe.linear, pipe.mlp, critic)
     return build_cache(frozen.to(pipe.device), faces, folder, min(n or len(faces), len(faces)), forward)
+
 
 def _check_styles(pipe, chosen):
     "Say now that no style networks of these sizes can be built."
     sizes = {k: chosen[k] for k in ("shape", "modulation", "extractor", "mapper")}
     _built(lambda: style_networks(pipe.autoencoder, pipe.tags, **sizes), "these settings")
 
+
 def _with_classifiers(model, device):
     "A pipeline that style networks can be trained on."
     pipe = LatRefPipeline.from_pretrained(model).to(default_device(device))
-    for means in ("global_direction", "image_specific"): pipe.need(means, "the training of style networks")
+    for means in ("global_direction", "image_specific"):
+        pipe.need(means, "the training of style networks")
     return pipe
 
-def with_networks(pipe, # LatRefPipeline
-                  **networks # by the names of components; None: without it
-                 ): # LatRefPipeline
+
+def with_networks(
+    pipe,  # LatRefPipeline
+    **networks,  # by the names of components; None: without it
+):  # LatRefPipeline
     "The same pipeline with other networks."
-    return LatRefPipeline(**{**pipe.parts, **networks}, **{k: pipe.config[k] for k in ("method", "inversion", "iterations", "options", "sure")})
+    return LatRefPipeline(
+        **{**pipe.parts, **networks},
+        **{k: pipe.config[k] for k in ("method", "inversion", "iterations", "options", "sure")},
+    )
 
 # %% ../nbs/17_commands.ipynb #776a10ee
 def train_styles(
-    model:Param("pipeline with classifiers: a shipped name or a folder", str)="synthfaces64",
-    out:Param("folder of the run; the whole pipeline will be in its folder pipeline", str, required=True)=None,
-    data:str="synthfaces", # synthfaces, or a folder with annotations
-    n:int=2000, # the first n faces
-    data_seed:int=0, # of synthfaces
-    cache:str=None, # folder of the forward steps, made or taken up; cache in --out
-    steps:int=3000, # updates in all
-    batch_size:int=32, # faces in an update
-    lr:float=1e-3, # learning rate
-    set:Param("weight of a loss, name=value, or group.name=value with group settings, forward, modulation, extractor, mapper or shape; may be repeated", str, action="append")=None,
-    min_flip:float=0.9, # least share of removals that a second opinion confirms, for every tag
-    critic:str=None, # folder of a perceptual network that knows the tags; the one that ships, which knows CelebA's
-    ema_decay:float=0.999, # of the averaged weights
-    precision:_precision()="auto",
-    save_every:int=500, # steps between checkpoints
-    stages:int=7, # moments at which a few faces are drawn into stages.safetensors, for the explorer; 0: none
-    init:str=None, # folder of an earlier training of style networks to go on from, with a new optimiser, e.g. on more faces
-    fresh_encoder:bool=False, # with --init: the extractor reads by a new copy of this model's encoder, where the earlier training stood on another
-    half:bool=False, # store all but the classifiers in 16 bits: half the size, read back as 32
-    seed:int=0, # of weights, order and noise
-    threads:int=None, # of torch
-    device:str="auto", # cpu, cuda, mps
-    resume:bool=False, # go on from the checkpoint in --out
+    model: Param("pipeline with classifiers: a shipped name or a folder", str) = "synthfaces64",
+    out: Param("folder of the run; the whole pipeline will be in its folder pipeline", str, required=True) = None,
+    data: str = "synthfaces",  # synthfaces, or a folder with annotations
+    n: int = 2000,  # the first n faces
+    data_seed: int = 0,  # of synthfaces
+    cache: str = None,  # folder of the forward steps, made or taken up; cache in --out
+    steps: int = 3000,  # updates in all
+    batch_size: int = 32,  # faces in an update
+    lr: float = 1e-3,  # learning rate
+    set: Param(
+        "weight of a loss, name=value, or group.name=value with group settings, forward, modulation, extractor, mapper or shape; may be repeated",
+        str,
+        action="append",
+    ) = None,
+    min_flip: float = 0.9,  # least share of removals that a second opinion confirms, for every tag
+    critic: str = None,  # folder of a perceptual network that knows the tags; the one that ships, which knows CelebA's
+    ema_decay: float = 0.999,  # of the averaged weights
+    precision: _precision() = "auto",
+    save_every: int = 500,  # steps between checkpoints
+    stages: int = 7,  # moments at which a few faces are drawn into stages.safetensors, for the explorer; 0: none
+    init: str = None,  # folder of an earlier training of style networks to go on from, with a new optimiser, e.g. on more faces
+    fresh_encoder: bool = False,  # with --init: the extractor reads by a new copy of this model's encoder, where the earlier training stood on another
+    half: bool = False,  # store all but the classifiers in 16 bits: half the size, read back as 32
+    seed: int = 0,  # of weights, order and noise
+    threads: int = None,  # of torch
+    device: str = "auto",  # cpu, cuda, mps
+    resume: bool = False,  # go on from the checkpoint in --out
 ):
     "Train the style networks of a pipeline: forward-backward consistency, no pairs."
     check_place(out)
-    check_place(Path(out)/"pipeline", lost_by_pipeline)
+    check_place(Path(out) / "pipeline", lost_by_pipeline)
     chosen, pipe, critic = grouped_settings(set), _with_classifiers(model, device), _critic(critic)
     _check_styles(pipe, chosen)
-    open_data(data, n, pipe.size, data_seed, cache="none", tags=pipe.tags)         # bad data leaves no folder behind
-    Frozen(pipe.autoencoder, pipe.linear, pipe.mlp, critic)                        # nor does a critic of other tags
-    if cache: check_place(cache)
+    open_data(data, n, pipe.size, data_seed, cache="none", tags=pipe.tags)  # bad data leaves no folder behind
+    Frozen(pipe.autoencoder, pipe.linear, pipe.mlp, critic)  # nor does a critic of other tags
+    if cache:
+        check_place(cache)
     makes = ("modulation", "extractor", "mapper", "pipeline")
     out = begin_training(out, resume, threads, init, note_styles_before, makes)
-    faces = _style_cache(pipe, data, n, data_seed, cache or out/"cache", chosen.pop("forward"), critic, precision)
+    faces = _style_cache(pipe, data, n, data_seed, cache or out / "cache", chosen.pop("forward"), critic, precision)
     print(faces)
-    networks = train_style_networks(pipe.autoencoder, (pipe.linear, pipe.mlp), faces, out, steps,
-                                    **chosen, critic=critic, min_flip=min_flip,
-                                    batch_size=batch_size, lr=lr, ema_decay=ema_decay, precision=precision,
-                                    save_every=save_every, stages=stages, init=init, fresh_encoder=fresh_encoder, seed=seed, device=None if device == "auto" else device, resume=resume)
+    networks = train_style_networks(
+        pipe.autoencoder,
+        (pipe.linear, pipe.mlp),
+        faces,
+        out,
+        steps,
+        **chosen,
+        critic=critic,
+        min_flip=min_flip,
+        batch_size=batch_size,
+        lr=lr,
+        ema_decay=ema_decay,
+        precision=precision,
+        save_every=save_every,
+        stages=stages,
+        init=init,
+        fresh_encoder=fresh_encoder,
+        seed=seed,
+        device=None if device == "auto" else device,
+        resume=resume,
+    )
     save_trained(with_networks(pipe, **networks.modules()), model, out, "styles", half)
-    print(f"pipeline: {out/'pipeline'}")
+    print(f"pipeline: {out / 'pipeline'}")
 
 # %% ../nbs/17_commands.ipynb #74cea844
-STYLES_BEFORE = "training_styles_before.json"                 # the same of style networks
-STYLES, MASK = (STYLES_BEFORE, "training_styles.json", "stages.safetensors"), ("training_mask.json",)    # the records of each
+STYLES_BEFORE = "training_styles_before.json"  # the same of style networks
+STYLES, MASK = (
+    (STYLES_BEFORE, "training_styles.json", "stages.safetensors"),
+    ("training_mask.json",),
+)  # the records of each
 
-def note_styles_before(init, # folder of an earlier training of style networks
-                       out # folder of the new one
-                      ):
+
+def note_styles_before(
+    init,  # folder of an earlier training of style networks
+    out,  # folder of the new one
+):
     "Keep the commands and records of the trainings before beside a training."
     old = Path(init)
-    with atomic_write(out/"commands.txt") as tmp: tmp.write_text(_text(old/"commands.txt"), encoding="utf-8")
-    stages = record(old/STYLES_BEFORE, []) + [o for o in [record(old/"training.json")] if o]
-    write_json(stages, out/STYLES_BEFORE)
+    with atomic_write(out / "commands.txt") as tmp:
+        tmp.write_text(_text(old / "commands.txt"), encoding="utf-8")
+    stages = record(old / STYLES_BEFORE, []) + [o for o in [record(old / "training.json")] if o]
+    write_json(stages, out / STYLES_BEFORE)
 
-def save_trained(pipe, # LatRefPipeline with what was trained
-                 model, # shipped name or folder of the one without
-                 out, # folder of the run
-                 what, # was trained: "styles" or "mask"
-                 half=False # store all but the classifiers in 16 bits
-                ): # the folder of the pipeline
+
+def save_trained(
+    pipe,  # LatRefPipeline with what was trained
+    model,  # shipped name or folder of the one without
+    out,  # folder of the run
+    what,  # was trained: "styles" or "mask"
+    half=False,  # store all but the classifiers in 16 bits
+):  # the folder of the pipeline
     "A whole pipeline beside its training, with the records of all."
-    old, to = shipped_path(model) if model in shipped_names() else Path(model), out/"pipeline"
-    if half: [m.half() for k, m in pipe.parts.items() if k not in pipe.classifiers]
+    old, to = shipped_path(model) if model in shipped_names() else Path(model), out / "pipeline"
+    if half:
+        [m.half() for k, m in pipe.parts.items() if k not in pipe.classifiers]
     pipe.save_pretrained(to)
-    if half: [m.float() for m in pipe.parts.values()]
-    with atomic_write(to/"commands.txt") as tmp: tmp.write_text(_text(old/"commands.txt") + _text(out/"commands.txt"), encoding="utf-8")
+    if half:
+        [m.float() for m in pipe.parts.values()]
+    with atomic_write(to / "commands.txt") as tmp:
+        tmp.write_text(_text(old / "commands.txt") + _text(out / "commands.txt"), encoding="utf-8")
     own = STYLES if what == "styles" else MASK
-    for name in ("training.json", BEFORE, "training_classifiers.json", *STYLES, *MASK): _copy((out if name in own else old)/name, to/name)
-    _copy(out/"training.json", to/f"training_{what}.json")
+    for name in ("training.json", BEFORE, "training_classifiers.json", *STYLES, *MASK):
+        _copy((out if name in own else old) / name, to / name)
+    _copy(out / "training.json", to / f"training_{what}.json")
     return to
 
 # %% ../nbs/17_commands.ipynb #5431ec83
 MASK_SETTINGS = {"": MaskWeights, "forward": ForwardSettings}
 
+
 def train_mask(
-    model:Param("pipeline with classifiers: a shipped name or a folder", str)="synthfaces64",
-    out:Param("folder of the run; the whole pipeline will be in its folder pipeline", str, required=True)=None,
-    data:str="synthfaces", # synthfaces, or a folder with annotations
-    n:int=2000, # the first n faces
-    data_seed:int=0, # of synthfaces
-    cache:str=None, # folder of the forward steps, e.g. runs/styles/cache; cache in --out
-    steps:int=4000, # updates in all
-    batch_size:int=32, # faces in an update
-    lr:float=2e-3, # learning rate
-    set:Param("weight of a loss, name=value, or forward.name=value as for the styles whose cache is used; may be repeated", str, action="append")=None,
-    critic:str=None, # folder of a perceptual network that knows the tags; the one that ships, which knows CelebA's
-    precision:_precision()="auto",
-    save_every:int=1000, # steps between checkpoints
-    half:bool=False, # store all but the classifiers in 16 bits: half the size, read back as 32
-    seed:int=0, # of weights, order and noise
-    threads:int=None, # of torch
-    device:str="auto", # cpu, cuda, mps
-    resume:bool=False, # go on from the checkpoint in --out
+    model: Param("pipeline with classifiers: a shipped name or a folder", str) = "synthfaces64",
+    out: Param("folder of the run; the whole pipeline will be in its folder pipeline", str, required=True) = None,
+    data: str = "synthfaces",  # synthfaces, or a folder with annotations
+    n: int = 2000,  # the first n faces
+    data_seed: int = 0,  # of synthfaces
+    cache: str = None,  # folder of the forward steps, e.g. runs/styles/cache; cache in --out
+    steps: int = 4000,  # updates in all
+    batch_size: int = 32,  # faces in an update
+    lr: float = 2e-3,  # learning rate
+    set: Param(
+        "weight of a loss, name=value, or forward.name=value as for the styles whose cache is used; may be repeated",
+        str,
+        action="append",
+    ) = None,
+    critic: str = None,  # folder of a perceptual network that knows the tags; the one that ships, which knows CelebA's
+    precision: _precision() = "auto",
+    save_every: int = 1000,  # steps between checkpoints
+    half: bool = False,  # store all but the classifiers in 16 bits: half the size, read back as 32
+    seed: int = 0,  # of weights, order and noise
+    threads: int = None,  # of torch
+    device: str = "auto",  # cpu, cuda, mps
+    resume: bool = False,  # go on from the checkpoint in --out
 ):
     "Train the mask of a pipeline: where an edit with a style may show."
     check_place(out)
-    check_place(Path(out)/"pipeline", lost_by_pipeline)
+    check_place(Path(out) / "pipeline", lost_by_pipeline)
     chosen, pipe, critic = grouped_settings(set, MASK_SETTINGS), _with_classifiers(model, device), _critic(critic)
-    open_data(data, n, pipe.size, data_seed, cache="none", tags=pipe.tags)         # bad data leaves no folder behind
-    Frozen(pipe.autoencoder, pipe.linear, pipe.mlp, critic)                        # nor does a critic of other tags
-    if cache: check_place(cache)
+    open_data(data, n, pipe.size, data_seed, cache="none", tags=pipe.tags)  # bad data leaves no folder behind
+    Frozen(pipe.autoencoder, pipe.linear, pipe.mlp, critic)  # nor does a critic of other tags
+    if cache:
+        check_place(cache)
     out = begin_training(out, resume, threads, makes=("picture_mask", "pipeline"))
-    faces = _style_cache(pipe, data, n, data_seed, cache or out/"cache", chosen["forward"], critic, precision)
-    mask = fit_mask(pipe.autoencoder, (pipe.linear, pipe.mlp), faces, out, steps,
-                    weights=chosen["weights"], critic=critic, precision=precision,
-                    batch_size=batch_size, lr=lr, save_every=save_every,
-                    seed=seed, device=None if device == "auto" else device, resume=resume)
+    faces = _style_cache(pipe, data, n, data_seed, cache or out / "cache", chosen["forward"], critic, precision)
+    mask = fit_mask(
+        pipe.autoencoder,
+        (pipe.linear, pipe.mlp),
+        faces,
+        out,
+        steps,
+        weights=chosen["weights"],
+        critic=critic,
+        precision=precision,
+        batch_size=batch_size,
+        lr=lr,
+        save_every=save_every,
+        seed=seed,
+        device=None if device == "auto" else device,
+        resume=resume,
+    )
     save_trained(with_networks(pipe, picture_mask=mask), model, out, "mask", half)
-    print(f"pipeline: {out/'pipeline'}")
+    print(f"pipeline: {out / 'pipeline'}")
 
-NETWORK_WORDS = {"judge": "reads tags off pictures", "identity": "tells people apart", "perceptual": "gives the perceptual distance its features", "factors": "reads style factors off pictures"}
+
+NETWORK_WORDS = {
+    "judge": "reads tags off pictures",
+    "identity": "tells people apart",
+    "perceptual": "gives the perceptual distance its features",
+    "factors": "reads style factors off pictures",
+}
+
 
 def _network_command(kind, what):
     "The command that trains one of the networks that measure."
+
     def train(
-        out:Param("folder of the run; the network will be in its folder model", str, required=True)=None,
-        n:int=RECIPES[kind]["n"], # faces, rendered
-        steps:int=RECIPES[kind]["steps"], # updates
-        batch_size:int=RECIPES[kind]["batch_size"], # samples in an update
-        lr:float=RECIPES[kind]["lr"], # learning rate
-        size:int=64, # pixels
-        data:Param("synthfaces, or a folder with annotations (judge, perceptual)", str)="synthfaces",
-        tags:str=None, # file of tags of one's own (JSON, from TagSet.save), for a folder; CelebA's six
-        precision:_precision()="auto",
-        seed:int=None, # of order and noise; its own
-        threads:int=None, # of torch
-        device:str=None, # cpu leaves a GPU alone
-        resume:bool=False, # go on from the checkpoint in --out
+        out: Param("folder of the run; the network will be in its folder model", str, required=True) = None,
+        n: int = RECIPES[kind]["n"],  # faces, rendered
+        steps: int = RECIPES[kind]["steps"],  # updates
+        batch_size: int = RECIPES[kind]["batch_size"],  # samples in an update
+        lr: float = RECIPES[kind]["lr"],  # learning rate
+        size: int = 64,  # pixels
+        data: Param("synthfaces, or a folder with annotations (judge, perceptual)", str) = "synthfaces",
+        tags: str = None,  # file of tags of one's own (JSON, from TagSet.save), for a folder; CelebA's six
+        precision: _precision() = "auto",
+        seed: int = None,  # of order and noise; its own
+        threads: int = None,  # of torch
+        device: str = None,  # cpu leaves a GPU alone
+        resume: bool = False,  # go on from the checkpoint in --out
     ):
         own = None if data == "synthfaces" else open_data(data, None, size, cache="none", tags=tags)
-        if own is not None: n = min(n, len(own))
+        if own is not None:
+            n = min(n, len(own))
         out = begin_training(out, resume, threads, makes=("model",))
-        train_network(kind, out, steps, n, lr, size, data=own, precision=precision,
-                      batch_size=batch_size, device=device, resume=resume,
-                      **({} if seed is None else {"seed": seed}))
-        print(f"trained: {out/'model'}")
+        train_network(
+            kind,
+            out,
+            steps,
+            n,
+            lr,
+            size,
+            data=own,
+            precision=precision,
+            batch_size=batch_size,
+            device=device,
+            resume=resume,
+            **({} if seed is None else {"seed": seed}),
+        )
+        print(f"trained: {out / 'model'}")
+
     train.__doc__ = what
     return train
 
 # %% ../nbs/17_commands.ipynb #f038cf79
-latref_train = Commands("latref_train", "Train the parts. Ctrl-C saves; the same command with --resume goes on, also after a kill.",
-    autoencoder=(train_autoencoder, """latref_train autoencoder --out runs/ae --data synthfaces --n 30000 --steps 20000 --z-labels 0.1 --warmup-z 400
-                                       latref_train autoencoder --out runs/hq --data ~/CelebAMask-HQ --preset ffhq128_autoenc --cache none --resume"""),
+latref_train = Commands(
+    "latref_train",
+    "Train the parts. Ctrl-C saves; the same command with --resume goes on, also after a kill.",
+    autoencoder=(
+        train_autoencoder,
+        """latref_train autoencoder --out runs/ae --data synthfaces --n 30000 --steps 20000 --z-labels 0.1 --warmup-z 400
+                                       latref_train autoencoder --out runs/hq --data ~/CelebAMask-HQ --preset ffhq128_autoenc --cache none --resume""",
+    ),
     classifiers=(train_classifiers, "latref_train classifiers --autoencoder runs/ae/autoencoder --out runs/mine"),
-    mask=(train_mask, "latref_train mask --model runs/styles/pipeline --cache runs/styles/cache --out runs/masked --half"),
-    styles=(train_styles, """latref_train styles --model runs/mine --out runs/styles --n 2000 --steps 3000
+    mask=(
+        train_mask,
+        "latref_train mask --model runs/styles/pipeline --cache runs/styles/cache --out runs/masked --half",
+    ),
+    styles=(
+        train_styles,
+        """latref_train styles --model runs/mine --out runs/styles --n 2000 --steps 3000
                              latref_train styles --model runs/mine --out runs/wide --set modulation.width=96 --set perceptual=0.5 --half --resume
-                             latref_train styles --model runs/mine --init runs/styles --n 8000 --set settings.translated_from=1 --out runs/more"""),
-    **{kind: (_network_command(kind, f"Train the network that {what}."), f"latref_train {kind} --out runs/{kind}") for kind, what in NETWORK_WORDS.items() if kind in RECIPES})
+                             latref_train styles --model runs/mine --init runs/styles --n 8000 --set settings.translated_from=1 --out runs/more""",
+    ),
+    **{
+        kind: (_network_command(kind, f"Train the network that {what}."), f"latref_train {kind} --out runs/{kind}")
+        for kind, what in NETWORK_WORDS.items()
+        if kind in RECIPES
+    },
+)
 
 # %% ../nbs/17_commands.ipynb #5df462ab
 def _all_files(paths, recursive, out):
     "Files as given and folders as their images, without what earlier runs left in `out`; and what was passed over."
-    ours, found = {os.path.realpath(Path(out)/n) for n in own_products(out)}, []
-    for p in map(Path, paths): found += image_files(p, recursive) if p.is_dir() else [p]
+    ours, found = {os.path.realpath(Path(out) / n) for n in own_products(out)}, []
+    for p in map(Path, paths):
+        found += image_files(p, recursive) if p.is_dir() else [p]
     named = set(map(Path, paths))
     kept = [f for f in found if f in named or os.path.realpath(f) not in ours]
-    if not kept: raise ValueError(f"{shown(paths[0])}: holds only pictures that were edited there. Give others.")
+    if not kept:
+        raise ValueError(f"{shown(paths[0])}: holds only pictures that were edited there. Give others.")
     return kept, [found for p in paths if Path(p).is_dir() for found in passed_over(p, recursive)]
+
 
 def _say_passed_over(found, most=5):
     "One line for each (file, why) that was passed over, up to a handful."
     said = [f"{shown(f)}: was passed over ({why})." for f, why in found[:most]]
     said += [f"and {len(found) - most} more were passed over."] * (len(found) > most)
-    for line in said: print(f"latref_edit: {line}", file=sys.stderr)
+    for line in said:
+        print(f"latref_edit: {line}", file=sys.stderr)
+
 
 def _say_row(bar):
     "Print what was done with each file."
+
     def say(row):
         bar.update()
-        if "error" in row: return bar.write(f"latref_edit: {one_line(row['error'])}", file=sys.stderr)
+        if "error" in row:
+            return bar.write(f"latref_edit: {one_line(row['error'])}", file=sys.stderr)
         chances = (f"{k} {a:.2f} → {b:.2f}" for k, (a, b) in row.get("probability", {}).items())
         bar.write("  ".join([f"{shown(row['file'])} → {shown(row['edited'])}", *chances]), file=sys.stdout)
+
     return say
 
 # %% ../nbs/17_commands.ipynb #d05fff00
-def compare_edits(pipe, # LatRefPipeline
-                  image, # see its `load_images`
-                  edits, # see its `check_edits`
-                  steps=20, # of inversion and of rendering
-                  keep=None, precision="auto" # see its call, and `edit_files`
-                 ): # (list of (3,S,S), captions): the source, and each edit alone behind its reference
+def compare_edits(
+    pipe,  # LatRefPipeline
+    image,  # see its `load_images`
+    edits,  # see its `check_edits`
+    steps=20,  # of inversion and of rendering
+    keep=None,
+    precision="auto",  # see its call, and `edit_files`
+):  # (list of (3,S,S), captions): the source, and each edit alone behind its reference
     "What each edit by itself makes of a face."
-    x = pipe.load_images(image); images, words = [x[0]], ["source"]
+    x = pipe.load_images(image)
+    images, words = [x[0]], ["source"]
     for e in pipe.check_edits(edits):
         how = f"drawn, seed {e.seed}" if e.seed is not None else f"{e.method or 'direction'}".replace("_", " ")
-        if e.reference is not None: how = "style of the reference"
-        if isinstance(e.reference, str): images.append(pipe.load_images(e.reference)[0]); words.append("reference")
+        if e.reference is not None:
+            how = "style of the reference"
+        if isinstance(e.reference, str):
+            images.append(pipe.load_images(e.reference)[0])
+            words.append("reference")
         images.append(pipe(x, e, steps, output_type="pt", keep=keep, dtype=precision).images[0])
         words.append(f"{e.tag} {e.value} alone\n{how}")
     return images, words
@@ -936,35 +1370,55 @@ latref_edit me.jpg her.png --edit HairColor=blond:mask=hair.png --out edited --s
 latref_edit photos/ --edit Bangs=with:method=image_specific --model runs/mine --steps 50 --out edited
 """
 
+
 @command("latref_edit", _edit_examples)
 def latref_edit(
-    files:Param("image files, and folders of image files", str, nargs="+", opt=False),
-    edit:Param("Tag=value, and behind it :ref=her.png or :seed=3 or :method=image_specific, :gain=0.8, :mask=where.png; may be repeated, applied in order; none is the round trip", str, action="append")=None,
-    out:Param("folder for the edited images, the strips and edits.json; what lies there and is not of an earlier run "
-              "is never overwritten: the new files get a number", str, required=True)=None,
-    model:str="synthfaces64", # a shipped name, a folder, or a hub id
-    steps:int=20, # of inversion and of rendering
-    seed:Number(int, -MOST_SEED, MOST_SEED)=None, # of noise that edits draw
-    batch_size:int=8, # files at a time
-    recursive:bool=False, # folders below folders too
-    whole:bool=False, # show the whole rendered picture; else edits with a style keep the source where the model's mask is shut
-    compare:bool=False, # also one strip with captions for the first file, NAME_compare.png: each edit by itself beside its reference
-    precision:_precision()="auto",
-    device:str="auto", # cpu, cuda, mps
+    files: Param("image files, and folders of image files", str, nargs="+", opt=False),
+    edit: Param(
+        "Tag=value, and behind it :ref=her.png or :seed=3 or :method=image_specific, :gain=0.8, :mask=where.png; may be repeated, applied in order; none is the round trip",
+        str,
+        action="append",
+    ) = None,
+    out: Param(
+        "folder for the edited images, the strips and edits.json; what lies there and is not of an earlier run "
+        "is never overwritten: the new files get a number",
+        str,
+        required=True,
+    ) = None,
+    model: str = "synthfaces64",  # a shipped name, a folder, or a hub id
+    steps: int = 20,  # of inversion and of rendering
+    seed: Number(int, -MOST_SEED, MOST_SEED) = None,  # of noise that edits draw
+    batch_size: int = 8,  # files at a time
+    recursive: bool = False,  # folders below folders too
+    whole: bool = False,  # show the whole rendered picture; else edits with a style keep the source where the model's mask is shut
+    compare: bool = False,  # also one strip with captions for the first file, NAME_compare.png: each edit by itself beside its reference
+    precision: _precision() = "auto",
+    device: str = "auto",  # cpu, cuda, mps
 ):
     "Edit faces in image files: writes NAME_edited.png, a before/after strip NAME_strip.png, and edits.json."
     edits = [Edit.parse(e) for e in edit or ()]
     found, unread = _all_files(files, recursive, out)
     check_place(out)
-    if (Path(out)/"model_index.json").exists(): raise ValueError(f"{out} is a model. Choose another --out.")
+    if (Path(out) / "model_index.json").exists():
+        raise ValueError(f"{out} is a model. Choose another --out.")
     pipe = LatRefPipeline.from_pretrained(model).to(default_device(device))
     pipe.set_progress_bar_config(disable=True)
     with tqdm(total=len(found), unit="file", disable=not sys.stderr.isatty()) as bar:
-        result = edit_files(pipe, found, edits, out, batch_size=batch_size, seed=seed, num_inference_steps=steps, precision=precision,
-                            keep=False if whole else None, report=_say_row(bar))
+        result = edit_files(
+            pipe,
+            found,
+            edits,
+            out,
+            batch_size=batch_size,
+            seed=seed,
+            num_inference_steps=steps,
+            precision=precision,
+            keep=False if whole else None,
+            report=_say_row(bar),
+        )
     _say_passed_over(unread)
     for row in result.done[:compare]:
-        to = Path(out)/row["edited"].replace("_edited.png", "_compare.png")
+        to = Path(out) / row["edited"].replace("_edited.png", "_compare.png")
         shown = compare_edits(pipe, row["file"], edits, steps, False if whole else None, precision)
         save_figure(image_strip(*shown), to)
         print(f"side by side: {to}")
@@ -977,64 +1431,112 @@ def _machine(m):
     "What a training ran on."
     return m.get("gpu") or f"{m['threads']} thread(s) of {m['cpu']}"
 
+
 def _where(facts):
     "What a training ran on, and in which precision."
     used = facts["settings"].get("precision") or facts["settings"].get("mixed_precision")
     return _machine(facts["machine"]) + {"bf16": ", networks in bfloat16", "no": ", networks in float32"}.get(used, "")
 
+
 def _aids(t):
     "What else than the diffusion loss taught the code; from the task's part of a training.json."
-    words = {"z_labels": "to tell the tags apart", "z_image": "to draw a light picture alone", "z_features": "to hold what perceptual64 reads of a face's factors"}
+    words = {
+        "z_labels": "to tell the tags apart",
+        "z_image": "to draw a light picture alone",
+        "z_features": "to hold what perceptual64 reads of a face's factors",
+    }
     ways = [f"{how} (weight {t[k]:g})" for k, how in words.items() if t.get(k)]
-    if not ways: return ""
+    if not ways:
+        return ""
     first = f"; in the first {t['warmup_z']:,} steps nothing but this" if t.get("warmup_z") else ""
     regions = f" Pixels count by the area of their region to the power −{t['regions']:g}." if t.get("regions") else ""
     whole = " z is read off the encoder's whole last map, not off its mean." if t["model"].get("enc_whole") else ""
-    drawn = f" What the denoiser predicts was held to the face by perceptual64 as well (weight {t['x0_distance']:g})." if t.get("x0_distance") else ""
+    drawn = (
+        f" What the denoiser predicts was held to the face by perceptual64 as well (weight {t['x0_distance']:g})."
+        if t.get("x0_distance")
+        else ""
+    )
     return f" Beside it the code learned {', and '.join(ways)}{first}; no label is needed to use it.{drawn}{regions}{whole}"
 
 
 def _stopped(facts):
     "What a training fell short of."
-    return f" (stopped; {facts['settings']['steps']:,} were asked for)" if facts["steps"] < facts["settings"]["steps"] else ""
+    return (
+        f" (stopped; {facts['settings']['steps']:,} were asked for)"
+        if facts["steps"] < facts["settings"]["steps"]
+        else ""
+    )
+
 
 def _training_words(facts, number=1, of=1):
     "One paragraph from the record of one stage of an autoencoder."
     s, t, m = facts["settings"], facts["task"], facts["machine"]
-    which = "" if of == 1 else f", stage {number} of {of}" + (", from nothing" if number == 1 else f", from the weights of stage {number - 1}")
+    which = (
+        ""
+        if of == 1
+        else f", stage {number} of {of}"
+        + (", from nothing" if number == 1 else f", from the weights of stage {number - 1}")
+    )
     noisy = f", {t['high_noise']:.0%} of the samples from the noisier half" if t.get("high_noise") else ""
-    return (f"Autoencoder{which}: {facts['steps']:,} steps{_stopped(facts)} of {s['batch_size']} ({facts['samples']:,} samples of {facts['samples in the dataset']:,} faces), {facts['seconds'] / 60:.0f} minutes on {_where(facts)}, "
-            f"torch {m['torch']}, seed {s['seed']}; diffusion loss with the weighting {t['weighting']}{noisy}.{_aids(t)}")
+    return (
+        f"Autoencoder{which}: {facts['steps']:,} steps{_stopped(facts)} of {s['batch_size']} ({facts['samples']:,} samples of {facts['samples in the dataset']:,} faces), {facts['seconds'] / 60:.0f} minutes on {_where(facts)}, "
+        f"torch {m['torch']}, seed {s['seed']}; diffusion loss with the weighting {t['weighting']}{noisy}.{_aids(t)}"
+    )
+
 
 def _classifier_words(facts):
     "One paragraph from the record of the classifiers."
-    tried = f" The strength of every edit was chosen on {facts['calibrate']} decoded faces at a time, at which the {facts['judge']} network looked." if facts["calibrate"] else ""
+    tried = (
+        f" The strength of every edit was chosen on {facts['calibrate']} decoded faces at a time, at which the {facts['judge']} network looked."
+        if facts["calibrate"]
+        else ""
+    )
     return f"Classifiers: linear and non-linear, {facts['steps']:,} steps on the codes of {facts['faces']:,} faces, {facts['seconds'] / 60:.0f} minutes on {_machine(facts['machine'])}, seed {facts['seed']}.{tried}"
+
 
 def _style_words(facts, number=1, of=1, earlier=False):
     "One paragraph from the record of one stage of the style networks."
     s, sizes, how = facts["settings"], facts["parameters"], facts["task"]["settings"]
-    alone = how.get("warmup", 0); begun = alone + how.get("translated_from", facts["steps"])
+    alone = how.get("warmup", 0)
+    begun = alone + how.get("translated_from", facts["steps"])
     first = f" In the first {alone:,} steps the extractor learned alone, by the change of the code." if alone else ""
-    whole = " The extractor reads the code of the whole map as well." if facts["task"].get("extractor", {}).get("whole") else ""
-    later = f" From step {begun:,} on, {how['translated']:.0%} of the faces lost their value by the networks themselves (back-translation)." if facts["steps"] > begun and how["translated"] else ""
-    which = "" if of == 1 else f", stage {number} of {of}" + (f", from the weights of stage {number - 1}" if number > 1 else "")
-    return (f"Style networks{which} ({', '.join(f'{k} {n / 1e6:.2f} M' for k, n in sizes.items())} parameters): {facts['steps']:,} steps{_stopped(facts)} of {s['batch_size']} ({facts['samples']:,} samples of {facts['samples in the dataset']:,} faces, "
-            f"whose removed images were made once, before), {facts['seconds'] / 60:.0f} minutes on {_where(facts)}{' in each of ' + str(facts['processes']) + ' processes' if facts.get('processes', 1) > 1 else ''}, seed {s['seed']}; autoencoder and classifiers stayed as they were{', those of an earlier stage' if earlier else ''}.{whole}{first}{later}")
+    whole = (
+        " The extractor reads the code of the whole map as well."
+        if facts["task"].get("extractor", {}).get("whole")
+        else ""
+    )
+    later = (
+        f" From step {begun:,} on, {how['translated']:.0%} of the faces lost their value by the networks themselves (back-translation)."
+        if facts["steps"] > begun and how["translated"]
+        else ""
+    )
+    which = (
+        ""
+        if of == 1
+        else f", stage {number} of {of}" + (f", from the weights of stage {number - 1}" if number > 1 else "")
+    )
+    return (
+        f"Style networks{which} ({', '.join(f'{k} {n / 1e6:.2f} M' for k, n in sizes.items())} parameters): {facts['steps']:,} steps{_stopped(facts)} of {s['batch_size']} ({facts['samples']:,} samples of {facts['samples in the dataset']:,} faces, "
+        f"whose removed images were made once, before), {facts['seconds'] / 60:.0f} minutes on {_where(facts)}{' in each of ' + str(facts['processes']) + ' processes' if facts.get('processes', 1) > 1 else ''}, seed {s['seed']}; autoencoder and classifiers stayed as they were{', those of an earlier stage' if earlier else ''}.{whole}{first}{later}"
+    )
 
 # %% ../nbs/17_commands.ipynb #cf425adc
 def _mask_words(facts):
     "One paragraph from the record of the mask."
     s, w = facts["settings"], facts["task"]["weights"]
-    return (f"Picture mask ({sum(facts['parameters'].values()) / 1e6:.2f} M parameters): {facts['steps']:,} steps of {s['batch_size']} on the removed images of {facts['samples in the dataset']:,} faces, {facts['seconds'] / 60:.0f} minutes on {_where(facts)}, seed {s['seed']}; "
-            f"it keeps the source where a style edit need not show. Weights: factors {w['factors']:g}, pixels {w['pixels']:g}, area {w['area']:g}.")
+    return (
+        f"Picture mask ({sum(facts['parameters'].values()) / 1e6:.2f} M parameters): {facts['steps']:,} steps of {s['batch_size']} on the removed images of {facts['samples in the dataset']:,} faces, {facts['seconds'] / 60:.0f} minutes on {_where(facts)}, seed {s['seed']}; "
+        f"it keeps the source where a style edit need not show. Weights: factors {w['factors']:g}, pixels {w['pixels']:g}, area {w['area']:g}."
+    )
 
-def training_words(folder # of a pipeline
-                  ): # paragraphs, markdown
+
+def training_words(
+    folder,  # of a pipeline
+):  # paragraphs, markdown
     "How a pipeline was made, stage by stage, from the records beside it; a FileError where one lacks what is told."
     folder = Path(folder)
-    stages, read, masked = stages_of(folder), record(folder/"training_classifiers.json"), record(folder/MASK[0])
-    styled = [o for o in [*record(folder/STYLES_BEFORE, []), record(folder/"training_styles.json")] if o]
+    stages, read, masked = stages_of(folder), record(folder / "training_classifiers.json"), record(folder / MASK[0])
+    styled = [o for o in [*record(folder / STYLES_BEFORE, []), record(folder / "training_styles.json")] if o]
     try:
         words = [_training_words(o, i, len(stages)) for i, o in enumerate(stages, 1)]
         words += [_classifier_words(read)] if read else []
@@ -1042,45 +1544,62 @@ def training_words(folder # of a pipeline
         words += [_style_words(o, i, len(styled), e) for i, (o, e) in enumerate(zip(styled, earlier), 1)]
         return words + ([_mask_words(masked)] if masked else [])
     except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise FileError(f"{shown(folder)}: a record of a training in it (training*.json) is not as it was written "
-                        f"({type(e).__name__}: {one_line(e)[:80]}). Copy it again, or leave out --card.") from None
+        raise FileError(
+            f"{shown(folder)}: a record of a training in it (training*.json) is not as it was written "
+            f"({type(e).__name__}: {one_line(e)[:80]}). Copy it again, or leave out --card."
+        ) from None
 
-def card_text(name, # of the model
-              pipe, # LatRefPipeline
-              made, # paragraphs on how it was made
-              commands, # lines that were typed, or ""
-              found, # `Evaluation`
-              measure # the command that measured
-             ): # str, markdown
+
+def card_text(
+    name,  # of the model
+    pipe,  # LatRefPipeline
+    made,  # paragraphs on how it was made
+    commands,  # lines that were typed, or ""
+    found,  # `Evaluation`
+    measure,  # the command that measured
+):  # str, markdown
     "The model card of a pipeline."
     what = " and ".join(["classifiers"] * bool(pipe.classifiers) + ["style networks"] * (pipe.modulation is not None))
     typed = [f"Trained from nothing by\n\n{indent(commands.strip(), '    ')}"] if commands.strip() else []
-    return "\n\n".join([f"---\nlicense: apache-2.0\nlibrary_name: latref_nb\n---\n# {name}", f"A diffusion autoencoder with its {what}: `LatRefPipeline.from_pretrained(\"{name}\")`.", *typed, *made,
-                        f"Measured by\n\n    {measure}\n\n```\n{found.table()}\n```",
-                        "Chapter 14 explains the columns. The judge and the identity network share no weights and no faces with anything that was trained here. "
-                        "The model knows rendered faces (chapter 01) and no photographs; it must not be used to judge or to alter pictures of people.\n"])
+    return "\n\n".join(
+        [
+            f"---\nlicense: apache-2.0\nlibrary_name: latref_nb\n---\n# {name}",
+            f'A diffusion autoencoder with its {what}: `LatRefPipeline.from_pretrained("{name}")`.',
+            *typed,
+            *made,
+            f"Measured by\n\n    {measure}\n\n```\n{found.table()}\n```",
+            "Chapter 14 explains the columns. The judge and the identity network share no weights and no faces with anything that was trained here. "
+            "The model knows rendered faces (chapter 01) and no photographs; it must not be used to judge or to alter pictures of people.\n",
+        ]
+    )
 
-def card_folder(model # shipped name or folder
-               ): # Path
+
+def card_folder(
+    model,  # shipped name or folder
+):  # Path
     "Where the card of a model belongs; an error where it cannot be written, or where somebody else's README.md is."
     folder = shipped_path(model) if model in shipped_names() else Path(model)
-    if not folder.is_dir(): raise ValueError(f"{model} is no folder on this disk, so its card cannot be written. Leave out --card.")
-    path = folder/"README.md"
+    if not folder.is_dir():
+        raise ValueError(f"{model} is no folder on this disk, so its card cannot be written. Leave out --card.")
+    path = folder / "README.md"
     if _text(path).strip() and "library_name: latref_nb" not in _text(path):
         raise ValueError(f"{path} is no card that was written here, and stays. Move it away, or leave out --card.")
     _probe(folder)
     training_words(folder)
     return folder
 
-def write_card(model, # shipped name or folder
-               pipe, # LatRefPipeline
-               found # `Evaluation` of it
-              ): # path of the card
+
+def write_card(
+    model,  # shipped name or folder
+    pipe,  # LatRefPipeline
+    found,  # `Evaluation` of it
+):  # path of the card
     "README.md in the folder of a pipeline."
     folder = card_folder(model)
-    text = card_text(folder.name, pipe, training_words(folder), _text(folder/"commands.txt"), found, _typed())
-    with atomic_write(folder/"README.md") as tmp: tmp.write_text(text, encoding="utf-8")
-    return folder/"README.md"
+    text = card_text(folder.name, pipe, training_words(folder), _text(folder / "commands.txt"), found, _typed())
+    with atomic_write(folder / "README.md") as tmp:
+        tmp.write_text(text, encoding="utf-8")
+    return folder / "README.md"
 
 # %% ../nbs/17_commands.ipynb #63303497
 _eval_examples = """
@@ -1093,90 +1612,147 @@ latref_eval ablations --model runs/mine --out runs/ablations --cache runs/styles
 latref_eval ablations --out runs/few --n 400 --steps 200 --seeds 3 --name whole --name no_cross --json ablations.json
 """
 
-def deviations(rows, # of `train_ablations`: {"words", "n", column, column_sd, …}
-               columns=None # which; None: all
-              ): # rows of words: "0.957 ± 0.012"
+
+def deviations(
+    rows,  # of `train_ablations`: {"words", "n", column, column_sd, …}
+    columns=None,  # which; None: all
+):  # rows of words: "0.957 ± 0.012"
     "Means and standard deviations over the seeds as a table shows them."
     columns = columns or [k for k in rows[0] if f"{k}_sd" in rows[0]]
-    return [{"": r["words"], "seeds": r["n"], **{c: f"{r[c]:.3f} ± {r[f'{c}_sd']:.3f}" if abs(r[c]) < 10 else f"{r[c]:.2f} ± {r[f'{c}_sd']:.2f}" for c in columns if c in r}} for r in rows]
+    return [
+        {
+            "": r["words"],
+            "seeds": r["n"],
+            **{
+                c: f"{r[c]:.3f} ± {r[f'{c}_sd']:.3f}" if abs(r[c]) < 10 else f"{r[c]:.2f} ± {r[f'{c}_sd']:.2f}"
+                for c in columns
+                if c in r
+            },
+        }
+        for r in rows
+    ]
+
 
 def _measure(pipe, faces, seed, steps, batch_size, how):
     "What the ablations ask about each set of style networks: the means of the row `reference`."
     judges = load_judges(device=pipe.device)
-    sources = gather_sources(pipe, faces, seed, steps, batch_size, judges=judges, brief=True, **how)      # every run has the same autoencoder
+    sources = gather_sources(
+        pipe, faces, seed, steps, batch_size, judges=judges, brief=True, **how
+    )  # every run has the same autoencoder
+
     def ask(networks):
-        row = evaluate(with_networks(pipe, **networks.modules(), picture_mask=None), methods=("reference",), batch_size=batch_size, judges=judges, sources=sources, brief=True, progress=False, **how).summary()[0]
+        row = evaluate(
+            with_networks(pipe, **networks.modules(), picture_mask=None),
+            methods=("reference",),
+            batch_size=batch_size,
+            judges=judges,
+            sources=sources,
+            brief=True,
+            progress=False,
+            **how,
+        ).summary()[0]
         return {k: v for k, v in row.items() if isinstance(v, float)}
+
     return ask
 
 # %% ../nbs/17_commands.ipynb #40a44d6f
 def eval_ablations(
-    model:Param("pipeline with classifiers: a shipped name or a folder", str)="synthfaces64",
-    out:Param("folder of the runs; a run that is finished stays and is not done again", str, required=True)=None,
-    data:str="synthfaces", # synthfaces, or a folder with annotations
-    n:int=2000, # the first n faces
-    data_seed:int=0, # of synthfaces
-    cache:str=None, # folder of the forward steps, e.g. runs/styles/cache; cache in --out
-    steps:int=400, # updates of each run
-    batch_size:int=32, # faces in an update
-    seeds:int=3, # runs of each ablation
-    name:Param("what to leave out; may be repeated; all when left out", str, choices=list(ABLATIONS), action="append")=None,
-    set:Param("as in latref_train styles; may be repeated", str, action="append")=None,
-    min_flip:float=0.9, # as in latref_train styles
-    faces:int=64, # held-out faces to measure on
-    seed:int=HELD_OUT_SEED, # of the held-out faces
-    eval_steps:int=12, # of inversion and of rendering while measuring
-    stages:int=3, # moments of the first seed at which a few faces are drawn; 0: none
-    critic:str=None, # folder of a perceptual network that knows the tags; the one that ships, which knows CelebA's
-    precision:_precision()="auto",
-    threads:int=None, # of torch
-    device:str="auto", # cpu, cuda, mps
-    json:str=None, # also write the table to this file
+    model: Param("pipeline with classifiers: a shipped name or a folder", str) = "synthfaces64",
+    out: Param("folder of the runs; a run that is finished stays and is not done again", str, required=True) = None,
+    data: str = "synthfaces",  # synthfaces, or a folder with annotations
+    n: int = 2000,  # the first n faces
+    data_seed: int = 0,  # of synthfaces
+    cache: str = None,  # folder of the forward steps, e.g. runs/styles/cache; cache in --out
+    steps: int = 400,  # updates of each run
+    batch_size: int = 32,  # faces in an update
+    seeds: int = 3,  # runs of each ablation
+    name: Param(
+        "what to leave out; may be repeated; all when left out", str, choices=list(ABLATIONS), action="append"
+    ) = None,
+    set: Param("as in latref_train styles; may be repeated", str, action="append") = None,
+    min_flip: float = 0.9,  # as in latref_train styles
+    faces: int = 64,  # held-out faces to measure on
+    seed: int = HELD_OUT_SEED,  # of the held-out faces
+    eval_steps: int = 12,  # of inversion and of rendering while measuring
+    stages: int = 3,  # moments of the first seed at which a few faces are drawn; 0: none
+    critic: str = None,  # folder of a perceptual network that knows the tags; the one that ships, which knows CelebA's
+    precision: _precision() = "auto",
+    threads: int = None,  # of torch
+    device: str = "auto",  # cpu, cuda, mps
+    json: str = None,  # also write the table to this file
 ):
     "Train the whole method and the method less each of its parts, equally long, and measure all of them."
-    if threads: torch.set_num_threads(threads)
-    for folder in (out, *([cache] if cache else [])): check_place(folder)
+    if threads:
+        torch.set_num_threads(threads)
+    for folder in (out, *([cache] if cache else [])):
+        check_place(folder)
     check_table(json)
     chosen, pipe, critic = grouped_settings(set), _with_classifiers(model, device), _critic(critic)
     _check_styles(pipe, chosen)
-    Frozen(pipe.autoencoder, pipe.linear, pipe.mlp, critic)                        # a critic of other tags leaves no folder behind
-    parts = _style_cache(pipe, data, n, data_seed, cache or Path(out)/"cache", chosen.pop("forward"), critic, precision)
+    Frozen(pipe.autoencoder, pipe.linear, pipe.mlp, critic)  # a critic of other tags leaves no folder behind
+    parts = _style_cache(
+        pipe, data, n, data_seed, cache or Path(out) / "cache", chosen.pop("forward"), critic, precision
+    )
     ask = _measure(pipe, faces, seed, eval_steps, 32, {"precision": precision})
-    chosen["mapper"] = chosen["mapper"] or False                                   # the row is reference guidance: no mapper is needed
-    found = train_ablations(pipe.autoencoder, (pipe.linear, pipe.mlp), parts, out, steps, ask, names=tuple(name or ABLATIONS), seeds=tuple(range(seeds)), min_flip=min_flip, stages=stages,
-                            critic=critic, batch_size=batch_size, precision=precision, device=None if device == "auto" else device, **chosen)
+    chosen["mapper"] = chosen["mapper"] or False  # the row is reference guidance: no mapper is needed
+    found = train_ablations(
+        pipe.autoencoder,
+        (pipe.linear, pipe.mlp),
+        parts,
+        out,
+        steps,
+        ask,
+        names=tuple(name or ABLATIONS),
+        seeds=tuple(range(seeds)),
+        min_flip=min_flip,
+        stages=stages,
+        critic=critic,
+        batch_size=batch_size,
+        precision=precision,
+        device=None if device == "auto" else device,
+        **chosen,
+    )
     print_table(deviations(found["rows"]))
     write_json(found | {"precision": resolve_precision(precision, pipe.device)}, json)
 
 # %% ../nbs/17_commands.ipynb #9dd22a3b
 @command("latref_eval", _eval_examples, ablations=(eval_ablations, _ablation_examples))
 def latref_eval(
-    model:str="synthfaces64", # a shipped name, a folder, or a hub id
-    n:int=512, # held-out faces
-    seed:int=HELD_OUT_SEED, # of the held-out faces
-    method:Param("a row of the table; may be repeated; all that the model can make when left out", str, choices=list(ROWS), action="append")=None,
-    edit:Param("Tag=value to measure; may be repeated; all when left out", str, action="append")=None,
-    steps:int=20, # of inversion and of rendering
-    batch_size:int=32, # faces at a time
-    lpips:str=None, # file of torchvision's AlexNet weights, for the lpips column
-    brief:bool=False, # only the means over tags
-    precision:_precision()="auto",
-    threads:int=None, # of torch
-    device:str="auto", # cpu, cuda, mps
-    json:str=None, # also write the table to this file
-    card:bool=False, # write the model card, README.md in the folder of the model
+    model: str = "synthfaces64",  # a shipped name, a folder, or a hub id
+    n: int = 512,  # held-out faces
+    seed: int = HELD_OUT_SEED,  # of the held-out faces
+    method: Param(
+        "a row of the table; may be repeated; all that the model can make when left out",
+        str,
+        choices=list(ROWS),
+        action="append",
+    ) = None,
+    edit: Param("Tag=value to measure; may be repeated; all when left out", str, action="append") = None,
+    steps: int = 20,  # of inversion and of rendering
+    batch_size: int = 32,  # faces at a time
+    lpips: str = None,  # file of torchvision's AlexNet weights, for the lpips column
+    brief: bool = False,  # only the means over tags
+    precision: _precision() = "auto",
+    threads: int = None,  # of torch
+    device: str = "auto",  # cpu, cuda, mps
+    json: str = None,  # also write the table to this file
+    card: bool = False,  # write the model card, README.md in the folder of the model
 ):
     "Measure a pipeline on held-out rendered faces, whose true edits are known. (latref_eval ablations --help: what each part of the method is worth.)"
-    if threads: torch.set_num_threads(threads)
+    if threads:
+        torch.set_num_threads(threads)
     check_table(json)
     pipe = LatRefPipeline.from_pretrained(model).to(default_device(device))
-    if card: card_folder(model)
+    if card:
+        card_folder(model)
     pairs = [(e.tag, e.value) for e in pipe.check_edits(edit)] or None
     judges = load_judges(lpips, device=pipe.device)
     found = evaluate(pipe, n, seed, method, steps, batch_size, pairs=pairs, judges=judges, precision=precision)
     print(found.table(rows=not brief))
-    if json: found.save(json)
-    if card: write_card(model, pipe, found)
+    if json:
+        found.save(json)
+    if card:
+        write_card(model, pipe, found)
 
 # %% ../nbs/17_commands.ipynb #71a19e92
 _convert_examples = """
@@ -1184,36 +1760,52 @@ latref_convert LatRef.ckpt --out released
 latref_convert ffhq256_autoenc.ckpt --kind diffae --out released/autoencoder
 """
 
+
 def _published_settings(kind, pairs):
     "What --set says about published networks, checked before their file is read."
-    if not pairs: return {}
+    if not pairs:
+        return {}
     known = {"diffae": ["embed_channels"], "latref": ["tags", "values"]}[kind] + _network_settings
     make = _published_autoencoder if kind == "diffae" else _published_networks
     return _known_settings(pairs, known, make, " ".join(pairs))
+
 
 def _published_networks(**config):
     "The networks of a published model, as one module."
     return torch.nn.ModuleList(latref_networks(**config).parts().values())
 
+
 def _published_autoencoder(embed_channels=None, **config):
     "The autoencoder of a published checkpoint, under the published name of its width too."
     return DiffusionAutoencoder(**config, **({} if embed_channels is None else {"z_dim": embed_channels}))
 
+
 @command("latref_convert", _convert_examples)
 def latref_convert(
-    file:Param("checkpoint file as published (.ckpt, .pt) or .safetensors", str, opt=False),
-    out:Param("folder to write", str, required=True)=None,
-    kind:Param("what it holds: an autoencoder with style networks, or an autoencoder alone", str, choices=["latref", "diffae"])="latref",
-    preset:Param("shape of its networks (latref)", str, choices=list(LATREF_PRESETS))=list(LATREF_PRESETS)[0],
-    set:Param("a setting of the autoencoder, name=value, in the preset's place; may be repeated", str, action="append")=None,
-    half:bool=False, # store in 16 bits: half the size, read back as 32
+    file: Param("checkpoint file as published (.ckpt, .pt) or .safetensors", str, opt=False),
+    out: Param("folder to write", str, required=True) = None,
+    kind: Param(
+        "what it holds: an autoencoder with style networks, or an autoencoder alone", str, choices=["latref", "diffae"]
+    ) = "latref",
+    preset: Param("shape of its networks (latref)", str, choices=list(LATREF_PRESETS)) = list(LATREF_PRESETS)[0],
+    set: Param(
+        "a setting of the autoencoder, name=value, in the preset's place; may be repeated", str, action="append"
+    ) = None,
+    half: bool = False,  # store in 16 bits: half the size, read back as 32
 ):
     "Turn a published checkpoint into a pipeline (latref) or an autoencoder (diffae)."
     check_place(out, lost_by_network if kind == "diffae" else lost_by_pipeline)
     config = _published_settings(kind, set or ())
-    made = load_diffae(file, **config) if kind == "diffae" else load_latref(file, **(config or {"preset": preset})).pipeline()
-    if half: [m.half() for m in ([made] if kind == "diffae" else made.parts.values())]
-    if kind == "latref": made.save_pretrained(out)
+    made = (
+        load_diffae(file, **config)
+        if kind == "diffae"
+        else load_latref(file, **(config or {"preset": preset})).pipeline()
+    )
+    if half:
+        [m.half() for m in ([made] if kind == "diffae" else made.parts.values())]
+    if kind == "latref":
+        made.save_pretrained(out)
     else:
-        with atomic_folder(out) as tmp: made.save_pretrained(tmp)
+        with atomic_folder(out) as tmp:
+            made.save_pretrained(tmp)
     print(f"{'pipeline' if kind == 'latref' else 'autoencoder'}: {out}")

@@ -32,8 +32,25 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from .checkpoints import CheckpointError, Network, one_line, open_tensors, read_tensors, whole_path
-from .core import (COUNT, SEED, SHARE, WEIGHT, WHOLE, FileError, atomic_write, check_fields, check_precision,
-                            from_uint8, make_folder, make_generator, read_json, resolve_precision, shipped_path, to_uint8, unknown_name)
+from latref_nb.core import (
+    COUNT,
+    SEED,
+    SHARE,
+    WEIGHT,
+    WHOLE,
+    FileError,
+    atomic_write,
+    check_fields,
+    check_precision,
+    from_uint8,
+    make_folder,
+    make_generator,
+    read_json,
+    resolve_precision,
+    shipped_path,
+    to_uint8,
+    unknown_name,
+)
 from .datasets import labelled_as
 from .directions import edit_code, global_direction, head_losses, label_reader, tag_list, tag_set
 from .modulation import StyleModulation
@@ -46,217 +63,284 @@ from .training import StepGenerator, ema_weights, fit, step_seed
 # %% ../nbs/11_consistency.ipynb #913fb068
 TRAIN_CRITIC = "Train one on these tags (latref_train perceptual --data FOLDER --tags FILE) and give it as critic."
 
+
 @dataclass
 class Frozen:
     "The trained parts that this chapter asks and never changes."
-    autoencoder: nn.Module   # DiffusionAutoencoder
-    linear: nn.Module        # ValueClassifier of kind "linear"
-    mlp: nn.Module           # ValueClassifier of kind "mlp"
-    critic: nn.Module = None # PerceptualNet: second opinion and ruler; None: the one that ships
+
+    autoencoder: nn.Module  # DiffusionAutoencoder
+    linear: nn.Module  # ValueClassifier of kind "linear"
+    mlp: nn.Module  # ValueClassifier of kind "mlp"
+    critic: nn.Module = None  # PerceptualNet: second opinion and ruler; None: the one that ships
+
     def __post_init__(self):
         self.critic = self.critic or load_perceptual()
         self.check_tags(self.linear.tags, "the linear classifier")
-        self.read = label_reader(self.critic, self.tags, "the critic", TRAIN_CRITIC)   # pictures → labels (B,n_tags)
-        for m in self.parts: m.eval().requires_grad_(False)
+        self.read = label_reader(self.critic, self.tags, "the critic", TRAIN_CRITIC)  # pictures → labels (B,n_tags)
+        for m in self.parts:
+            m.eval().requires_grad_(False)
+
     @property
-    def parts(self): return self.autoencoder, self.linear, self.mlp, self.critic
+    def parts(self):
+        return self.autoencoder, self.linear, self.mlp, self.critic
+
     @property
-    def tags(self): return self.mlp.tags
+    def tags(self):
+        return self.mlp.tags
+
     @property
-    def device(self): return self.autoencoder.device
+    def device(self):
+        return self.autoencoder.device
+
     def to(self, device):
-        for m in self.parts: m.to(device)
+        for m in self.parts:
+            m.to(device)
         return self
-    def check_tags(self, tags, who): # TagSet, whose they are
+
+    def check_tags(self, tags, who):  # TagSet, whose they are
         "Refuse what was made for other tags, or for these in other columns."
-        if tags.alike(self.tags): return
+        if tags.alike(self.tags):
+            return
         raise ValueError(f"{who} is of {tags}, the classifier of {self.tags}. Give both of the same tags.")
 
 # %% ../nbs/11_consistency.ipynb #2c1287c5
 @dataclass
 class ForwardSettings:
     "How attributes are removed."
-    steps: int = 12                  # of inversion and of rendering
-    inversion: str = "fixed_point"   # how x_T is found, see `invert` in chapter 06
-    iterations: int = 1              # of a fixed-point inversion
-    precision: str = "auto"          # of the network inside both loops, see chapter 00
+
+    steps: int = 12  # of inversion and of rendering
+    inversion: str = "fixed_point"  # how x_T is found, see `invert` in chapter 06
+    iterations: int = 1  # of a fixed-point inversion
+    precision: str = "auto"  # of the network inside both loops, see chapter 00
     options: dict = field(default_factory=dict)  # more arguments of `image_specific`
-    settle: float = 0.2              # how far covariances are shrunk for `fit_settling`; None: codes stay where the walk ends
-    settled_by: int = 6000           # the first faces of the dataset, which say where codes settle
-    recolour: bool = True            # give what cannot go away, as hair, the colours of another face's: see `recolour`
-    seed: int = 1                    # of the values that take the removed ones' place
+    settle: float = 0.2  # how far covariances are shrunk for `fit_settling`; None: codes stay where the walk ends
+    settled_by: int = 6000  # the first faces of the dataset, which say where codes settle
+    recolour: bool = True  # give what cannot go away, as hair, the colours of another face's: see `recolour`
+    seed: int = 1  # of the values that take the removed ones' place
+
     def __post_init__(self):
         check_precision(self.precision)
-        if self.inversion not in INVERSIONS: raise ValueError(unknown_name("inversion", self.inversion, INVERSIONS))
+        if self.inversion not in INVERSIONS:
+            raise ValueError(unknown_name("inversion", self.inversion, INVERSIONS))
         settle = {} if self.settle is None else {"settle": SHARE}
         check_fields(self, steps=COUNT, iterations=COUNT, settled_by=COUNT, seed=SEED, **settle)
-    def noted(self): # what it decides about a removal: all but the precision, which a cache need not share
+
+    def noted(self):  # what it decides about a removal: all but the precision, which a cache need not share
         return {k: v for k, v in asdict(self).items() if k != "precision"}
 
-def other_values(labels, # (B,n_tags), -1 unknown
-                 tags, # TagSet
-                 generator=None # on the CPU
-                ): # (B,n_tags), nowhere equal to labels
+
+def other_values(
+    labels,  # (B,n_tags), -1 unknown
+    tags,  # TagSet
+    generator=None,  # on the CPU
+):  # (B,n_tags), nowhere equal to labels
     "For every tag a value that the face does not have, each as likely as the next."
-    sizes = torch.tensor([len(t) for t in tags])                                   # (n_tags,)
-    u = torch.rand(labels.shape, generator=generator).to(labels.device)            # (B,n_tags)
+    sizes = torch.tensor([len(t) for t in tags])  # (n_tags,)
+    u = torch.rand(labels.shape, generator=generator).to(labels.device)  # (B,n_tags)
     return (labels + 1 + (u * (sizes - 1).to(u)).long()) % sizes.to(labels)
 
 # %% ../nbs/11_consistency.ipynb #ae06d87e
-def transport_map(a, # (n,d)
-                  b, # (m,d)
-                  shrink=0.2 # of both covariances towards their mean: 1 moves the mean alone
-                 ): # m_a (d,), T (d,d), m_b (d,): a row u goes to m_b + (u − m_a) T
+def transport_map(
+    a,  # (n,d)
+    b,  # (m,d)
+    shrink=0.2,  # of both covariances towards their mean: 1 moves the mean alone
+):  # m_a (d,), T (d,d), m_b (d,): a row u goes to m_b + (u − m_a) T
     "Optimal transport between the Gaussians of two clouds."
+
     def power(S, p):
         e, V = torch.linalg.eigh(S)
-        return V * e.clamp(min=1e-8)**p @ V.T
+        return V * e.clamp(min=1e-8) ** p @ V.T
+
     eye = 1e-4 * torch.eye(a.shape[1], dtype=torch.float64, device=a.device)
-    A, B = (torch.cov(o.double().T) + eye for o in (a, b))                         # (d,d)
+    A, B = (torch.cov(o.double().T) + eye for o in (a, b))  # (d,d)
     A, B = torch.lerp(A, (A + B) / 2, shrink), torch.lerp(B, (A + B) / 2, shrink)
-    root, inverse = power(A, .5), power(A, -.5)
-    return a.mean(0), (inverse @ power(root @ B @ root, .5) @ inverse).to(a), b.mean(0)
+    root, inverse = power(A, 0.5), power(A, -0.5)
+    return a.mean(0), (inverse @ power(root @ B @ root, 0.5) @ inverse).to(a), b.mean(0)
+
 
 @dataclass
 class Settling:
     "For every tag and change of its value, where codes settle that have lost it."
+
     maps: dict  # {(tag, had, gets): what `transport_map` gave}, numbers
-    def __call__(self, u, tag, had, gets): # (b,d) normalised → (b,d)
+
+    def __call__(self, u, tag, had, gets):  # (b,d) normalised → (b,d)
         m = self.maps.get((tag, had, gets))
         return u if m is None else m[2] + (u - m[0]) @ m[1]
 
-def _walked(frozen, z, tag, value, options): # (b,d) → (b,d)
+
+def _walked(frozen, z, tag, value, options):  # (b,d) → (b,d)
     return edit_code(z, tag, value, "image_specific", linear=frozen.linear, mlp=frozen.mlp, options=options)
 
-def fit_settling(frozen, # Frozen
-                 z, # (n,d) codes of real faces
-                 labels, # (n,n_tags)
-                 shrink=0.2, # see `transport_map`
-                 most=1500, # codes that are walked for one map
-                 **options # of `image_specific`
-                ): # Settling
+
+def fit_settling(
+    frozen,  # Frozen
+    z,  # (n,d) codes of real faces
+    labels,  # (n,n_tags)
+    shrink=0.2,  # see `transport_map`
+    most=1500,  # codes that are walked for one map
+    **options,  # of `image_specific`
+):  # Settling
     "Walk real codes from every value to every other, and see how they lie beside real codes of that value."
     n, d, maps = frozen.mlp.normalise, z.shape[1], {}
     for c, tag in enumerate(frozen.tags):
         for had, gets in [(i, j) for i in range(len(tag)) for j in range(len(tag)) if i != j]:
             old, real = z[labels[:, c] == had][:most], z[labels[:, c] == gets]
-            if min(len(old), len(real)) > d: maps[c, had, gets] = transport_map(n(_walked(frozen, old, tag.name, tag.values[gets], options)), n(real), shrink)
+            if min(len(old), len(real)) > d:
+                maps[c, had, gets] = transport_map(
+                    n(_walked(frozen, old, tag.name, tag.values[gets], options)), n(real), shrink
+                )
     return Settling(maps)
 
 # %% ../nbs/11_consistency.ipynb #cc80dedc
-def removed_codes(frozen, # Frozen
-                  z, # (B,d)
-                  labels, # (B,n_tags), -1 unknown
-                  targets, # (B,n_tags) what each tag is moved to, one tag at a time
-                  settling=None, # Settling
-                  **options # of `image_specific`
-                 ): # (B,n_tags,d)
+def removed_codes(
+    frozen,  # Frozen
+    z,  # (B,d)
+    labels,  # (B,n_tags), -1 unknown
+    targets,  # (B,n_tags) what each tag is moved to, one tag at a time
+    settling=None,  # Settling
+    **options,  # of `image_specific`
+):  # (B,n_tags,d)
     "Codes from which one tag's value has been taken, by the image-specific direction at its calibrated strength, and settled."
-    out, m = z[:, None].repeat(1, len(frozen.tags), 1), frozen.mlp                 # (B,n_tags,d)
+    out, m = z[:, None].repeat(1, len(frozen.tags), 1), frozen.mlp  # (B,n_tags,d)
     for c, tag in enumerate(frozen.tags):
         for k, value in enumerate(tag.values):
             rows = (targets[:, c] == k).nonzero().flatten()
-            if len(rows): out[rows, c] = _walked(frozen, z[rows], tag.name, value, options)
+            if len(rows):
+                out[rows, c] = _walked(frozen, z[rows], tag.name, value, options)
             for had in range(len(tag)) if settling else ():
                 moved = rows[labels[rows, c] == had]
-                if len(moved): out[moved, c] = m.denormalise(settling(m.normalise(out[moved, c]), c, had, k))
+                if len(moved):
+                    out[moved, c] = m.denormalise(settling(m.normalise(out[moved, c]), c, had, k))
     return out
 
 # %% ../nbs/11_consistency.ipynb #b81c3799
-def changed_region(x, # faces (B,3,S,S)
-                   y, # the same after an edit
-                   full=.25 # mean change of a channel that counts as whole
-                  ): # (B,1,S,S) in [0, 1]
+def changed_region(
+    x,  # faces (B,3,S,S)
+    y,  # the same after an edit
+    full=0.25,  # mean change of a channel that counts as whole
+):  # (B,1,S,S) in [0, 1]
     "Where an edit has changed a picture, softly."
     return (F.avg_pool2d((x - y).abs().mean(1, keepdim=True), 5, 1, 2) / full).clamp(0, 1)
 
-def colours(x, # (B,3,S,S)
-            region # (B,1,S,S)
-           ): # mean and standard deviation (B,3,1,1) each
+
+def colours(
+    x,  # (B,3,S,S)
+    region,  # (B,1,S,S)
+):  # mean and standard deviation (B,3,1,1) each
     "The statistics of the channels in a region."
     w = region / region.sum((2, 3), keepdim=True).clamp(min=1)
     mean = (x * w).sum((2, 3), keepdim=True)
     return mean, ((x - mean).square() * w).sum((2, 3), keepdim=True).sqrt()
 
-def recolour(x, # faces (B,3,S,S) in [-1, 1]
-             y, # the same without a tag's value
-             labels, targets, # (B,) the values that they had, and got
-             generator=None # draws whose colours each one takes
-            ): # (B,3,S,S)
+
+def recolour(
+    x,  # faces (B,3,S,S) in [-1, 1]
+    y,  # the same without a tag's value
+    labels,
+    targets,  # (B,) the values that they had, and got
+    generator=None,  # draws whose colours each one takes
+):  # (B,3,S,S)
     "Removed faces with the colours of other faces that have the value, where there is one."
-    region = changed_region(x, y); (mean, spread), (own, width) = colours(x, region), colours(y, region)
-    fits = labels == targets[:, None]                                              # (B,B): face j has what face i gets
+    region = changed_region(x, y)
+    (mean, spread), (own, width) = colours(x, region), colours(y, region)
+    fits = labels == targets[:, None]  # (B,B): face j has what face i gets
     lender = (fits * (1 + torch.rand(fits.shape, generator=generator).to(x))).argmax(1)
-    worn = (y - own) * (spread[lender] / width.clamp(min=.02)).clamp(.5, 2) + mean[lender]
+    worn = (y - own) * (spread[lender] / width.clamp(min=0.02)).clamp(0.5, 2) + mean[lender]
     return torch.lerp(y, worn, region * fits.any(1)[:, None, None, None]).clamp(-1, 1)
 
 # %% ../nbs/11_consistency.ipynb #36796efd
 @torch.no_grad()
-def forward_pass(frozen, # Frozen
-                 images, # (B,3,S,S) in [-1, 1]
-                 labels, # (B,n_tags), -1 unknown
-                 settings=None, # ForwardSettings
-                 generator=None, # chooses the values
-                 settling=None # Settling
-                ): # dict of tensors, B first
+def forward_pass(
+    frozen,  # Frozen
+    images,  # (B,3,S,S) in [-1, 1]
+    labels,  # (B,n_tags), -1 unknown
+    settings=None,  # ForwardSettings
+    generator=None,  # chooses the values
+    settling=None,  # Settling
+):  # dict of tensors, B first
     "Every tag of every face taken away on its own: pictures, features, and whether a second opinion agrees that it is gone."
     s, model = settings or ForwardSettings(), frozen.autoencoder
-    images = to_uint8(images); x = from_uint8(images)                              # what the cache keeps is what is encoded
-    feats = model.encode_features(x); z = model.head(feats)
+    images = to_uint8(images)
+    x = from_uint8(images)  # what the cache keeps is what is encoded
+    feats = model.encode_features(x)
+    z = model.head(feats)
     targets = other_values(labels, frozen.tags, generator)
     codes = removed_codes(frozen, z, labels, targets, settling, **s.options).flatten(0, 1)  # (B·n_tags,d)
     xT = invert(model, x, z, s.steps, method=s.inversion, iterations=s.iterations, dtype=s.precision).xT
-    starts = xT.repeat_interleave(len(frozen.tags), 0)                             # (B·n_tags,3,S,S)
+    starts = xT.repeat_interleave(len(frozen.tags), 0)  # (B·n_tags,3,S,S)
     taken = render(model, starts, codes, s.steps, dtype=s.precision).images
-    fold = lambda o: o.unflatten(0, targets.shape)                                 # (B·n_tags,…) -> (B,n_tags,…)
+    fold = lambda o: o.unflatten(0, targets.shape)  # (B·n_tags,…) -> (B,n_tags,…)
     taken = from_uint8(to_uint8(taken.clamp(-1, 1)))
     for c in [c for c, tag in enumerate(frozen.tags) if s.recolour and "without" not in tag.values]:
         fold(taken)[:, c] = recolour(x, fold(taken)[:, c], labels[:, c], targets[:, c], generator)
-    removed = to_uint8(taken); y = from_uint8(removed)
+    removed = to_uint8(taken)
+    y = from_uint8(removed)
     own = torch.arange(len(frozen.tags), device=x.device)
-    read = fold(frozen.read(y))[:, own, own]                                       # (B,n_tags): of each, its tag
-    return {"images": images, "labels": labels, "z": z, "feats": feats, "targets": targets, "removed": fold(removed),
-            "removed_feats": fold(model.encode_features(y)), "flipped": (read == targets) & (labels >= 0)}
+    read = fold(frozen.read(y))[:, own, own]  # (B,n_tags): of each, its tag
+    return {
+        "images": images,
+        "labels": labels,
+        "z": z,
+        "feats": feats,
+        "targets": targets,
+        "removed": fold(removed),
+        "removed_feats": fold(model.encode_features(y)),
+        "flipped": (read == targets) & (labels >= 0),
+    }
 
 # %% ../nbs/11_consistency.ipynb #1df43f69
 class CacheWarning(UserWarning):
     "A part of a cache is not used, and why."
 
-def weights_key(*modules # with `state_dict`, and `config` where they have one
-               ): # 64 hexadecimal digits
+
+def weights_key(
+    *modules,  # with `state_dict`, and `config` where they have one
+):  # 64 hexadecimal digits
     "Changes when any weight or setting of a network does."
     h = hashlib.sha256()
     for m in modules:
         config = {k: v for k, v in getattr(m, "config", {}).items() if not k.startswith("_")}
         h.update(json.dumps([type(m).__name__, config], sort_keys=True, default=str).encode())
-        for name, t in sorted(m.state_dict().items()): h.update(name.encode()); h.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        for name, t in sorted(m.state_dict().items()):
+            h.update(name.encode())
+            h.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return h.hexdigest()
 
-def part_key(base, # of models and settings
-             dataset, # with `batch`, `labels`
-             rows # range of faces in this part
-            ): # 64 hexadecimal digits
+
+def part_key(
+    base,  # of models and settings
+    dataset,  # with `batch`, `labels`
+    rows,  # range of faces in this part
+):  # 64 hexadecimal digits
     "Changes when the labels, the files or the look of a part's faces do."
     h = hashlib.sha256(base.encode())
-    h.update(torch.as_tensor(dataset.labels)[rows.start:rows.stop].contiguous().numpy().tobytes())
-    if hasattr(dataset, "files_key"): h.update(dataset.files_key())
+    h.update(torch.as_tensor(dataset.labels)[rows.start : rows.stop].contiguous().numpy().tobytes())
+    if hasattr(dataset, "files_key"):
+        h.update(dataset.files_key())
     ends = dataset.batch(sorted({rows[0], rows[-1]}))["image"]
     return (h.update(to_uint8(ends).cpu().numpy().tobytes()), h.hexdigest())[1]
 
 # %% ../nbs/11_consistency.ipynb #943c5e61
 def _read_part(path, key, n):
     "(tensors, None) of a part that fits, else (None, what is wrong with it)."
-    if not path.exists(): return None, None
+    if not path.exists():
+        return None, None
     try:
-        with open_tensors(path) as f: found = (f.metadata() or {}).get("key")
-        if found != key: return None, "is of another model, other faces or other settings"
-        part = load_file(path)                                                     # mapped, read as it is asked for
+        with open_tensors(path) as f:
+            found = (f.metadata() or {}).get("key")
+        if found != key:
+            return None, "is of another model, other faces or other settings"
+        part = load_file(path)  # mapped, read as it is asked for
         return (part, None) if len(part["images"]) == n else (None, "is cut short")
-    except (SafetensorError, OSError, KeyError, ValueError): return None, "is damaged"
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return None, "is damaged"
+
 
 def _save_part(path, part, key, **more):
     tensors = {k: v.cpu().contiguous() for k, v in part.items()}
-    with atomic_write(path) as tmp: save_file(tensors, tmp, {"key": key, **more})
+    with atomic_write(path) as tmp:
+        save_file(tensors, tmp, {"key": key, **more})
 
 # %% ../nbs/11_consistency.ipynb #5b1c4a03
 def _bases(frozen, settings):
@@ -265,269 +349,397 @@ def _bases(frozen, settings):
     said = [json.dumps(settings.noted() | {"mixed_precision": word}, sort_keys=True) for word in ("bf16", "no")]
     return [hashlib.sha256((known + o).encode()).hexdigest() for o in said]
 
+
 def _base_of(frozen, dataset, settings, folder, rows):
     "The one of them that a folder was begun with; of a new folder, or one of other things, the first."
     bases, settled = _bases(frozen, settings), settings.settle is not None
-    if settled: rows = range(min(settings.settled_by, len(dataset)))
-    first = folder/("settling.safetensors" if settled else "part-000000.safetensors")
+    if settled:
+        rows = range(min(settings.settled_by, len(dataset)))
+    first = folder / ("settling.safetensors" if settled else "part-000000.safetensors")
     try:
-        with open_tensors(first) as f: found = f.metadata()["key"]
-    except (FileError, KeyError, TypeError): return bases[0]
+        with open_tensors(first) as f:
+            found = f.metadata()["key"]
+    except (FileError, KeyError, TypeError):
+        return bases[0]
     return next((b for b in bases if part_key(b, dataset, rows) == found), bases[0])
 
 # %% ../nbs/11_consistency.ipynb #ce6d4224
 class StyleCache(Dataset):
     "Faces, what the forward step made of them, and the features of both, in parts that lie on disk."
-    def __init__(self, parts, # list of dicts of tensors, all but the last of one length
-                 tags, # TagSet
-                 key="", # of the models, faces and settings
-                 provenance=None # plain data: what a training notes of it
-                ):
+
+    def __init__(
+        self,
+        parts,  # list of dicts of tensors, all but the last of one length
+        tags,  # TagSet
+        key="",  # of the models, faces and settings
+        provenance=None,  # plain data: what a training notes of it
+    ):
         self.parts, self.tags, self.key, self.provenance = parts, tags, key, provenance or {}
         self.chunk, self.n = len(parts[0]["images"]), sum(len(p["images"]) for p in parts)
-    def __len__(self): return self.n
-    def batch(self, indices): # {name: (b,…)}
+
+    def __len__(self):
+        return self.n
+
+    def batch(self, indices):  # {name: (b,…)}
         "Some faces, with everything known of them."
         at = [divmod(int(i), self.chunk) for i in indices]
         return {k: torch.stack([self.parts[p][k][j] for p, j in at]) for k in self.parts[0]}
-    def column(self, name): # (n,…)
+
+    def column(self, name):  # (n,…)
         "One kind of tensor, of all faces."
         return torch.cat([p[name] for p in self.parts])
-    def __repr__(self): return f"StyleCache: {len(self)} faces, " + ", ".join(f"{k} {v:.3f}" for k, v in self.flip_rate().items()) + " flipped"
+
+    def __repr__(self):
+        return (
+            f"StyleCache: {len(self)} faces, "
+            + ", ".join(f"{k} {v:.3f}" for k, v in self.flip_rate().items())
+            + " flipped"
+        )
+
 
 @patch
-def flip_rate(self:StyleCache): # {tag: share of the faces in [0, 1]}
+def flip_rate(self: StyleCache):  # {tag: share of the faces in [0, 1]}
     "How often the second opinion agrees that a value is gone."
-    known, flipped = self.column("labels") >= 0, self.column("flipped")            # (n,n_tags)
+    known, flipped = self.column("labels") >= 0, self.column("flipped")  # (n,n_tags)
     return {t.name: float(flipped[:, c].sum() / known[:, c].sum().clamp(min=1)) for c, t in enumerate(self.tags)}
 
+
 @patch
-def feature_variance(self:StyleCache): # float
+def feature_variance(self: StyleCache):  # float
     "Mean variance of the features over faces: the unit of the feature term."
     return float(self.column("feats").var(0).mean())
 
+
 @patch
-def check(self:StyleCache, min_flip=.9 # least share of flipped faces, for every tag
-         ): # the cache
+def check(
+    self: StyleCache,
+    min_flip=0.9,  # least share of flipped faces, for every tag
+):  # the cache
     "Refuse to train on removals that did not remove."
     low = {k: v for k, v in self.flip_rate().items() if v < min_flip}
-    if low: raise ValueError(f"the forward step did not remove enough: flipped {', '.join(f'{k} {v:.2f}' for k, v in low.items())}, needed {min_flip:.2f}. Calibrate the image-specific strengths (chapter 08), or allow it with min_flip={min(low.values()):.2f}.")
+    if low:
+        raise ValueError(
+            f"the forward step did not remove enough: flipped {', '.join(f'{k} {v:.2f}' for k, v in low.items())}, needed {min_flip:.2f}. Calibrate the image-specific strengths (chapter 08), or allow it with min_flip={min(low.values()):.2f}."
+        )
     return self
 
 # %% ../nbs/11_consistency.ipynb #6de2d55e
-def build_cache(frozen, # Frozen
-                dataset, # with `batch`, `labels`, `tags`
-                folder, # of the parts
-                n=None, # the first n faces; None: all
-                settings=None, # ForwardSettings
-                *, chunk=50, # faces in a part: what a kill can cost
-                progress=True # show a bar
-               ): # StyleCache
+def build_cache(
+    frozen,  # Frozen
+    dataset,  # with `batch`, `labels`, `tags`
+    folder,  # of the parts
+    n=None,  # the first n faces; None: all
+    settings=None,  # ForwardSettings
+    *,
+    chunk=50,  # faces in a part: what a kill can cost
+    progress=True,  # show a bar
+):  # StyleCache
     "The forward step of a whole dataset, made once; parts that are there already and still fit are taken as they are."
     s, n, folder = settings or ForwardSettings(), n or len(dataset), make_folder(folder)
     dataset = labelled_as(dataset, frozen.tags)
-    if not 1 <= n <= len(dataset): raise ValueError(f"n={n} faces were asked for; the dataset has {len(dataset)}. Ask for 1 to {len(dataset)}.")
+    if not 1 <= n <= len(dataset):
+        raise ValueError(f"n={n} faces were asked for; the dataset has {len(dataset)}. Ask for 1 to {len(dataset)}.")
     base, parts, keys = _base_of(frozen, dataset, s, folder, range(min(chunk, n))), [], []
-    settling, base = (None, base) if s.settle is None else _settling_of(frozen, dataset, s, folder / "settling.safetensors", base)
+    settling, base = (
+        (None, base) if s.settle is None else _settling_of(frozen, dataset, s, folder / "settling.safetensors", base)
+    )
     with tqdm(total=n, desc="forward step", unit="face", disable=not progress) as bar:
         for start in range(0, n, chunk):
             rows, path = range(start, min(start + chunk, n)), folder / f"part-{start:06d}.safetensors"
             key = part_key(base, dataset, rows)
             part, wrong = _read_part(path, key, len(rows))
-            if wrong: warnings.warn(f"{path} {wrong}; it is made anew.", CacheWarning, stacklevel=2)
+            if wrong:
+                warnings.warn(f"{path} {wrong}; it is made anew.", CacheWarning, stacklevel=2)
             if part is None:
                 made = _make_part(frozen, dataset, rows, s, settling)
                 _save_part(path, made, key, precision=resolve_precision(s.precision, frozen.device))
                 part, _ = _read_part(path, key, len(rows))
-            parts.append(part); keys.append(key)
+            parts.append(part)
+            keys.append(key)
             bar.update(len(rows))
     about = {"forward": s.noted(), "faces and removals": hashlib.sha256("".join(keys).encode()).hexdigest()[:16]}
     return StyleCache(parts, frozen.tags, base, about)
 
-def _settling_of(frozen, dataset, settings, path, base): # → Settling, key
+
+def _settling_of(frozen, dataset, settings, path, base):  # → Settling, key
     "Where codes settle; read from the file where that fits."
-    n = min(settings.settled_by, len(dataset)); key = part_key(base, dataset, range(n))
+    n = min(settings.settled_by, len(dataset))
+    key = part_key(base, dataset, range(n))
     try:
-        with open_tensors(path) as f: found = f.metadata()["key"]
-        if found == key: return Settling({tuple(map(int, k.split("."))): (v[0], v[1:-1], v[-1]) for k, v in load_file(path, str(frozen.device)).items()}), key
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError): pass
-    with torch.no_grad(): z = torch.cat([frozen.autoencoder.encode(dataset.batch(range(i, min(i + 100, n)))["image"].to(frozen.device)) for i in range(0, n, 100)])
-    made = fit_settling(frozen, z, torch.as_tensor(dataset.labels)[:n].to(z.device), settings.settle, **settings.options)
-    _save_part(path, {".".join(map(str, k)): torch.cat([a[None], T, b[None]]) for k, (a, T, b) in made.maps.items()}, key)
+        with open_tensors(path) as f:
+            found = f.metadata()["key"]
+        if found == key:
+            return Settling(
+                {
+                    tuple(map(int, k.split("."))): (v[0], v[1:-1], v[-1])
+                    for k, v in load_file(path, str(frozen.device)).items()
+                }
+            ), key
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        pass
+    with torch.no_grad():
+        z = torch.cat(
+            [
+                frozen.autoencoder.encode(dataset.batch(range(i, min(i + 100, n)))["image"].to(frozen.device))
+                for i in range(0, n, 100)
+            ]
+        )
+    made = fit_settling(
+        frozen, z, torch.as_tensor(dataset.labels)[:n].to(z.device), settings.settle, **settings.options
+    )
+    _save_part(
+        path, {".".join(map(str, k)): torch.cat([a[None], T, b[None]]) for k, (a, T, b) in made.maps.items()}, key
+    )
     return made, key
+
 
 def _make_part(frozen, dataset, rows, settings, settling=None):
     "The forward step of some faces; its random numbers are theirs alone."
-    b = {k: torch.as_tensor(v).to(frozen.device) for k, v in dataset.batch(list(rows)).items() if k in ("image", "labels")}
-    return forward_pass(frozen, b["image"], b["labels"], settings, make_generator(step_seed(settings.seed, rows.start)), settling)
+    b = {
+        k: torch.as_tensor(v).to(frozen.device)
+        for k, v in dataset.batch(list(rows)).items()
+        if k in ("image", "labels")
+    }
+    return forward_pass(
+        frozen, b["image"], b["labels"], settings, make_generator(step_seed(settings.seed, rows.start)), settling
+    )
 
 # %% ../nbs/11_consistency.ipynb #f75cac88
-def told(guess, # (B,n_tags,d) what a linear map of the style makes of it
-         change, # (B,n_tags,d) of the normalised code, from the source to its goal
-         valid # (B,n_tags)
-        ): # scalar
+def told(
+    guess,  # (B,n_tags,d) what a linear map of the style makes of it
+    change,  # (B,n_tags,d) of the normalised code, from the source to its goal
+    valid,  # (B,n_tags)
+):  # scalar
     "How much of a change its style can tell."
     return ((guess - change).square().mean(2) * valid).mean()
 
-def code_loss(u, # (B,n_tags,d) normalised codes of the restored faces
-              u0, # (B,n_tags,d) of the goals
-              valid # (B,n_tags) 0 where there was nothing to restore
-             ): # scalar
+
+def code_loss(
+    u,  # (B,n_tags,d) normalised codes of the restored faces
+    u0,  # (B,n_tags,d) of the goals
+    valid,  # (B,n_tags) 0 where there was nothing to restore
+):  # scalar
     "Squared distance of the restored code from its goal's: the original's, or backwards the removed face's."
     return ((u - u0).square().mean(2) * valid).mean()
 
-def feature_loss(feats, # F' (B,n_tags,C,4,4) of the restored faces
-                 feats0, # (B,n_tags,C,4,4) of the goals
-                 valid # (B,n_tags)
-                ): # scalar
+
+def feature_loss(
+    feats,  # F' (B,n_tags,C,4,4) of the restored faces
+    feats0,  # (B,n_tags,C,4,4) of the goals
+    valid,  # (B,n_tags)
+):  # scalar
     "The same for the features, so that the next edit in a chain finds what it knows."
     return ((feats - feats0).square().mean((2, 3, 4)) * valid).mean()
 
-def bottleneck(h, # (B,n_tags,k) what the code is made from, before noise
-               valid # (B,n_tags)
-              ): # scalar
+
+def bottleneck(
+    h,  # (B,n_tags,k) what the code is made from, before noise
+    valid,  # (B,n_tags)
+):  # scalar
     "What the noisy code costs: the distance of N(h, 1) from N(0, 1)."
     return (h.square().sum(2) / 2 * valid).mean()
 
-def classification(frozen, # Frozen
-                   z, # (B,n_tags,d) codes after an edit of each tag
-                   labels # (B,n_tags,n_tags) what each of them should read as, in all tags
-                  ): # scalar, summed over the tags that are read
+
+def classification(
+    frozen,  # Frozen
+    z,  # (B,n_tags,d) codes after an edit of each tag
+    labels,  # (B,n_tags,n_tags) what each of them should read as, in all tags
+):  # scalar, summed over the tags that are read
     "Cross-entropy on all tags: the edited one has arrived, nothing else has moved."
     return head_losses(frozen.mlp(z.flatten(0, 1)), labels.flatten(0, 1)).sum()
 
 # %% ../nbs/11_consistency.ipynb #5a1e9c02
-def style_readers(frozen, # Frozen
-                  cache, # StyleCache
-                  n=3000, # faces behind the lines, at most
-                  ridge=30., # of the regression
-                  least=.35, most=.5 # share of a reading's spread that a removal moves: from here on it counts, from there on in full
-                 ): # (n_tags,n_values,d,n_readings): for each value straight lines from a normalised code to what tells of its style
+def style_readers(
+    frozen,  # Frozen
+    cache,  # StyleCache
+    n=3000,  # faces behind the lines, at most
+    ridge=30.0,  # of the regression
+    least=0.35,
+    most=0.5,  # share of a reading's spread that a removal moves: from here on it counts, from there on in full
+):  # (n_tags,n_values,d,n_readings): for each value straight lines from a normalised code to what tells of its style
     "What a removal changes in a face is what tells of the style."
-    if not least < most: raise ValueError(f"moved={least} came. A reading counts from this share of its spread on, and in full from {most} on; allowed: less than {most}.")
-    b = cache.batch(range(min(n, len(cache)))); u, read = frozen.mlp.normalise(b["z"].to(frozen.device)), lambda x: torch.cat([frozen.critic.features(from_uint8(o).to(frozen.device)) for o in x.split(200)])
+    if not least < most:
+        raise ValueError(
+            f"moved={least} came. A reading counts from this share of its spread on, and in full from {most} on; allowed: less than {most}."
+        )
+    b = cache.batch(range(min(n, len(cache))))
+    u, read = (
+        frozen.mlp.normalise(b["z"].to(frozen.device)),
+        lambda x: torch.cat([frozen.critic.features(from_uint8(o).to(frozen.device)) for o in x.split(200)]),
+    )
     with torch.no_grad():
-        f = read(b["images"]); out = f.new_zeros(len(frozen.tags), max(len(t) for t in frozen.tags), u.shape[1], f.shape[1])
-        u, few = torch.cat([u, torch.ones_like(u[:, :1])], 1).to(f), min(n, len(cache), 1000)                      # (n,d+1)
+        f = read(b["images"])
+        out = f.new_zeros(len(frozen.tags), max(len(t) for t in frozen.tags), u.shape[1], f.shape[1])
+        u, few = torch.cat([u, torch.ones_like(u[:, :1])], 1).to(f), min(n, len(cache), 1000)  # (n,d+1)
         for c, tag in enumerate(frozen.tags):
-            moved = (f[:few] - read(b["removed"][:few, c])).square().mean(0) / (2 * f.var(0) + .05)                # (n_readings,)
+            moved = (f[:few] - read(b["removed"][:few, c])).square().mean(0) / (2 * f.var(0) + 0.05)  # (n_readings,)
             for k in range(len(tag)):
-                rows = b["labels"][:, c] == k; v = u[rows]
-                out[c, k] = torch.linalg.solve(v.T @ v + ridge * torch.eye(v.shape[1]).to(v), v.T @ f[rows])[:-1] * ((moved - least) / (most - least)).clamp(0, 1)
+                rows = b["labels"][:, c] == k
+                v = u[rows]
+                out[c, k] = torch.linalg.solve(v.T @ v + ridge * torch.eye(v.shape[1]).to(v), v.T @ f[rows])[:-1] * (
+                    (moved - least) / (most - least)
+                ).clamp(0, 1)
     return out
 
-def style_distance(u, # (B,n_tags,d) normalised codes of other faces under this face's style
-               u0, # (B,n_tags,d) of the face that lends it
-               readers, # see `style_readers`
-               values, # (B,n_tags)
-               valid # (B,n_tags)
-              ): # scalar
+
+def style_distance(
+    u,  # (B,n_tags,d) normalised codes of other faces under this face's style
+    u0,  # (B,n_tags,d) of the face that lends it
+    readers,  # see `style_readers`
+    values,  # (B,n_tags)
+    valid,  # (B,n_tags)
+):  # scalar
     "What tells of the style, on the one face against the other."
-    lines = readers.to(u)[torch.arange(u.shape[1], device=u.device), values]                                         # (B,n_tags,d,n_readings)
+    lines = readers.to(u)[torch.arange(u.shape[1], device=u.device), values]  # (B,n_tags,d,n_readings)
     return (torch.einsum("bnd,bndk->bnk", u - u0, lines).square().mean(2) * valid).mean()
 
 # %% ../nbs/11_consistency.ipynb #9f9141bf
-def one_step(model, # DiffusionAutoencoder
-             x0, # (m,3,S,S)
-             z, # (m,d) with gradient
-             t, # (m,) long
-             noise # (m,3,S,S)
-            ): # (m,3,S,S)
+def one_step(
+    model,  # DiffusionAutoencoder
+    x0,  # (m,3,S,S)
+    z,  # (m,d) with gradient
+    t,  # (m,) long
+    noise,  # (m,3,S,S)
+):  # (m,3,S,S)
     "The picture that one look at a noised face gives under z: a decoder for the price of one call."
     xt = add_noise(x0, noise, t, model.schedule)
     return predict_x0(model.denoise(xt, t, z).float(), xt, t, model.schedule, model.config.prediction_type)
 
-def perceptual(frozen, # Frozen
-               x, # (m,3,S,S)
-               x0, # (m,3,S,S)
-               valid # (m,)
-              ): # scalar
+
+def perceptual(
+    frozen,  # Frozen
+    x,  # (m,3,S,S)
+    x0,  # (m,3,S,S)
+    valid,  # (m,)
+):  # scalar
     "Distance in features that react to everything a face is made of."
     return (frozen.critic.distance(x, x0) * valid).mean()
 
-def pixels(x, x0, valid): # as `perceptual`
+
+def pixels(x, x0, valid):  # as `perceptual`
     "Mean squared difference."
     return ((x - x0).square().mean((1, 2, 3)) * valid).mean()
 
 # %% ../nbs/11_consistency.ipynb #306808b0
-def energy_distance(a, # (n,d)
-                    b # (m,d)
-                   ): # scalar ≥ 0, 0 for equal distributions
+def energy_distance(
+    a,  # (n,d)
+    b,  # (m,d)
+):  # scalar ≥ 0, 0 for equal distributions
     "Twice the mean distance between two clouds of points, minus the mean distances within each."
-    if min(len(a), len(b)) < 2: return a.sum() * 0
-    def within(x): return torch.cdist(x, x).sum() / (len(x) * (len(x) - 1))
+    if min(len(a), len(b)) < 2:
+        return a.sum() * 0
+
+    def within(x):
+        return torch.cdist(x, x).sum() / (len(x) * (len(x) - 1))
+
     return 2 * torch.cdist(a, b).mean() - within(a) - within(b)
 
-def match(mapped, # (B,k) codes by the mapper
-          read, # (B,k) codes by the extractor
-          values # (B,) what both are codes of
-         ): # scalar
+
+def match(
+    mapped,  # (B,k) codes by the mapper
+    read,  # (B,k) codes by the extractor
+    values,  # (B,) what both are codes of
+):  # scalar
     "Energy distance of the two clouds, value by value."
-    scale = read.std(0).mean().clamp(min=1e-3) * read.shape[1] ** .5               # two styles are then about √2 apart
-    terms = [energy_distance(mapped[values == k] / scale, read[values == k] / scale) * (values == k).float().mean() for k in values.unique()]
+    scale = read.std(0).mean().clamp(min=1e-3) * read.shape[1] ** 0.5  # two styles are then about √2 apart
+    terms = [
+        energy_distance(mapped[values == k] / scale, read[values == k] / scale) * (values == k).float().mean()
+        for k in values.unique()
+    ]
     return torch.stack(terms).sum()
 
 # %% ../nbs/11_consistency.ipynb #ab786cda
 @dataclass
 class Weights:
     "How much each term counts; a term is the mean over faces and tags."
-    difference: float = 2.0       # what the style tells of the change, against the change
-    code: float = 6.0             # restored code against the original's
-    features: float = 1.0         # restored features against the original's, in units of their variance
-    perceptual: float = 6.0       # one-step picture of the restored face against the original
-    pixels: float = 6.0           # the same in pixels
-    classification: float = 0.015 # all tags of the restored face
-    cross: float = 0.015          # all tags of another face under this face's style
-    style: float = 40.0           # what tells of the style, on that other face against this one
-    bottleneck: float = 1.2e-4    # what a style may cost
-    match: float = 0.5            # the mapper's codes against the extractor's
-    latent: float = 0.015         # all tags of another face under the mapper's style
-    def __post_init__(self): check_fields(self, **dict.fromkeys(vars(self), WEIGHT))
+
+    difference: float = 2.0  # what the style tells of the change, against the change
+    code: float = 6.0  # restored code against the original's
+    features: float = 1.0  # restored features against the original's, in units of their variance
+    perceptual: float = 6.0  # one-step picture of the restored face against the original
+    pixels: float = 6.0  # the same in pixels
+    classification: float = 0.015  # all tags of the restored face
+    cross: float = 0.015  # all tags of another face under this face's style
+    style: float = 40.0  # what tells of the style, on that other face against this one
+    bottleneck: float = 1.2e-4  # what a style may cost
+    match: float = 0.5  # the mapper's codes against the extractor's
+    latent: float = 0.015  # all tags of another face under the mapper's style
+
+    def __post_init__(self):
+        check_fields(self, **dict.fromkeys(vars(self), WEIGHT))
+
 
 @dataclass
 class StyleSettings:
     "How the backward step is asked."
-    noise: float = 0.3            # standard deviation added before the style code is made
-    warmup: int = 0               # first steps, in which only the extractor learns, by the difference
-    swap: float = 0.5             # share of the references that have lost another tag's value
-    pasted: float = 0.5           # share of the references of which only what some tags change is laid over another face
-    worn: float = 0.4             # share of the tags that are
-    traces: float = 0.2           # standard deviation of another face's traces, laid over the removed face's own
-    translated: float = 0.5       # share of the faces whose value the networks themselves take away (back-translation)
-    translated_from: int = 1000   # steps after the warm-up in which they do not yet
-    decoded: int = 3              # pictures decoded for each tag in a step
-    t_from: float = 0.4           # of T: the least noise under which they are
-    moved: float = 0.35           # share of a reading's spread that a removal must move before it tells of the style; from 0.5 on it counts in full
-    source: str = "removed"       # what is modulated: "removed", or "original" (no forward step)
+
+    noise: float = 0.3  # standard deviation added before the style code is made
+    warmup: int = 0  # first steps, in which only the extractor learns, by the difference
+    swap: float = 0.5  # share of the references that have lost another tag's value
+    pasted: float = 0.5  # share of the references of which only what some tags change is laid over another face
+    worn: float = 0.4  # share of the tags that are
+    traces: float = 0.2  # standard deviation of another face's traces, laid over the removed face's own
+    translated: float = 0.5  # share of the faces whose value the networks themselves take away (back-translation)
+    translated_from: int = 1000  # steps after the warm-up in which they do not yet
+    decoded: int = 3  # pictures decoded for each tag in a step
+    t_from: float = 0.4  # of T: the least noise under which they are
+    moved: float = 0.35  # share of a reading's spread that a removal must move before it tells of the style; from 0.5 on it counts in full
+    source: str = "removed"  # what is modulated: "removed", or "original" (no forward step)
+
     def __post_init__(self):
         shares = dict.fromkeys(("swap", "pasted", "worn", "translated"), SHARE)
-        check_fields(self, **shares, noise=WEIGHT, traces=WEIGHT, warmup=WHOLE, translated_from=WHOLE, decoded=COUNT,
-                     t_from=(0, 1, "[)"))
+        check_fields(
+            self,
+            **shares,
+            noise=WEIGHT,
+            traces=WEIGHT,
+            warmup=WHOLE,
+            translated_from=WHOLE,
+            decoded=COUNT,
+            t_from=(0, 1, "[)"),
+        )
         words = "removed", "original"
-        if self.source not in words: raise ValueError(unknown_name("source", self.source, words))
+        if self.source not in words:
+            raise ValueError(unknown_name("source", self.source, words))
 
 # %% ../nbs/11_consistency.ipynb #0c13ff7a
 @dataclass
 class StyleNetworks:
     "The three networks that learn."
+
     modulation: nn.Module
     extractor: nn.Module
     mapper: nn.Module = None
-    def modules(self): return {k: v for k, v in vars(self).items() if v is not None}
 
-def style_networks(model, # DiffusionAutoencoder
-                   tags, # TagSet
-                   *, seed=0, # of the first weights
-                   shape=None, # style_dim, n_tokens, token_dim, shared by all three
-                   modulation=None, extractor=None, mapper=None # more arguments of each; mapper=False: none
-                  ): # StyleNetworks
+    def modules(self):
+        return {k: v for k, v in vars(self).items() if v is not None}
+
+
+def style_networks(
+    model,  # DiffusionAutoencoder
+    tags,  # TagSet
+    *,
+    seed=0,  # of the first weights
+    shape=None,  # style_dim, n_tokens, token_dim, shared by all three
+    modulation=None,
+    extractor=None,
+    mapper=None,  # more arguments of each; mapper=False: none
+):  # StyleNetworks
     "Fresh style networks for an autoencoder; the extractor starts from its encoder."
     shape, tags = {"style_dim": 32, "n_tokens": 4, "token_dim": 64, **(shape or {})}, tag_list(tags)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         read = ReferenceExtractor.beside(model, tags, **{"bottleneck": 16, **shape, **(extractor or {})})
-        drawn = None if mapper is False else LatentMapper(tags=tags, image_size=model.config.image_size, **{**shape, **(mapper or {})})
-        feats = model.encode_features(torch.zeros(1, model.config.in_channels, model.config.image_size, model.config.image_size, device=model.device))
+        drawn = (
+            None
+            if mapper is False
+            else LatentMapper(tags=tags, image_size=model.config.image_size, **{**shape, **(mapper or {})})
+        )
+        feats = model.encode_features(
+            torch.zeros(
+                1, model.config.in_channels, model.config.image_size, model.config.image_size, device=model.device
+            )
+        )
         wide = {k: shape[k] for k in ("style_dim", "token_dim")}
         moved = StyleModulation(tags=tags, feat_dim=feats.shape[1], **{"width": 64, **wide, **(modulation or {})})
     return StyleNetworks(moved, read, drawn)
@@ -536,305 +748,511 @@ def style_networks(model, # DiffusionAutoencoder
 @dataclass
 class Scene:
     "What one step of training works on; face i lends its style, face (i − 1) of the batch wears it."
-    x: Tensor        # (B,3,S,S) originals
-    labels: Tensor   # (B,n_tags)
-    values: Tensor   # (B,n_tags) what each tag is restored to: the face's own value, or backwards the one that took its place; what the reference has, where that is another face
-    reference: Tensor # (B,3,S,S) where the style is read
-    source: Tensor   # (B,n_tags,C,4,4) features without the tag's value
-    u0: Tensor       # (B,n_tags,d) normalised codes of the goal
-    change: Tensor   # (B,n_tags,d) from the source's code to the goal's
-    feats: Tensor    # (B,n_tags,C,4,4) its features
-    worn: Tensor     # (B,n_tags) bool: the reference shows the face's own style
-    valid: Tensor    # (B,n_tags) 1 where source lacks the value and the reference has it
-    seen: Tensor     # (B,n_tags) the same, where the goal is the original
-    lacks: Tensor    # (B,n_tags) bool: the other face, as it is, lacks the value
-    other: Tensor    # (B,n_tags,C,4,4) features of another face
-    other_x: Tensor  # (B,3,S,S) that face
-    own: Tensor      # (B,n_tags,n_tags) labels of face i with each tag's value in turn
-    wanted: Tensor   # (B,n_tags,n_tags) the same of the other face
 
-def pasted(reference, # (B,3,S,S)
-           x, # (B,3,S,S) originals
-           removed, # (B,n_tags,3,S,S) uint8, without each tag's value
-           others, # (B,3,S,S) other faces
-           settings, # StyleSettings
-           generator # StepGenerator
-          ): # references (B,3,S,S), and which tags' styles they still show (B,n_tags) bool
+    x: Tensor  # (B,3,S,S) originals
+    labels: Tensor  # (B,n_tags)
+    values: Tensor  # (B,n_tags) what each tag is restored to: the face's own value, or backwards the one that took its place; what the reference has, where that is another face
+    reference: Tensor  # (B,3,S,S) where the style is read
+    source: Tensor  # (B,n_tags,C,4,4) features without the tag's value
+    u0: Tensor  # (B,n_tags,d) normalised codes of the goal
+    change: Tensor  # (B,n_tags,d) from the source's code to the goal's
+    feats: Tensor  # (B,n_tags,C,4,4) its features
+    worn: Tensor  # (B,n_tags) bool: the reference shows the face's own style
+    valid: Tensor  # (B,n_tags) 1 where source lacks the value and the reference has it
+    seen: Tensor  # (B,n_tags) the same, where the goal is the original
+    lacks: Tensor  # (B,n_tags) bool: the other face, as it is, lacks the value
+    other: Tensor  # (B,n_tags,C,4,4) features of another face
+    other_x: Tensor  # (B,3,S,S) that face
+    own: Tensor  # (B,n_tags,n_tags) labels of face i with each tag's value in turn
+    wanted: Tensor  # (B,n_tags,n_tags) the same of the other face
+
+
+def pasted(
+    reference,  # (B,3,S,S)
+    x,  # (B,3,S,S) originals
+    removed,  # (B,n_tags,3,S,S) uint8, without each tag's value
+    others,  # (B,3,S,S) other faces
+    settings,  # StyleSettings
+    generator,  # StepGenerator
+):  # references (B,3,S,S), and which tags' styles they still show (B,n_tags) bool
     "Some references in pieces: what some tags have changed in the face, laid over another face."
-    n = removed.shape[1]; some = (generator.rand() < settings.pasted)[:, None]     # (B,1)
-    worn = (generator.rand(n) < settings.worn) | (generator.randint(n)[:, None] == torch.arange(n, device=x.device))       # at least one
-    where = changed_region(x.repeat_interleave(n, 0), from_uint8(removed).flatten(0, 1), full=.12).unflatten(0, (-1, n))   # (B,n_tags,1,S,S)
+    n = removed.shape[1]
+    some = (generator.rand() < settings.pasted)[:, None]  # (B,1)
+    worn = (generator.rand(n) < settings.worn) | (
+        generator.randint(n)[:, None] == torch.arange(n, device=x.device)
+    )  # at least one
+    where = changed_region(x.repeat_interleave(n, 0), from_uint8(removed).flatten(0, 1), full=0.12).unflatten(
+        0, (-1, n)
+    )  # (B,n_tags,1,S,S)
     piece = torch.lerp(others, reference, (where * worn[:, :, None, None, None]).amax(1))
     return torch.where(some[:, :, None, None], piece, reference), worn | ~some
 
-def stage(batch, # of a StyleCache
-          frozen, # Frozen
-          settings, # StyleSettings
-          generator # StepGenerator
-         ): # Scene
+
+def stage(
+    batch,  # of a StyleCache
+    frozen,  # Frozen
+    settings,  # StyleSettings
+    generator,  # StepGenerator
+):  # Scene
     "Choose references and partners."
     labels, feats, n, removed = batch["labels"], batch["feats"], len(frozen.tags), settings.source == "removed"
-    tall = lambda mask: mask[:, :, None, None, None]                               # (B,n_tags) -> (B,n_tags,1,1,1)
-    x, rows = from_uint8(batch["images"]), torch.arange(len(labels), device=labels.device); a, b = rows.roll(1), rows.roll(2)
+    tall = lambda mask: mask[:, :, None, None, None]  # (B,n_tags) -> (B,n_tags,1,1,1)
+    x, rows = from_uint8(batch["images"]), torch.arange(len(labels), device=labels.device)
+    a, b = rows.roll(1), rows.roll(2)
     taken = batch["removed_feats"] if removed else feats[:, None].expand_as(batch["removed_feats"])
-    swap, which = generator.rand() < settings.swap, generator.randint(n)           # (B,)
+    swap, which = generator.rand() < settings.swap, generator.randint(n)  # (B,)
     reference = torch.where(swap[:, None, None, None], from_uint8(batch["removed"][rows, which]), x)
-    lost = swap[:, None] & (which[:, None] == torch.arange(n, device=x.device))    # (B,n_tags): the reference lost the very value
-    reference, worn = pasted(reference, x, batch["removed"], x[b], settings, generator) if settings.pasted else (reference, torch.ones_like(lost))
+    lost = swap[:, None] & (
+        which[:, None] == torch.arange(n, device=x.device)
+    )  # (B,n_tags): the reference lost the very value
+    reference, worn = (
+        pasted(reference, x, batch["removed"], x[b], settings, generator)
+        if settings.pasted
+        else (reference, torch.ones_like(lost))
+    )
     known = (batch["flipped"] if removed else (labels >= 0) & ~lost) & worn
     values = torch.where(worn, torch.where(lost & removed, batch["targets"], labels), labels[b]).clamp(min=0)
-    source, goal = torch.where(tall(lost), feats[:, None], taken), torch.where(tall(lost & removed), batch["removed_feats"], feats[:, None])
-    norm, maps = frozen.mlp.normalise, batch["removed_feats"].flatten(0, 1)        # (B·n_tags,C,4,4)
-    with torch.no_grad(): before, gone = norm(batch["z"])[:, None], norm(frozen.autoencoder.head(maps).float()).unflatten(0, (-1, n))  # (B,1,d), (B,n_tags,d)
+    source, goal = (
+        torch.where(tall(lost), feats[:, None], taken),
+        torch.where(tall(lost & removed), batch["removed_feats"], feats[:, None]),
+    )
+    norm, maps = frozen.mlp.normalise, batch["removed_feats"].flatten(0, 1)  # (B·n_tags,C,4,4)
+    with torch.no_grad():
+        before, gone = (
+            norm(batch["z"])[:, None],
+            norm(frozen.autoencoder.head(maps).float()).unflatten(0, (-1, n)),
+        )  # (B,1,d), (B,n_tags,d)
     back = (lost & removed)[:, :, None]
     u0, change = torch.where(back, gone, before), torch.where(back, gone - before, (before - gone) * removed)
-    if removed: source = torch.where(tall(lost), source, source + settings.traces * tall(generator.randn(n)) * (feats[a][:, None] - taken[a]))
+    if removed:
+        source = torch.where(
+            tall(lost), source, source + settings.traces * tall(generator.randn(n)) * (feats[a][:, None] - taken[a])
+        )
     other = torch.where(tall(labels[a] == values), taken[a], feats[a][:, None])
-    def with_values(labels): # (B,n_tags) -> (B,n_tags,n_tags)
-        out = labels[:, None].repeat(1, n, 1); out[:, range(n), range(n)] = values
+
+    def with_values(labels):  # (B,n_tags) -> (B,n_tags,n_tags)
+        out = labels[:, None].repeat(1, n, 1)
+        out[:, range(n), range(n)] = values
         return out
-    return Scene(x, labels.clamp(min=0), values, reference, source, u0, change, goal, worn, known.float(), (known & ~lost).float(), labels[a] != values, other, x[a], with_values(labels), with_values(labels[a]))
+
+    return Scene(
+        x,
+        labels.clamp(min=0),
+        values,
+        reference,
+        source,
+        u0,
+        change,
+        goal,
+        worn,
+        known.float(),
+        (known & ~lost).float(),
+        labels[a] != values,
+        other,
+        x[a],
+        with_values(labels),
+        with_values(labels[a]),
+    )
 
 # %% ../nbs/11_consistency.ipynb #de1f1237
 class StyleTask:
     "The backward step for `fit`: restore each face with its own style, dress another face in it."
-    def __init__(self, frozen, # Frozen
-                 networks, # StyleNetworks
-                 weights=None, # Weights
-                 settings=None, # StyleSettings
-                 feat_var=1.0, # variance of the features over faces
-                 readers=None # see `style_readers`; None: no term `style`
-                ):
+
+    def __init__(
+        self,
+        frozen,  # Frozen
+        networks,  # StyleNetworks
+        weights=None,  # Weights
+        settings=None,  # StyleSettings
+        feat_var=1.0,  # variance of the features over faces
+        readers=None,  # see `style_readers`; None: no term `style`
+    ):
         self.feat_var, self.readers = feat_var, readers
-        self.frozen, self.networks, self.weights, self.settings = frozen, networks, weights or Weights(), settings or StyleSettings()
+        self.frozen, self.networks, self.weights, self.settings = (
+            frozen,
+            networks,
+            weights or Weights(),
+            settings or StyleSettings(),
+        )
         self.modules = networks.modules()
-        for name, m in self.modules.items(): frozen.check_tags(m.tags, f"the {name}")
-        if self.weights.difference: self.modules["tell"] = self.tellers()
+        for name, m in self.modules.items():
+            frozen.check_tags(m.tags, f"the {name}")
+        if self.weights.difference:
+            self.modules["tell"] = self.tellers()
+
     def tellers(self):
         "For every tag a linear map of what its style is made from; thrown away at the end."
-        net, size, d = self.networks.extractor, self.frozen.autoencoder.config.image_size, self.frozen.autoencoder.config.z_dim
+        net, size, d = (
+            self.networks.extractor,
+            self.frozen.autoencoder.config.image_size,
+            self.frozen.autoencoder.config.z_dim,
+        )
         where = next(net.parameters()).device
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0); feats, value = net.features(torch.zeros(1, 3, size, size, device=where)), torch.zeros(1, dtype=torch.long, device=where)
-            return nn.ModuleList(nn.Linear(net.squeezed(feats, c, value).shape[1], d) for c in range(len(self.frozen.tags)))
-    lr_factors = {"extractor.encoder.": 0.2}                                       # what is trained already learns more slowly
-    def to(self, device): self.frozen.to(device)
+            torch.manual_seed(0)
+            feats, value = (
+                net.features(torch.zeros(1, 3, size, size, device=where)),
+                torch.zeros(1, dtype=torch.long, device=where),
+            )
+            return nn.ModuleList(
+                nn.Linear(net.squeezed(feats, c, value).shape[1], d) for c in range(len(self.frozen.tags))
+            )
+
+    lr_factors = {"extractor.encoder.": 0.2}  # what is trained already learns more slowly
+
+    def to(self, device):
+        self.frozen.to(device)
+
     def config(self):
-        nets = {k: {a: b for a, b in m.config.items() if not a.startswith("_")} for k, m in self.networks.modules().items()}
-        return {"weights": asdict(self.weights), "settings": asdict(self.settings), "feat_var": round(self.feat_var, 6), "lr_factors": self.lr_factors, "frozen": weights_key(*self.frozen.parts)[:16], **nets}
+        nets = {
+            k: {a: b for a, b in m.config.items() if not a.startswith("_")} for k, m in self.networks.modules().items()
+        }
+        return {
+            "weights": asdict(self.weights),
+            "settings": asdict(self.settings),
+            "feat_var": round(self.feat_var, 6),
+            "lr_factors": self.lr_factors,
+            "frozen": weights_key(*self.frozen.parts)[:16],
+            **nets,
+        }
+
 
 @patch
-def read_styles(self:StyleTask, s, # Scene
-                generator # StepGenerator
-               ): # (list of StyleCode, one for each tag, h (B,n_tags,k) and the same with noise)
+def read_styles(
+    self: StyleTask,
+    s,  # Scene
+    generator,  # StepGenerator
+):  # (list of StyleCode, one for each tag, h (B,n_tags,k) and the same with noise)
     "The style of every tag, from the reference, through the noisy bottleneck."
     net, codes, hs, noised = self.networks.extractor, [], [], []
     feats = net.features(s.reference).float()
     for c in range(len(self.frozen.tags)):
-        h = net.squeezed(feats, c, s.values[:, c]).float(); hs.append(h)
+        h = net.squeezed(feats, c, s.values[:, c]).float()
+        hs.append(h)
         noisy = h + self.settings.noise * generator.randn(h.shape[1]) if self.settings.noise else h
-        codes.append(net.heads(noisy, c)); noised.append(noisy)
+        codes.append(net.heads(noisy, c))
+        noised.append(noisy)
     return codes, torch.stack(hs, 1), torch.stack(noised, 1)
+
 
 @patch
 @torch.no_grad()
-def back_translate(self:StyleTask, s, # Scene
-                   read, # list of StyleCode, one for each tag
-                   batch, # of a StyleCache
-                   generator # StepGenerator
-                  ): # Scene, in which some sources are the networks' own work
+def back_translate(
+    self: StyleTask,
+    s,  # Scene
+    read,  # list of StyleCode, one for each tag
+    batch,  # of a StyleCache
+    generator,  # StepGenerator
+):  # Scene, in which some sources are the networks' own work
     "Some faces lose their value by taking another face's, with its style; where that fails they do not count."
-    labels, B, n = batch["labels"], *batch["labels"].shape; known = labels >= 0
-    fits = (labels[:, None] != s.values) & known[:, None] & known                  # (B,B,n): face j can lend face i a value that it lacks
-    lender = (fits * (1 + generator.rand(B, n))).argmax(1)                         # (B,n)
+    labels, B, n = batch["labels"], *batch["labels"].shape
+    known = labels >= 0
+    fits = (
+        (labels[:, None] != s.values) & known[:, None] & known
+    )  # (B,B,n): face j can lend face i a value that it lacks
+    lender = (fits * (1 + generator.rand(B, n))).argmax(1)  # (B,n)
     lent, codes = s.values.gather(0, lender), [code[lender[:, c]] for c, code in enumerate(read)]
     feats, z = (o[0] for o in self.modulated([(batch["feats"][:, None].expand_as(s.source), codes)], lent))
-    gone = torch.stack([self.frozen.mlp(z[:, c])[t.name].argmax(1) == lent[:, c] for c, t in enumerate(self.frozen.tags)], 1)
-    chosen = (generator.rand() < self.settings.translated)[:, None] & s.worn & (s.values == labels) & fits.any(1)  # (B,n)
+    gone = torch.stack(
+        [self.frozen.mlp(z[:, c])[t.name].argmax(1) == lent[:, c] for c, t in enumerate(self.frozen.tags)], 1
+    )
+    chosen = (
+        (generator.rand() < self.settings.translated)[:, None] & s.worn & (s.values == labels) & fits.any(1)
+    )  # (B,n)
     pick = lambda yes, no: torch.where(chosen.reshape(B, n, *[1] * (no.ndim - 2)), yes.to(no), no)
     return replace(s, source=pick(feats, s.source), valid=pick(gone, s.valid), seen=pick(gone, s.seen))
 
+
 @patch
-def modulated(self:StyleTask, jobs, # list of (features (B,n_tags,C,4,4), list of StyleCode, one for each tag)
-              labels # (B,n_tags) the values
-             ): # F' (k,B,n_tags,C,4,4) and z' (k,B,n_tags,d) of the k jobs
+def modulated(
+    self: StyleTask,
+    jobs,  # list of (features (B,n_tags,C,4,4), list of StyleCode, one for each tag)
+    labels,  # (B,n_tags) the values
+):  # F' (k,B,n_tags,C,4,4) and z' (k,B,n_tags,d) of the k jobs
     "Features of every tag under its style, and the rest of the encoder; all jobs and tags in one call where one will do."
     net, k, (B, n) = self.networks.modulation, len(jobs), labels.shape
-    feats = torch.stack([f for f, _ in jobs]).flatten(0, 2)                        # (k·B·n_tags,C,4,4)
-    e, out = net.pre(feats).unflatten(0, (k * B, n)), []                           # (k·B,n_tags,width,4,4)
+    feats = torch.stack([f for f, _ in jobs]).flatten(0, 2)  # (k·B·n_tags,C,4,4)
+    e, out = net.pre(feats).unflatten(0, (k * B, n)), []  # (k·B,n_tags,width,4,4)
     for c in range(n):
         translate, value = net.translator(c, labels[:, c].repeat(k), k * B, feats.device)
         out.append(translate(e[:, c], value, StyleCode.cat([codes[c] for _, codes in jobs])))
     changed = net.post(torch.stack(out, 1).flatten(0, 1))
-    if net.config.residual: changed = changed + feats
+    if net.config.residual:
+        changed = changed + feats
     fold = lambda o: o.float().unflatten(0, (k, B, n))
     return fold(changed), fold(self.frozen.autoencoder.head(changed))
 
 # %% ../nbs/11_consistency.ipynb #bcf60287
 @patch
-def decoded_terms(self:StyleTask, s, # Scene
-                  z, # (B,n_tags,d) of the restored faces
-                  generator # StepGenerator
-                 ): # {"perceptual", "pixels"}
+def decoded_terms(
+    self: StyleTask,
+    s,  # Scene
+    z,  # (B,n_tags,d) of the restored faces
+    generator,  # StepGenerator
+):  # {"perceptual", "pixels"}
     "A few restored faces of every tag, decoded in one step."
-    B, n = s.labels.shape; T = self.frozen.autoencoder.schedule.T
-    order = generator.rand().argsort()[:self.settings.decoded * n]                 # (m,) faces
-    which = torch.arange(len(order), device=order.device) % n                      # (m,) tags
+    B, n = s.labels.shape
+    T = self.frozen.autoencoder.schedule.T
+    order = generator.rand().argsort()[: self.settings.decoded * n]  # (m,) faces
+    which = torch.arange(len(order), device=order.device) % n  # (m,) tags
     low = int(self.settings.t_from * T)
     t, noise = low + generator.randint(T - low), generator.randn(*s.x.shape[1:])
     x0, valid = s.x[order], s.seen[order, which]
     x = one_step(self.frozen.autoencoder, x0, z[order, which], t[order], noise[order])
     return {"perceptual": perceptual(self.frozen, x, x0, valid), "pixels": pixels(x, x0, valid)}
 
+
 @patch
-def draw_styles(self:StyleTask, s, # Scene
-                generator # StepGenerator
-               ): # list of StyleCode, one for each tag
+def draw_styles(
+    self: StyleTask,
+    s,  # Scene
+    generator,  # StepGenerator
+):  # list of StyleCode, one for each tag
     "The mapper in the extractor's place: styles from noise, for the other face."
     net = self.networks.mapper
     noise, prior = generator.randn(net.config.noise_tokens, net.config.noise_dim), net.prior(s.other_x)
     return [net.code(noise, prior, c, s.values[:, c]) for c in range(s.values.shape[1])]
 
+
 @patch
-def reference_terms(self:StyleTask, s, # Scene
-                    h, # (B,n_tags,k) what the styles were made from
-                    feats, # F' (B,n_tags,C,4,4) of face i with its own style
-                    restored, crossed, # z' (B,n_tags,d) of the same, and of the other face under this style
-                    generator # StepGenerator
-                   ): # {name: scalar}
+def reference_terms(
+    self: StyleTask,
+    s,  # Scene
+    h,  # (B,n_tags,k) what the styles were made from
+    feats,  # F' (B,n_tags,C,4,4) of face i with its own style
+    restored,
+    crossed,  # z' (B,n_tags,d) of the same, and of the other face under this style
+    generator,  # StepGenerator
+):  # {name: scalar}
     "Reference guidance."
     w = self.weights
-    terms = {"code": code_loss(self.frozen.mlp.normalise(restored), s.u0, s.valid), "features": feature_loss(feats, s.feats, s.valid) / self.feat_var, "bottleneck": bottleneck(h, s.valid)}
-    if w.classification: terms["classification"] = classification(self.frozen, restored, s.own)
-    if w.cross: terms["cross"] = classification(self.frozen, crossed, s.wanted)
-    if w.style and self.readers is not None: terms["style"] = style_distance(self.frozen.mlp.normalise(crossed), s.u0, self.readers, s.values, s.valid * s.lacks)
-    if w.perceptual or w.pixels: terms |= self.decoded_terms(s, restored, generator)
+    terms = {
+        "code": code_loss(self.frozen.mlp.normalise(restored), s.u0, s.valid),
+        "features": feature_loss(feats, s.feats, s.valid) / self.feat_var,
+        "bottleneck": bottleneck(h, s.valid),
+    }
+    if w.classification:
+        terms["classification"] = classification(self.frozen, restored, s.own)
+    if w.cross:
+        terms["cross"] = classification(self.frozen, crossed, s.wanted)
+    if w.style and self.readers is not None:
+        terms["style"] = style_distance(
+            self.frozen.mlp.normalise(crossed), s.u0, self.readers, s.values, s.valid * s.lacks
+        )
+    if w.perceptual or w.pixels:
+        terms |= self.decoded_terms(s, restored, generator)
     return terms
 
-@patch
-def latent_terms(self:StyleTask, s, # Scene
-                 drawn, read, # styles by the mapper and by the extractor, one for each tag
-                 dressed # (B,n_tags,d) codes of the other face under the mapper's styles
-                ): # {name: scalar}
-    "Latent guidance."
-    pairs = [match(a.flat().float(), b.flat().detach().float(), s.values[:, c]) for c, (a, b) in enumerate(zip(drawn, read))]
-    return {"match": torch.stack(pairs).mean(), "latent": classification(self.frozen, dressed, s.wanted)}
 
 @patch
-def loss(self:StyleTask, batch, # of a StyleCache
-         generator # StepGenerator
-        ): # the terms, and their weighted sum
+def latent_terms(
+    self: StyleTask,
+    s,  # Scene
+    drawn,
+    read,  # styles by the mapper and by the extractor, one for each tag
+    dressed,  # (B,n_tags,d) codes of the other face under the mapper's styles
+):  # {name: scalar}
+    "Latent guidance."
+    pairs = [
+        match(a.flat().float(), b.flat().detach().float(), s.values[:, c]) for c, (a, b) in enumerate(zip(drawn, read))
+    ]
+    return {"match": torch.stack(pairs).mean(), "latent": classification(self.frozen, dressed, s.wanted)}
+
+
+@patch
+def loss(
+    self: StyleTask,
+    batch,  # of a StyleCache
+    generator,  # StepGenerator
+):  # the terms, and their weighted sum
     "The backward step."
     w, terms = self.weights, {}
     s = stage(batch, self.frozen, self.settings, generator)
     read, h, noisy = self.read_styles(s, generator)
     if w.difference:
-        guess = torch.stack([tell(noisy[:, c]) for c, tell in enumerate(self.modules["tell"])], 1).float()     # (B,n_tags,d)
+        guess = torch.stack(
+            [tell(noisy[:, c]) for c, tell in enumerate(self.modules["tell"])], 1
+        ).float()  # (B,n_tags,d)
         terms = {"difference": told(guess, s.change, s.valid), "bottleneck": bottleneck(h, s.valid)}
-    if generator.step < self.settings.warmup: return {"loss": sum(getattr(w, k) * v for k, v in terms.items()), **terms}
+    if generator.step < self.settings.warmup:
+        return {"loss": sum(getattr(w, k) * v for k, v in terms.items()), **terms}
     now = self.settings
-    if now.translated and now.source == "removed" and generator.step >= now.warmup + now.translated_from: s = self.back_translate(s, read, batch, generator)
+    if now.translated and now.source == "removed" and generator.step >= now.warmup + now.translated_from:
+        s = self.back_translate(s, read, batch, generator)
     drawn = self.draw_styles(s, generator) if self.networks.mapper is not None else None
     jobs = [(s.source, read), (s.other, read)] + ([(s.other, drawn)] if drawn else [])
     feats, (restored, crossed, *dressed) = self.modulated(jobs, s.values)
     terms |= self.reference_terms(s, h, feats[0], restored, crossed, generator)
-    if drawn: terms |= self.latent_terms(s, drawn, read, *dressed)
+    if drawn:
+        terms |= self.latent_terms(s, drawn, read, *dressed)
     return {"loss": sum(getattr(w, k) * v for k, v in terms.items()), **terms}
 
 # %% ../nbs/11_consistency.ipynb #b6592434
-HOW = dict(batch_size=32, lr=1e-3, warmup=50, decay=0.4)                           # what `train_styles` asks of `fit`, where nothing else is said
+HOW = dict(
+    batch_size=32, lr=1e-3, warmup=50, decay=0.4
+)  # what `train_styles` asks of `fit`, where nothing else is said
 
-def train_styles(autoencoder, # DiffusionAutoencoder, stays as it is
-                 classifiers, # (linear, mlp)
-                 data, # StyleCache, or a dataset, whose cache is then made in out/"cache"
-                 out, # folder
-                 steps, # updates
-                 *, critic=None, # PerceptualNet that knows the tags; None: the one that ships
-                 networks=None, # StyleNetworks; None: `style_networks` with these arguments:
-                 shape=None, modulation=None, extractor=None, mapper=None,
-                 weights=None, settings=None, # Weights, StyleSettings
-                 n=None, forward=None, # faces of a dataset, ForwardSettings
-                 init=None, # folder of an earlier training: its averaged weights are gone on from, its stages gone on with
-                 fresh_encoder=False, # with `init`: the extractor reads by a new copy of this autoencoder's encoder
-                 min_flip=.9, # least share of removals that the second opinion agrees with; 0: any
-                 stages=7, # snapshots in out/stages.safetensors; 0: none
-                 **how # for `fit`
-                ): # StyleNetworks, with averaged weights; each in a folder of its own in `out`
+
+def train_styles(
+    autoencoder,  # DiffusionAutoencoder, stays as it is
+    classifiers,  # (linear, mlp)
+    data,  # StyleCache, or a dataset, whose cache is then made in out/"cache"
+    out,  # folder
+    steps,  # updates
+    *,
+    critic=None,  # PerceptualNet that knows the tags; None: the one that ships
+    networks=None,  # StyleNetworks; None: `style_networks` with these arguments:
+    shape=None,
+    modulation=None,
+    extractor=None,
+    mapper=None,
+    weights=None,
+    settings=None,  # Weights, StyleSettings
+    n=None,
+    forward=None,  # faces of a dataset, ForwardSettings
+    init=None,  # folder of an earlier training: its averaged weights are gone on from, its stages gone on with
+    fresh_encoder=False,  # with `init`: the extractor reads by a new copy of this autoencoder's encoder
+    min_flip=0.9,  # least share of removals that the second opinion agrees with; 0: any
+    stages=7,  # snapshots in out/stages.safetensors; 0: none
+    **how,  # for `fit`
+):  # StyleNetworks, with averaged weights; each in a folder of its own in `out`
     "Train style networks on a frozen autoencoder."
     frozen, out = Frozen(autoencoder, *classifiers, critic), Path(out)
-    cache = data if isinstance(data, StyleCache) else build_cache(frozen, data, out/"cache", n, forward, progress=how.get("progress", True))
+    cache = (
+        data
+        if isinstance(data, StyleCache)
+        else build_cache(frozen, data, out / "cache", n, forward, progress=how.get("progress", True))
+    )
     frozen.check_tags(cache.tags, "the cache")
     cache.check(min_flip)
     settings = settings or StyleSettings()
-    networks = networks or style_networks(autoencoder, cache.tags, seed=how.get("seed", 0), shape=shape, modulation=modulation, extractor=extractor, mapper=mapper)
-    task = StyleTask(frozen, networks, weights, settings, cache.feature_variance(), style_readers(frozen, cache, least=settings.moved))
-    if init: go_on_from(init, task, fresh_encoder)
-    first, old = min(task.settings.warmup, steps), stages_before(init, out, cache) if init and stages else {}  # until `first` the pictures stay as they are
-    recorder = StageRecorder(task, cache, out/"stages.safetensors", [first + k for k in snapshot_steps(steps - first, stages)], **old) if stages else None
-    if recorder and not first and not old and not (out/"checkpoint").exists(): recorder.take(0)
+    networks = networks or style_networks(
+        autoencoder,
+        cache.tags,
+        seed=how.get("seed", 0),
+        shape=shape,
+        modulation=modulation,
+        extractor=extractor,
+        mapper=mapper,
+    )
+    task = StyleTask(
+        frozen,
+        networks,
+        weights,
+        settings,
+        cache.feature_variance(),
+        style_readers(frozen, cache, least=settings.moved),
+    )
+    if init:
+        go_on_from(init, task, fresh_encoder)
+    first, old = (
+        min(task.settings.warmup, steps),
+        stages_before(init, out, cache) if init and stages else {},
+    )  # until `first` the pictures stay as they are
+    recorder = (
+        StageRecorder(
+            task, cache, out / "stages.safetensors", [first + k for k in snapshot_steps(steps - first, stages)], **old
+        )
+        if stages
+        else None
+    )
+    if recorder and not first and not old and not (out / "checkpoint").exists():
+        recorder.take(0)
     fit(task, cache, out, steps, callback=_callbacks(recorder, how.pop("callback", None)), **{**HOW, **how})
     return networks
 
-def go_on_from(folder, # of an earlier training
-               task, # StyleTask
-               fresh_encoder=False # the extractor keeps its present encoder: the copy to take where the earlier training stood on another autoencoder
-              ):
+
+def go_on_from(
+    folder,  # of an earlier training
+    task,  # StyleTask
+    fresh_encoder=False,  # the extractor keeps its present encoder: the copy to take where the earlier training stood on another autoencoder
+):
     "Give a task's networks the averaged weights of an earlier training."
     for name, m in task.modules.items():
-        fresh = ("from_whole.", "encoder.") if fresh_encoder else ("from_whole.",)                # of the extractor; what the earlier one has goes before
+        fresh = (
+            ("from_whole.", "encoder.") if fresh_encoder else ("from_whole.",)
+        )  # of the extractor; what the earlier one has goes before
         new = {k: v for k, v in m.state_dict().items() if name == "extractor" and k.startswith(fresh)}
-        try: old = ema_weights(folder, name); m.load_state_dict({**new, **old, **{k: v for k, v in new.items() if k.startswith("encoder.")}})
+        try:
+            old = ema_weights(folder, name)
+            m.load_state_dict({**new, **old, **{k: v for k, v in new.items() if k.startswith("encoder.")}})
         except (OSError, FileError) as e:
-            raise ValueError(f"{folder}: holds no checkpoint to go on from, or a damaged one ({one_line(e, 160)}). "
-                             f"Give the folder that `latref_train styles --out` wrote.") from None
-        except RuntimeError as e: raise ValueError(f"{folder}: its networks have another shape than these ({str(e).splitlines()[-1].strip()[:120]}). Ask for the same shape, modulation, extractor and mapper, or begin anew.") from None
+            raise ValueError(
+                f"{folder}: holds no checkpoint to go on from, or a damaged one ({one_line(e, 160)}). "
+                f"Give the folder that `latref_train styles --out` wrote."
+            ) from None
+        except RuntimeError as e:
+            raise ValueError(
+                f"{folder}: its networks have another shape than these ({str(e).splitlines()[-1].strip()[:120]}). Ask for the same shape, modulation, extractor and mapper, or begin anew."
+            ) from None
+
 
 def _callbacks(*functions):
     "One function that calls those that are there."
-    def call(run): return [f(run) for f in functions if f][:0] or None
+
+    def call(run):
+        return [f(run) for f in functions if f][:0] or None
+
     return call
 
 # %% ../nbs/11_consistency.ipynb #0d743775
 @dataclass
 class Stages:
     "A few faces before, between and after, at several moments of a training."
-    original: Tensor   # (N,3,S,S) uint8
-    removed: Tensor    # (N,3,S,S) uint8
-    restored: Tensor   # (P,N,3,S,S) uint8: with their own style
-    swapped: Tensor    # (P,N,3,S,S) uint8: with the style of another face of that value
-    losses: Tensor     # (P,n_terms)
-    steps: list        # P ints
-    terms: list        # names of the losses
-    faces: list        # N numbers of faces in the cache
-    tags: list         # N names: what was removed
-    values: list       # N names: what the face had
-    references: list   # N numbers of faces: whose style `swapped` wears
-    ablations: dict = field(default_factory=dict)  # {name: Stages}
-STAGE_TENSORS, STAGE_LISTS = ("original", "removed", "restored", "swapped", "losses"), ("steps", "terms", "faces", "tags", "values", "references")
 
-def save_stages(path, # a .safetensors file
-                stages # Stages
-               ): # the path
+    original: Tensor  # (N,3,S,S) uint8
+    removed: Tensor  # (N,3,S,S) uint8
+    restored: Tensor  # (P,N,3,S,S) uint8: with their own style
+    swapped: Tensor  # (P,N,3,S,S) uint8: with the style of another face of that value
+    losses: Tensor  # (P,n_terms)
+    steps: list  # P ints
+    terms: list  # names of the losses
+    faces: list  # N numbers of faces in the cache
+    tags: list  # N names: what was removed
+    values: list  # N names: what the face had
+    references: list  # N numbers of faces: whose style `swapped` wears
+    ablations: dict = field(default_factory=dict)  # {name: Stages}
+
+
+STAGE_TENSORS, STAGE_LISTS = (
+    ("original", "removed", "restored", "swapped", "losses"),
+    ("steps", "terms", "faces", "tags", "values", "references"),
+)
+
+
+def save_stages(
+    path,  # a .safetensors file
+    stages,  # Stages
+):  # the path
     "Write stages, with those of the ablations, into one file."
-    tensors = {k: getattr(stages, k) for k in STAGE_TENSORS}; about = {k: json.dumps(getattr(stages, k)) for k in STAGE_LISTS}
+    tensors = {k: getattr(stages, k) for k in STAGE_TENSORS}
+    about = {k: json.dumps(getattr(stages, k)) for k in STAGE_LISTS}
     for name, o in stages.ablations.items():
         tensors |= {f"ablation.{name}.{k}": getattr(o, k) for k in STAGE_TENSORS[2:]}
         about[f"ablation.{name}"] = json.dumps({"steps": o.steps, "terms": o.terms})
-    with atomic_write(path) as tmp: save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, tmp, about)
+    with atomic_write(path) as tmp:
+        save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, tmp, about)
     return path
 
-def load_stages(path # written by `save_stages`
-               ): # Stages
+
+def load_stages(
+    path,  # written by `save_stages`
+):  # Stages
     "Read stages."
-    try: return _read_stages(whole_path(path))
+    try:
+        return _read_stages(whole_path(path))
     except Exception as e:
-        raise CheckpointError(f"{path}: holds no stages of a training, or is damaged ({one_line(e, 120)}). "
-                              f"train_styles writes such a file.") from None
+        raise CheckpointError(
+            f"{path}: holds no stages of a training, or is damaged ({one_line(e, 120)}). "
+            f"train_styles writes such a file."
+        ) from None
+
 
 def _read_stages(path):
     "Stages with those of the ablations; anything thrown says what does not fit."
-    tensors = read_tensors(path, what="a file of stages", finite=False)   # a loss that was not there yet is NaN
-    with open_tensors(path, "a file of stages") as f: about = f.metadata() or {}
+    tensors = read_tensors(path, what="a file of stages", finite=False)  # a loss that was not there yet is NaN
+    with open_tensors(path, "a file of stages") as f:
+        about = f.metadata() or {}
     lists = {k: json.loads(about[k]) for k in STAGE_LISTS}
     main = _checked_stages(Stages(**{k: tensors[k] for k in STAGE_TENSORS}, **lists))
     for name in [k[9:] for k in about if k.startswith("ablation.")]:
@@ -842,6 +1260,7 @@ def _read_stages(path):
         told = json.loads(about[f"ablation.{name}"])
         main.ablations[name] = _checked_stages(replace(main, **own, **told, ablations={}))
     return main
+
 
 def _checked_stages(s):
     "The same stages, where lists and tensors speak of the same faces, steps and terms."
@@ -858,163 +1277,254 @@ def _checked_stages(s):
         t = getattr(s, name)
         if tuple(t.shape) != shape or (t.dtype == torch.uint8) == (name == "losses"):
             raise ValueError(f"{name} is {t.dtype} of shape {tuple(t.shape)}")
-    if len(size) != 3 or size[0] != 3 or not n * p: raise ValueError(f"{p} moments of {n} pictures of shape {size}")
+    if len(size) != 3 or size[0] != 3 or not n * p:
+        raise ValueError(f"{p} moments of {n} pictures of shape {size}")
     return s
 
 # %% ../nbs/11_consistency.ipynb #f4f0946c
-def snapshot_steps(steps, # of the training
-                   n=7 # snapshots, the one before the first step included
-                  ): # list of rising ints, 0 and steps among them
+def snapshot_steps(
+    steps,  # of the training
+    n=7,  # snapshots, the one before the first step included
+):  # list of rising ints, 0 and steps among them
     "Moments that lie closer together at the start, where most happens."
-    return sorted({0, steps} | {max(1, round(steps * (i / (n - 1)) ** 2)) for i in range(1, n - 1)}) if n > 1 else [steps]
+    return (
+        sorted({0, steps} | {max(1, round(steps * (i / (n - 1)) ** 2)) for i in range(1, n - 1)}) if n > 1 else [steps]
+    )
 
-def stage_cases(cache, # StyleCache
-                n=4 # faces
-               ): # list of (face, number of the tag, number of a reference with the same value)
+
+def stage_cases(
+    cache,  # StyleCache
+    n=4,  # faces
+):  # list of (face, number of the tag, number of a reference with the same value)
     "One face for each of some tags, preferring those that had something to take away."
     labels, ok, cases = cache.column("labels"), cache.column("flipped"), []
     for c in [k % len(cache.tags) for k in range(1, n + 1)]:
         had = (ok[:, c] & (labels[:, c] == labels[:, c].max())).nonzero().flatten().tolist()
         had = [i for i in had if i not in [f for f, *_ in cases]] or had
-        if len(had) > 1: cases.append((had[0], c, had[-1]))
+        if len(had) > 1:
+            cases.append((had[0], c, had[-1]))
     return cases
+
 
 class StageRecorder:
     "A callback of `fit` that renders a few faces at some steps."
-    def __init__(self, task, # StyleTask
-                 cache, # StyleCache
-                 path, # of the file
-                 at, # steps
-                 cases=None, # see `stage_cases`
-                 after=0, # steps of an earlier training, which this one goes on from
-                 render_steps=12, batch_size=32 # of the pictures; faces on which the losses are measured
-                ):
-        self.task, self.cache, self.path, self.at, self.after, self.render_steps = task, cache, Path(path), set(at), after, render_steps
+
+    def __init__(
+        self,
+        task,  # StyleTask
+        cache,  # StyleCache
+        path,  # of the file
+        at,  # steps
+        cases=None,  # see `stage_cases`
+        after=0,  # steps of an earlier training, which this one goes on from
+        render_steps=12,
+        batch_size=32,  # of the pictures; faces on which the losses are measured
+    ):
+        self.task, self.cache, self.path, self.at, self.after, self.render_steps = (
+            task,
+            cache,
+            Path(path),
+            set(at),
+            after,
+            render_steps,
+        )
         self.cases = cases or stage_cases(cache)
         self.probe, self.xT = list(range(min(batch_size, len(cache)))), None
-        if not self.cases: raise ValueError("no face in the cache can be shown: none was flipped. Look at cache.flip_rate(), or set stages=0.")
+        if not self.cases:
+            raise ValueError(
+                "no face in the cache can be shown: none was flipped. Look at cache.flip_rate(), or set stages=0."
+            )
+
     def __call__(self, run):
-        if run.done in self.at: self.take(self.after + run.done)
+        if run.done in self.at:
+            self.take(self.after + run.done)
 
 # %% ../nbs/11_consistency.ipynb #a40035c7
 @patch
-def begin(self:StageRecorder):
+def begin(self: StageRecorder):
     "What stays the same in all snapshots."
     frozen, faces = self.task.frozen, [f for f, *_ in self.cases]
-    b = {k: v.to(frozen.device) for k, v in self.cache.batch(faces).items()}; rows, tags = torch.arange(len(faces)), torch.tensor([c for _, c, _ in self.cases])
+    b = {k: v.to(frozen.device) for k, v in self.cache.batch(faces).items()}
+    rows, tags = torch.arange(len(faces)), torch.tensor([c for _, c, _ in self.cases])
     self.feats, self.removed, self.original = b["removed_feats"][rows, tags], b["removed"][rows, tags], b["images"]
     self.values = b["labels"][rows, tags]
     refs = self.cache.batch([r for *_, r in self.cases])["images"].to(frozen.device)
     self.references = from_uint8(self.original), from_uint8(refs)
     self.xT = invert(frozen.autoencoder, from_uint8(self.original), b["z"], self.render_steps, method="fixed_point").xT
 
+
 @patch
-def pictures(self:StageRecorder, references # (N,3,S,S)
-            ): # (N,3,S,S) uint8
+def pictures(
+    self: StageRecorder,
+    references,  # (N,3,S,S)
+):  # (N,3,S,S) uint8
     "The removed faces under the styles of some references."
     frozen, nets, out = self.task.frozen, self.task.networks, []
     feats = nets.extractor.features(references)
     for i, (_, c, _) in enumerate(self.cases):
-        code = nets.extractor.code(feats[i:i + 1], c, self.values[i:i + 1])
-        out.append(nets.modulation(self.feats[i:i + 1], c, self.values[i:i + 1], code))
+        code = nets.extractor.code(feats[i : i + 1], c, self.values[i : i + 1])
+        out.append(nets.modulation(self.feats[i : i + 1], c, self.values[i : i + 1], code))
     z = frozen.autoencoder.head(torch.cat(out))
     return to_uint8(render(frozen.autoencoder, self.xT, z, self.render_steps).images.clamp(-1, 1)).cpu()
 
+
 @patch
 @torch.no_grad()
-def take(self:StageRecorder, step # of the training
-        ): # Stages so far
+def take(
+    self: StageRecorder,
+    step,  # of the training
+):  # Stages so far
     "One snapshot, added to the file."
-    if self.xT is None: self.begin()
+    if self.xT is None:
+        self.begin()
     batch = {k: v.to(self.task.frozen.device) for k, v in self.cache.batch(self.probe).items()}
-    terms = self.task.loss(batch, StepGenerator(0, self.task.settings.warmup, len(self.probe), device=self.task.frozen.device))
+    terms = self.task.loss(
+        batch, StepGenerator(0, self.task.settings.warmup, len(self.probe), device=self.task.frozen.device)
+    )
     now = [p[None] for p in map(self.pictures, self.references)] + [torch.tensor([[float(v) for v in terms.values()]])]
     old, kept = self.before(list(terms)), []
-    if old: kept = [i for i, s in enumerate(old.steps) if s < step]
+    if old:
+        kept = [i for i, s in enumerate(old.steps) if s < step]
     grown = [torch.cat([getattr(old, k)[kept], n]) if kept else n for k, n in zip(STAGE_TENSORS[2:], now)]
-    made = Stages(self.original.cpu(), self.removed.cpu(), *grown, [old.steps[i] for i in kept] + [step] if kept else [step], list(terms), **self.about())
+    made = Stages(
+        self.original.cpu(),
+        self.removed.cpu(),
+        *grown,
+        [old.steps[i] for i in kept] + [step] if kept else [step],
+        list(terms),
+        **self.about(),
+    )
     save_stages(self.path, made)
     return made
 
-@patch
-def about(self:StageRecorder): # dict
-    "Which faces these are."
-    tags = [self.cache.tags.tags[c] for _, c, _ in self.cases]
-    return dict(faces=[f for f, *_ in self.cases], tags=[t.name for t in tags], values=[t.values[int(v)] for t, v in zip(tags, self.values)], references=[r for *_, r in self.cases])
 
 @patch
-def before(self:StageRecorder, terms): # → Stages of earlier sittings, or None
+def about(self: StageRecorder):  # dict
+    "Which faces these are."
+    tags = [self.cache.tags.tags[c] for _, c, _ in self.cases]
+    return dict(
+        faces=[f for f, *_ in self.cases],
+        tags=[t.name for t in tags],
+        values=[t.values[int(v)] for t, v in zip(tags, self.values)],
+        references=[r for *_, r in self.cases],
+    )
+
+
+@patch
+def before(self: StageRecorder, terms):  # → Stages of earlier sittings, or None
     "What the file holds, if it is of these faces; a term that was not there yet is nan."
-    try: old = load_stages(self.path)
-    except ValueError: return None
-    if any(getattr(old, k) != v for k, v in self.about().items()): return None
-    losses = [old.losses[:, old.terms.index(t)] if t in old.terms else torch.full((len(old.steps),), torch.nan) for t in terms]
+    try:
+        old = load_stages(self.path)
+    except ValueError:
+        return None
+    if any(getattr(old, k) != v for k, v in self.about().items()):
+        return None
+    losses = [
+        old.losses[:, old.terms.index(t)] if t in old.terms else torch.full((len(old.steps),), torch.nan) for t in terms
+    ]
     return replace(old, losses=torch.stack(losses, 1), terms=terms)
 
 # %% ../nbs/11_consistency.ipynb #eb52a2f9
-def stage_rows(stages, # Stages
-               n=4 # snapshots, spread over those there are, first and last among them
-              ): # (rows of images, titles)
+def stage_rows(
+    stages,  # Stages
+    n=4,  # snapshots, spread over those there are, first and last among them
+):  # (rows of images, titles)
     "Original, removed, restored at some snapshots, and last the swapped style."
-    P = len(stages.steps); at = sorted({round(k * (P - 1) / max(1, n - 1)) for k in range(n)})
-    rows = [[from_uint8(o) for o in (stages.original[i], stages.removed[i], *stages.restored[at, i], stages.swapped[-1, i])] for i in range(len(stages.faces))]
+    P = len(stages.steps)
+    at = sorted({round(k * (P - 1) / max(1, n - 1)) for k in range(n)})
+    rows = [
+        [from_uint8(o) for o in (stages.original[i], stages.removed[i], *stages.restored[at, i], stages.swapped[-1, i])]
+        for i in range(len(stages.faces))
+    ]
     return rows, ["original", "removed", *(f"step {stages.steps[k]}" for k in at), "other style"]
 
-def stages_before(init, # folder of an earlier training
-                  out, # folder of this one, which gets a copy
-                  cache # StyleCache
-                 ): # {"cases", "after"} for `StageRecorder`, or {} where that training recorded none, or other faces
+
+def stages_before(
+    init,  # folder of an earlier training
+    out,  # folder of this one, which gets a copy
+    cache,  # StyleCache
+):  # {"cases", "after"} for `StageRecorder`, or {} where that training recorded none, or other faces
     "What an earlier training recorded, so that one figure shows both."
-    try: old = load_stages(Path(init)/"stages.safetensors")
-    except ValueError: return {}
-    if max(old.faces + old.references) >= len(cache) or not torch.equal(cache.batch(old.faces)["images"].cpu(), old.original): return {}
-    if not (Path(out)/"stages.safetensors").exists(): save_stages(make_folder(out)/"stages.safetensors", old)
+    try:
+        old = load_stages(Path(init) / "stages.safetensors")
+    except ValueError:
+        return {}
+    if max(old.faces + old.references) >= len(cache) or not torch.equal(
+        cache.batch(old.faces)["images"].cpu(), old.original
+    ):
+        return {}
+    if not (Path(out) / "stages.safetensors").exists():
+        save_stages(make_folder(out) / "stages.safetensors", old)
     return {"cases": list(zip(old.faces, map(cache.tags.index, old.tags), old.references)), "after": old.steps[-1]}
 
-def shipped_stages(): # Stages
+
+def shipped_stages():  # Stages
     "What `train_styles` recorded for the shipped model."
     return load_stages(shipped_path("synthfaces64/stages.safetensors"))
 
 # %% ../nbs/11_consistency.ipynb #05d0375c
 class DirectionStyles(Network):
     "In the extractor's place: a style that is the same for everybody, made from the global direction of the value."
+
     @register_to_config
-    def __init__(self, tags: list, # TagSet, or `tag_list` of one
-                 z_dim: int, # of the directions
-                 style_dim: int = 32, n_tokens: int = 4, token_dim: int = 64):
+    def __init__(
+        self,
+        tags: list,  # TagSet, or `tag_list` of one
+        z_dim: int,  # of the directions
+        style_dim: int = 32,
+        n_tokens: int = 4,
+        token_dim: int = 64,
+    ):
         super().__init__()
-        self.tags = tag_set(tags); self.register_to_config(tags=tag_list(self.tags), _use_default_values=[])
+        self.tags = tag_set(tags)
+        self.register_to_config(tags=tag_list(self.tags), _use_default_values=[])
         self.register_buffer("directions", torch.zeros(len(self.tags.pairs), z_dim))
         self.vector = nn.ModuleList(nn.Linear(z_dim, style_dim) for _ in self.tags)
         self.tokens = nn.ModuleList(nn.Linear(z_dim, n_tokens * token_dim) for _ in self.tags)
-    def features(self, x): return x
-    def squeezed(self, feats, tag, value): # → (B,z_dim)
-        start = sum(len(t) for t in self.tags.tags[:self.tags.index(tag) if isinstance(tag, str) else tag])
+
+    def features(self, x):
+        return x
+
+    def squeezed(self, feats, tag, value):  # → (B,z_dim)
+        start = sum(len(t) for t in self.tags.tags[: self.tags.index(tag) if isinstance(tag, str) else tag])
         value = self.tags[tag].index(value) if isinstance(value, str) else value
         return self.directions[start + torch.as_tensor(value, device=feats.device)].expand(len(feats), -1)
-    def heads(self, h, tag): # (B,z_dim), name or number → StyleCode
-        c = self.tags.index(tag) if isinstance(tag, str) else tag
-        return StyleCode(self.vector[c](h), self.tokens[c](h).unflatten(1, (self.config.n_tokens, self.config.token_dim)))
-    def code(self, feats, tag, value): return self.heads(self.squeezed(feats, tag, value), tag)
-    def forward(self, x, tag, value): return self.code(x, tag, value)
 
-def direction_styles(linear, # linear ValueClassifier
-                     **shape # style_dim, n_tokens, token_dim
-                    ): # DirectionStyles
+    def heads(self, h, tag):  # (B,z_dim), name or number → StyleCode
+        c = self.tags.index(tag) if isinstance(tag, str) else tag
+        return StyleCode(
+            self.vector[c](h), self.tokens[c](h).unflatten(1, (self.config.n_tokens, self.config.token_dim))
+        )
+
+    def code(self, feats, tag, value):
+        return self.heads(self.squeezed(feats, tag, value), tag)
+
+    def forward(self, x, tag, value):
+        return self.code(x, tag, value)
+
+
+def direction_styles(
+    linear,  # linear ValueClassifier
+    **shape,  # style_dim, n_tokens, token_dim
+):  # DirectionStyles
     "Styles made from a classifier's global directions."
     out = DirectionStyles(tag_list(linear.tags), linear.config.z_dim, **shape)
-    out.directions.copy_(torch.stack([global_direction(linear, t, v) for t, v in linear.tags.pairs]) * linear.config.z_dim ** .5)
+    out.directions.copy_(
+        torch.stack([global_direction(linear, t, v) for t, v in linear.tags.pairs]) * linear.config.z_dim**0.5
+    )
     return out
 
 # %% ../nbs/11_consistency.ipynb #9af86aa9
 @dataclass(frozen=True)
 class Ablation:
     "What is left out."
-    words: str                                        # as a table says it
-    modulation: dict = field(default_factory=dict)    # arguments of StyleModulation
-    weights: dict = field(default_factory=dict)       # of the losses
-    settings: dict = field(default_factory=dict)      # of the step
-    direction: bool = False                           # a style from the global direction
+
+    words: str  # as a table says it
+    modulation: dict = field(default_factory=dict)  # arguments of StyleModulation
+    weights: dict = field(default_factory=dict)  # of the losses
+    settings: dict = field(default_factory=dict)  # of the step
+    direction: bool = False  # a style from the global direction
+
 
 ABLATIONS = {
     "whole": Ablation("whole method"),
@@ -1022,89 +1532,182 @@ ABLATIONS = {
     "no_cross": Ablation("no cross-attention", {"use_cross": False}),
     "no_mask": Ablation("no mask", {"use_mask": False}),
     "flat": Ablation("one flat translator", {"flat": True}),
-    "no_perceptual": Ablation("no perceptual loss", weights={"perceptual": 0., "pixels": 0.}),
-    "no_classification": Ablation("no classification loss", weights={"classification": 0., "cross": 0., "latent": 0.}),
+    "no_perceptual": Ablation("no perceptual loss", weights={"perceptual": 0.0, "pixels": 0.0}),
+    "no_classification": Ablation(
+        "no classification loss", weights={"classification": 0.0, "cross": 0.0, "latent": 0.0}
+    ),
     "no_forward": Ablation("no forward–backward step", settings={"source": "original"}),
-    "direction": Ablation("global direction as style", weights={"bottleneck": 0.}, settings={"noise": 0.}, direction=True),
+    "direction": Ablation(
+        "global direction as style", weights={"bottleneck": 0.0}, settings={"noise": 0.0}, direction=True
+    ),
 }
 
-def ablated_task(frozen, # Frozen
-                 name, # key of ABLATIONS
-                 *, seed=0, weights=None, settings=None, feat_var=1.0, # of the whole method
-                 shape=None, modulation=None, extractor=None, mapper=False # of its networks
-                ): # StyleTask
+
+def ablated_task(
+    frozen,  # Frozen
+    name,  # key of ABLATIONS
+    *,
+    seed=0,
+    weights=None,
+    settings=None,
+    feat_var=1.0,  # of the whole method
+    shape=None,
+    modulation=None,
+    extractor=None,
+    mapper=False,  # of its networks
+):  # StyleTask
     "The whole method less one part."
-    if name not in ABLATIONS: raise ValueError(unknown_name("ablation", name, ABLATIONS))
+    if name not in ABLATIONS:
+        raise ValueError(unknown_name("ablation", name, ABLATIONS))
     a = ABLATIONS[name]
-    nets = style_networks(frozen.autoencoder, frozen.tags, seed=seed, shape=shape, modulation={**(modulation or {}), **a.modulation}, extractor=extractor, mapper=mapper)
+    nets = style_networks(
+        frozen.autoencoder,
+        frozen.tags,
+        seed=seed,
+        shape=shape,
+        modulation={**(modulation or {}), **a.modulation},
+        extractor=extractor,
+        mapper=mapper,
+    )
     if a.direction:
-        with torch.random.fork_rng(devices=[]): torch.manual_seed(seed); nets.extractor = direction_styles(frozen.linear, **(shape or {}))
-    return StyleTask(frozen, nets, replace(weights or Weights(), **a.weights), replace(settings or StyleSettings(), **a.settings), feat_var)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            nets.extractor = direction_styles(frozen.linear, **(shape or {}))
+    return StyleTask(
+        frozen,
+        nets,
+        replace(weights or Weights(), **a.weights),
+        replace(settings or StyleSettings(), **a.settings),
+        feat_var,
+    )
 
 # %% ../nbs/11_consistency.ipynb #1cc7f1ab
-def train_ablations(autoencoder, classifiers, # as for `train_styles`
-                    cache, # StyleCache
-                    out, # folder; each finished run stays in it
-                    steps, # updates of each
-                    evaluate, # StyleNetworks → {column: number}, on faces that were held out
-                    *, names=tuple(ABLATIONS), seeds=(0, 1, 2), # what to leave out; first weights and order of the data
-                    critic=None, min_flip=.9, stages=3, # as for `train_styles`; snapshots of the first seed only
-                    weights=None, settings=None, shape=None, modulation=None, extractor=None, mapper=False, # of the whole method
-                    progress=True, **how # for `fit`
-                   ): # {"rows", "runs", "steps", "seeds"}; also in out/"ablations.json"
+def train_ablations(
+    autoencoder,
+    classifiers,  # as for `train_styles`
+    cache,  # StyleCache
+    out,  # folder; each finished run stays in it
+    steps,  # updates of each
+    evaluate,  # StyleNetworks → {column: number}, on faces that were held out
+    *,
+    names=tuple(ABLATIONS),
+    seeds=(0, 1, 2),  # what to leave out; first weights and order of the data
+    critic=None,
+    min_flip=0.9,
+    stages=3,  # as for `train_styles`; snapshots of the first seed only
+    weights=None,
+    settings=None,
+    shape=None,
+    modulation=None,
+    extractor=None,
+    mapper=False,  # of the whole method
+    progress=True,
+    **how,  # for `fit`
+):  # {"rows", "runs", "steps", "seeds"}; also in out/"ablations.json"
     "Train the whole method and each ablation, all equally long, and put the results side by side."
     frozen, out, runs = Frozen(autoencoder, *classifiers, critic), make_folder(out), []
     frozen.check_tags(cache.tags, "the cache")
     cache.check(min_flip)
-    parts = dict(weights=weights, settings=settings, feat_var=cache.feature_variance(), shape=shape, modulation=modulation, extractor=extractor, mapper=mapper)
+    parts = dict(
+        weights=weights,
+        settings=settings,
+        feat_var=cache.feature_variance(),
+        shape=shape,
+        modulation=modulation,
+        extractor=extractor,
+        mapper=mapper,
+    )
     for seed in seeds:
         for name in tqdm(names, desc=f"seed {seed}", unit="run", disable=not progress):
             task = ablated_task(frozen, name, seed=seed, **parts)
-            runs.append(ablation_run(task, cache, out/f"{name}-{seed}", steps, evaluate, stages if seed == seeds[0] else 0, name=name, seed=seed, **how))
+            runs.append(
+                ablation_run(
+                    task,
+                    cache,
+                    out / f"{name}-{seed}",
+                    steps,
+                    evaluate,
+                    stages if seed == seeds[0] else 0,
+                    name=name,
+                    seed=seed,
+                    **how,
+                )
+            )
             result = {"rows": ablation_rows(runs), "runs": runs, "steps": steps, "seeds": list(seeds)}
-            with atomic_write(out/"ablations.json") as tmp: tmp.write_text(json.dumps(result, indent=1), encoding="utf-8")
+            with atomic_write(out / "ablations.json") as tmp:
+                tmp.write_text(json.dumps(result, indent=1), encoding="utf-8")
     return result
+
 
 def _kept_result(path):
     "The row that a finished run left, or a CheckpointError."
-    try: row = read_json(path, "the result of a run")
-    except FileError as e: raise CheckpointError(f"{e} Move it away to do this run again.") from None
+    try:
+        row = read_json(path, "the result of a run")
+    except FileError as e:
+        raise CheckpointError(f"{e} Move it away to do this run again.") from None
     kinds = {"ablation": str, "key": str, "seed": int, "seconds": (int, float)}
     if not isinstance(row, dict) or not all(isinstance(row.get(k), kind) for k, kind in kinds.items()):
         raise CheckpointError(f"{path}: holds no result of a run. Move it away to do this run again.")
     return row
 
-def ablation_run(task, cache, folder, steps, evaluate, stages, *, name, seed, **how): # → {"ablation", "seed", "key", "seconds", columns…}
+
+def ablation_run(
+    task, cache, folder, steps, evaluate, stages, *, name, seed, **how
+):  # → {"ablation", "seed", "key", "seconds", columns…}
     "One run: from its result if it is there, from its checkpoint if there is one."
-    key, kept = hashlib.sha256(json.dumps([task.config(), cache.key, steps, seed], sort_keys=True, default=str).encode()).hexdigest()[:16], folder/"result.json"
-    if kept.exists() and (old := _kept_result(kept))["key"] == key: return old
-    if kept.exists(): warnings.warn(f"{folder} is of another training; it is made anew.", CacheWarning, stacklevel=3); shutil.rmtree(folder)
-    recorder = StageRecorder(task, cache, folder/"stages.safetensors", snapshot_steps(steps, stages)) if stages else None
-    if recorder and not (folder/"checkpoint").exists(): recorder.take(0)
-    done = fit(task, cache, folder, steps, callback=recorder, seed=seed, **{**HOW, "progress": False, "trackers": (), **how})
+    key, kept = (
+        hashlib.sha256(
+            json.dumps([task.config(), cache.key, steps, seed], sort_keys=True, default=str).encode()
+        ).hexdigest()[:16],
+        folder / "result.json",
+    )
+    if kept.exists() and (old := _kept_result(kept))["key"] == key:
+        return old
+    if kept.exists():
+        warnings.warn(f"{folder} is of another training; it is made anew.", CacheWarning, stacklevel=3)
+        shutil.rmtree(folder)
+    recorder = (
+        StageRecorder(task, cache, folder / "stages.safetensors", snapshot_steps(steps, stages)) if stages else None
+    )
+    if recorder and not (folder / "checkpoint").exists():
+        recorder.take(0)
+    done = fit(
+        task, cache, folder, steps, callback=recorder, seed=seed, **{**HOW, "progress": False, "trackers": (), **how}
+    )
     row = {"ablation": name, "seed": seed, "key": key, "seconds": round(done.seconds, 1), **evaluate(task.networks)}
-    with atomic_write(kept) as tmp: tmp.write_text(json.dumps(row), encoding="utf-8")
-    shutil.rmtree(folder/"checkpoint", ignore_errors=True)
+    with atomic_write(kept) as tmp:
+        tmp.write_text(json.dumps(row), encoding="utf-8")
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return row
 
-def ablation_rows(runs # of `train_ablations`
-                 ): # list of {"ablation", "words", "n", column: mean, column + "_sd": standard deviation}
+
+def ablation_rows(
+    runs,  # of `train_ablations`
+):  # list of {"ablation", "words", "n", column: mean, column + "_sd": standard deviation}
     "Mean and standard deviation over the seeds."
     rows = []
     for name in dict.fromkeys(r["ablation"] for r in runs):
-        mine = [r for r in runs if r["ablation"] == name]; row = {"ablation": name, "words": ABLATIONS[name].words, "n": len(mine)}
-        for k in [k for k, v in mine[0].items() if k not in ("ablation", "seed", "key", "seconds") and isinstance(v, (int, float))]:
+        mine = [r for r in runs if r["ablation"] == name]
+        row = {"ablation": name, "words": ABLATIONS[name].words, "n": len(mine)}
+        for k in [
+            k
+            for k, v in mine[0].items()
+            if k not in ("ablation", "seed", "key", "seconds") and isinstance(v, (int, float))
+        ]:
             v = torch.tensor([float(r[k]) for r in mine], dtype=torch.float64)
             row |= {k: float(v.mean()), f"{k}_sd": float(v.std()) if len(v) > 1 else 0.0}
         rows.append(row)
     return rows
 
-def gather_stages(stages, # Stages of the shipped training, or a file of them
-                  folder, # of `train_ablations`
-                  names=tuple(ABLATIONS), seed=0
-                 ): # Stages, with those of the ablations that were recorded on the same faces
+
+def gather_stages(
+    stages,  # Stages of the shipped training, or a file of them
+    folder,  # of `train_ablations`
+    names=tuple(ABLATIONS),
+    seed=0,
+):  # Stages, with those of the ablations that were recorded on the same faces
     "The stages of a training together with its ablations', for one file."
     main = stages if isinstance(stages, Stages) else load_stages(stages)
-    files = {n: Path(folder)/f"{n}-{seed}"/"stages.safetensors" for n in names}
+    files = {n: Path(folder) / f"{n}-{seed}" / "stages.safetensors" for n in names}
     found = {n: load_stages(p) for n, p in files.items() if p.exists()}
     return replace(main, ablations={n: o for n, o in found.items() if o.faces == main.faces and o.tags == main.tags})

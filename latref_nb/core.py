@@ -29,31 +29,37 @@ from fastcore.basics import patch
 from PIL import Image, features
 
 # %% ../nbs/00_core.ipynb #de99e30f
-latref_nb.repair_torchvision()   # before any module here imports diffusers or lpips, which import torchvision
+latref_nb.repair_torchvision()  # before any module here imports diffusers or lpips, which import torchvision
 
 # %% ../nbs/00_core.ipynb #6e3d2f90
-def from_uint8(x # uint8 tensor of any shape, 0..255
-              ): # float32 of the same shape in [-1, 1]
+def from_uint8(
+    x,  # uint8 tensor of any shape, 0..255
+):  # float32 of the same shape in [-1, 1]
     "Bytes to the range the networks work in."
     return x.float().div_(127.5).sub_(1)
 
 # %% ../nbs/00_core.ipynb #f5406794
-def to_uint8(x # float tensor of any shape, nominally in [-1, 1]; what lies outside is clipped
-            ): # uint8 tensor of the same shape, 0..255
+def to_uint8(
+    x,  # float tensor of any shape, nominally in [-1, 1]; what lies outside is clipped
+):  # uint8 tensor of the same shape, 0..255
     "The networks' range to bytes, rounded and clipped."
-    if not torch.isfinite(x).all(): raise ValueError("the image holds NaN or infinity, so there is nothing to show. Look at what made it.")
+    if not torch.isfinite(x).all():
+        raise ValueError("the image holds NaN or infinity, so there is nothing to show. Look at what made it.")
     return x.detach().float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 # %% ../nbs/00_core.ipynb #7029a63d
-def to_numpy(x # (3,H,W) or (B,3,H,W) in [-1, 1]
-            ): # uint8 array (H,W,3) or (B,H,W,3)
+def to_numpy(
+    x,  # (3,H,W) or (B,3,H,W) in [-1, 1]
+):  # uint8 array (H,W,3) or (B,H,W,3)
     "Channels last and 8 bits, as plots and files want it."
-    if x.ndim not in (3, 4) or x.shape[-3] != 3: raise ValueError(f"shape {tuple(x.shape)} came; images are (3,H,W) or (B,3,H,W).")
-    return to_uint8(x).movedim(-3, -1).cpu().numpy()                               # (…,3,H,W) -> (…,H,W,3)
+    if x.ndim not in (3, 4) or x.shape[-3] != 3:
+        raise ValueError(f"shape {tuple(x.shape)} came; images are (3,H,W) or (B,3,H,W).")
+    return to_uint8(x).movedim(-3, -1).cpu().numpy()  # (…,3,H,W) -> (…,H,W,3)
 
 # %% ../nbs/00_core.ipynb #704bc1fb
-def to_pil(x # (3,H,W) or (B,3,H,W) in [-1, 1]
-          ): # a PIL image, or a list of them for a batch
+def to_pil(
+    x,  # (3,H,W) or (B,3,H,W) in [-1, 1]
+):  # a PIL image, or a list of them for a batch
     "A tensor as PIL image(s)."
     a = to_numpy(x)
     return Image.fromarray(a) if a.ndim == 3 else [Image.fromarray(o) for o in a]
@@ -63,57 +69,74 @@ class ImageError(ValueError):
     "An image that cannot be used: the message says what came, what is allowed and how to mend it."
 
 # %% ../nbs/00_core.ipynb #be9b2b9b
-MIN_SIDE = 8               # pixels: anything smaller holds no face
-MAX_ASPECT = 20            # long side / short side
-MAX_PIXELS = 100_000_000   # 100 megapixels: about 300 MB once decoded
+MIN_SIDE = 8  # pixels: anything smaller holds no face
+MAX_ASPECT = 20  # long side / short side
+MAX_PIXELS = 100_000_000  # 100 megapixels: about 300 MB once decoded
 
 # %% ../nbs/00_core.ipynb #a67a9fa8
-def check_size(w, # width in pixels
-               h, # height in pixels
-               what # how the message names the image
-              ): # None, or an `ImageError`
+def check_size(
+    w,  # width in pixels
+    h,  # height in pixels
+    what,  # how the message names the image
+):  # None, or an `ImageError`
     "Refuse sizes no face can be read from."
     said = f"{what}: {w}×{h} pixels"
-    if min(w, h) < MIN_SIDE: raise ImageError(f"{said} is too small. Each side needs at least {MIN_SIDE} pixels; give a larger picture.")
-    if w * h > MAX_PIXELS: raise ImageError(f"{said} is {w*h/1e6:.0f} megapixels. At most {MAX_PIXELS//10**6} are read; make it smaller first.")
+    if min(w, h) < MIN_SIDE:
+        raise ImageError(f"{said} is too small. Each side needs at least {MIN_SIDE} pixels; give a larger picture.")
+    if w * h > MAX_PIXELS:
+        raise ImageError(
+            f"{said} is {w * h / 1e6:.0f} megapixels. At most {MAX_PIXELS // 10**6} are read; make it smaller first."
+        )
     if max(w, h) > MAX_ASPECT * min(w, h):
-        raise ImageError(f"{said} is too elongated. The long side may be at most {MAX_ASPECT} times the short one; crop it around the face.")
+        raise ImageError(
+            f"{said} is too elongated. The long side may be at most {MAX_ASPECT} times the short one; crop it around the face."
+        )
 
 # %% ../nbs/00_core.ipynb #1f383dba
 class FileError(ValueError):
     "A file that cannot be used: the message names it and says what came, what is allowed and how to mend it."
 
-def user_path(path # as somebody wrote it, perhaps with ~ for the home folder
-             ): # Path
+
+def user_path(
+    path,  # as somebody wrote it, perhaps with ~ for the home folder
+):  # Path
     "A path as the system takes it; what exists under the written name is left alone."
     path = os.fspath(path)
     return Path(path if os.path.lexists(path) else os.path.expanduser(path))
 
-def shown(name, # a path, or any text
-          most=200 # characters; the middle of anything longer is left out
-         ): # text in one line that every UTF-8 terminal takes
+
+def shown(
+    name,  # a path, or any text
+    most=200,  # characters; the middle of anything longer is left out
+):  # text in one line that every UTF-8 terminal takes
     "A name for messages: line ends, control characters and bytes that are no text come as escapes."
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
-    return text if len(text) <= most else f"{text[:most // 2]}…{text[-most // 2:]}"
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 :]}"
 
 # %% ../nbs/00_core.ipynb #d4c676a7
 _shut = "no permission to read it. Change its permissions, or copy it"
 
-def file_size(path, # where
-              what, # what is needed there: "a tags file", "one image file"
-              exc=FileError # the kind of error
-             ): # bytes
+
+def file_size(
+    path,  # where
+    what,  # what is needed there: "a tags file", "one image file"
+    exc=FileError,  # the kind of error
+):  # bytes
     "The size of a regular file that is there; anything else is an `exc` in one line, and nothing is opened."
     said, needed = shown(path), f"{what} is needed"
-    try: info = os.stat(path)
-    except PermissionError: raise exc(f"{said}: {_shut}.") from None
+    try:
+        info = os.stat(path)
+    except PermissionError:
+        raise exc(f"{said}: {_shut}.") from None
     except FileNotFoundError:
         there = "is a link to nothing" if os.path.islink(path) else "no such file"
         raise exc(f"{said}: {there}; {needed}. Check the path.") from None
-    except (OSError, ValueError) as e:                               # too long, a file used as a folder, a NUL inside
+    except (OSError, ValueError) as e:  # too long, a file used as a folder, a NUL inside
         raise exc(f"{said}: cannot be found ({getattr(e, 'strerror', None) or e}); {needed}.") from None
-    if stat.S_ISDIR(info.st_mode): raise exc(f"{said}: is a folder, and {needed}.")
-    if not stat.S_ISREG(info.st_mode): raise exc(f"{said}: is a pipe, a socket or a device, and {needed}.")
+    if stat.S_ISDIR(info.st_mode):
+        raise exc(f"{said}: is a folder, and {needed}.")
+    if not stat.S_ISREG(info.st_mode):
+        raise exc(f"{said}: is a pipe, a socket or a device, and {needed}.")
     return info.st_size
 
 # %% ../nbs/00_core.ipynb #79083cbe
@@ -121,84 +144,135 @@ def _refuse_frames(im, what):
     "An `ImageError` for animations and multi-page files."
     n = getattr(im, "n_frames", 1)
     if n > 1 and im.format != "MPO":
-        raise ImageError(f"{what}: has {n} frames (an animation, or several pages). One still picture is needed; save one frame as PNG.")
+        raise ImageError(
+            f"{what}: has {n} frames (an animation, or several pages). One still picture is needed; save one frame as PNG."
+        )
 
 # %% ../nbs/00_core.ipynb #5254a339
-FORMATS = {"PNG": None, "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000",
-           "TIFF": None, "BMP": None, "GIF": None, "PPM": None, "HEIF": None}      # format: the part of Pillow it needs
+FORMATS = {
+    "PNG": None,
+    "JPEG": "jpg",
+    "MPO": "jpg",
+    "WEBP": "webp",
+    "AVIF": "avif",
+    "JPEG2000": "jpg_2000",
+    "TIFF": None,
+    "BMP": None,
+    "GIF": None,
+    "PPM": None,
+    "HEIF": None,
+}  # format: the part of Pillow it needs
 
-if importlib.util.find_spec("pillow_heif"): importlib.import_module("pillow_heif").register_heif_opener()
+if importlib.util.find_spec("pillow_heif"):
+    importlib.import_module("pillow_heif").register_heif_opener()
 
-def read_formats(): # list of names, as Pillow has them
+
+def read_formats():  # list of names, as Pillow has them
     "The formats that are read here; which of `FORMATS` these are depends on how Pillow was built and on plug-ins."
     Image.init()
     return [f for f, part in FORMATS.items() if f in Image.OPEN and (part is None or features.check(part))]
 
-def image_suffixes(): # tuple of suffixes, in small letters
+
+def image_suffixes():  # tuple of suffixes, in small letters
     "The suffixes of the files that are read here, the usual ones first."
     formats = [*read_formats(), "MPO"]
     known = Image.registered_extensions()
     return tuple(sorted((s for s in known if known[s] in formats), key=lambda s: formats.index(known[s])))
 
-IMAGE_SUFFIXES = image_suffixes()   # as at the start; `image_suffixes` also knows plug-ins that came later
+
+IMAGE_SUFFIXES = image_suffixes()  # as at the start; `image_suffixes` also knows plug-ins that came later
 
 # %% ../nbs/00_core.ipynb #4aecb1d6
 class _Silence:
     "No warnings while any thread is inside: filters belong to the process, so the first one in saves them and the last one out restores them."
-    def __init__(self): self.lock, self.inside = threading.Lock(), 0
+
+    def __init__(self):
+        self.lock, self.inside = threading.Lock(), 0
+
     def __enter__(self):
         with self.lock:
-            if not self.inside: self.saved = warnings.catch_warnings(); self.saved.__enter__(); warnings.simplefilter("ignore")
+            if not self.inside:
+                self.saved = warnings.catch_warnings()
+                self.saved.__enter__()
+                warnings.simplefilter("ignore")
             self.inside += 1
+
     def __exit__(self, *error):
         with self.lock:
             self.inside -= 1
-            if not self.inside: self.saved.__exit__(*error)
+            if not self.inside:
+                self.saved.__exit__(*error)
+
+
 _silence = _Silence()
+
 
 @contextmanager
 def _reading(what):
     "Whatever goes wrong while decoding becomes one `ImageError`."
-    most = f"At most {MAX_PIXELS//10**6} megapixels are read."
+    most = f"At most {MAX_PIXELS // 10**6} megapixels are read."
     try:
-        with _silence: yield                                    # the size limits are ours, checked before decoding
-    except ImageError: raise
-    except Image.DecompressionBombError: raise ImageError(f"{what}: has too many pixels. {most}") from None
+        with _silence:
+            yield  # the size limits are ours, checked before decoding
+    except ImageError:
+        raise
+    except Image.DecompressionBombError:
+        raise ImageError(f"{what}: has too many pixels. {most}") from None
     except Image.UnidentifiedImageError:
-        raise ImageError(f"{what}: is not an image that can be read. Give a PNG, JPEG, WebP, BMP or TIFF file.") from None
-    except PermissionError: raise ImageError(f"{what}: {_shut}.") from None
-    except MemoryError: raise ImageError(f"{what}: too little memory for its pixels. Make it smaller.") from None
-    except Exception as e:                                      # decoders raise whatever they like on broken bytes
+        raise ImageError(
+            f"{what}: is not an image that can be read. Give a PNG, JPEG, WebP, BMP or TIFF file."
+        ) from None
+    except PermissionError:
+        raise ImageError(f"{what}: {_shut}.") from None
+    except MemoryError:
+        raise ImageError(f"{what}: too little memory for its pixels. Make it smaller.") from None
+    except Exception as e:  # decoders raise whatever they like on broken bytes
         said = shown(str(e).strip() or type(e).__name__, 100)
         raise ImageError(f"{what}: its pixels are damaged or cut short ({said}). Copy or download it again.") from None
 
 # %% ../nbs/00_core.ipynb #2d98d9c1
 class _Pieces(io.RawIOBase):
     "Pieces of files, read as if they were one file; nothing is copied."
-    def __init__(self, pieces # list of (file, start, length)
-                ):
+
+    def __init__(
+        self,
+        pieces,  # list of (file, start, length)
+    ):
         self.pieces, self.at = pieces, 0
         self.ends = list(accumulate(n for _, _, n in pieces))
-    def readable(self): return True
-    def seekable(self): return True
-    def tell(self): return self.at
+
+    def readable(self):
+        return True
+
+    def seekable(self):
+        return True
+
+    def tell(self):
+        return self.at
+
     def seek(self, offset, whence=0):
         self.at = max(0, offset + (0, self.at, self.ends[-1])[whence])
         return self.at
+
     def readinto(self, buffer):
-        i = bisect_right(self.ends, self.at)                       # the piece that holds byte `at`
-        if i == len(self.ends): return 0
+        i = bisect_right(self.ends, self.at)  # the piece that holds byte `at`
+        if i == len(self.ends):
+            return 0
         file, start, n = self.pieces[i]
         inside = self.at - self.ends[i] + n
         file.seek(start + inside)
         data = file.read(min(len(buffer), n - inside))
-        buffer[:len(data)] = data
+        buffer[: len(data)] = data
         self.at += len(data)
         return len(data)
 
-def _bytes_piece(data): return io.BytesIO(data), 0, len(data)
 
-def _spliced(pieces): return io.BufferedReader(_Pieces([p for p in pieces if p[2] > 0]), 1 << 16)
+def _bytes_piece(data):
+    return io.BytesIO(data), 0, len(data)
+
+
+def _spliced(pieces):
+    return io.BufferedReader(_Pieces([p for p in pieces if p[2] > 0]), 1 << 16)
 
 # %% ../nbs/00_core.ipynb #9739c290
 def _directory(f, start=0):
@@ -211,39 +285,57 @@ def _directory(f, start=0):
     at = struct.unpack_from(order + offset, head, 8 if big else 4)[0]
     f.seek(start + at)
     n = struct.unpack(order + count, f.read(struct.calcsize(count)))[0]
-    if not 0 < n < 65536: raise ValueError("no directory")
+    if not 0 < n < 65536:
+        raise ValueError("no directory")
     entries = f.read(n * each)
     following = f.read(struct.calcsize(offset)).ljust(struct.calcsize(offset), b"\0")
-    return order, big, [entries[i:i + each] for i in range(0, len(entries) - each + 1, each)], \
-        struct.unpack(order + offset, following)[0]
+    return (
+        order,
+        big,
+        [entries[i : i + each] for i in range(0, len(entries) - each + 1, each)],
+        struct.unpack(order + offset, following)[0],
+    )
+
 
 def _code(order, big, entries):
     "The orientation among the entries of a directory, 1 to 8; 1 where nothing valid is said."
     for e in entries:
         tag, kind, count = struct.unpack_from(order + ("HHQ" if big else "HHI"), e)
-        if tag != 0x0112 or count != 1 or kind not in (1, 3, 4): continue          # a byte, a short or a long
+        if tag != 0x0112 or count != 1 or kind not in (1, 3, 4):
+            continue  # a byte, a short or a long
         code = struct.unpack_from(order + {1: "B", 3: "H", 4: "I"}[kind], e, 12 if big else 8)[0]
-        if 1 <= code <= 8: return code
+        if 1 <= code <= 8:
+            return code
     return 1
 
-def _orientation(exif # bytes of EXIF, or None
-                ): # 1 to 8
+
+def _orientation(
+    exif,  # bytes of EXIF, or None
+):  # 1 to 8
     "Tag 0x0112 alone; 1 where there is no EXIF that can be read."
-    while exif and exif[:4] == b"Exif": exif = exif[6:]
-    try: return _code(*_directory(io.BytesIO(exif or b""))[:3])
-    except (ValueError, KeyError, struct.error): return 1
+    while exif and exif[:4] == b"Exif":
+        exif = exif[6:]
+    try:
+        return _code(*_directory(io.BytesIO(exif or b""))[:3])
+    except (ValueError, KeyError, struct.error):
+        return 1
 
 # %% ../nbs/00_core.ipynb #725ac755
-_PNG_KEPT = (b"tRNS", b"acTL", b"fcTL", b"fdAT")      # transparency and frames; all else in small letters is no pixels
+_PNG_KEPT = (b"tRNS", b"acTL", b"fcTL", b"fdAT")  # transparency and frames; all else in small letters is no pixels
+
 
 def _hex_exif(kind, data):
     "EXIF that old programs wrote into a PNG as hexadecimal text, or None; what is unpacked of it is bounded."
     key, _, text = data.partition(b"\0")
-    if key not in (b"Raw profile type exif", b"Raw profile type APP1"): return None
+    if key not in (b"Raw profile type exif", b"Raw profile type APP1"):
+        return None
     try:
-        if kind == b"zTXt": text = zlib.decompressobj().decompress(text[1:], 200_000)
+        if kind == b"zTXt":
+            text = zlib.decompressobj().decompress(text[1:], 200_000)
         return bytes.fromhex("".join(text.decode("latin-1").split("\n")[3:]))
-    except (ValueError, zlib.error): return None
+    except (ValueError, zlib.error):
+        return None
+
 
 def _png_pieces(f, size):
     "The chunks of a PNG that make its pixels, as (file, start, length), and its orientation."
@@ -251,20 +343,27 @@ def _png_pieces(f, size):
     while at + 8 <= size:
         f.seek(at)
         n, kind = struct.unpack(">I4s", f.read(8))
-        end = min(at + 12 + n, size) if kind.isalpha() else size   # no chunk: the decoder shall say so
-        if not kind[:1].islower() or kind in _PNG_KEPT: kept.append((f, at, end - at))
-        elif kind == b"eXIf": exif = f.read(min(n, 1 << 16))
-        elif kind in (b"zTXt", b"tEXt") and exif is None: exif = _hex_exif(kind, f.read(min(n, 1 << 16)))
+        end = min(at + 12 + n, size) if kind.isalpha() else size  # no chunk: the decoder shall say so
+        if not kind[:1].islower() or kind in _PNG_KEPT:
+            kept.append((f, at, end - at))
+        elif kind == b"eXIf":
+            exif = f.read(min(n, 1 << 16))
+        elif kind in (b"zTXt", b"tEXt") and exif is None:
+            exif = _hex_exif(kind, f.read(min(n, 1 << 16)))
         at = end
-        if kind == b"IEND": break
+        if kind == b"IEND":
+            break
     return kept, _orientation(exif)
 
 # %% ../nbs/00_core.ipynb #405122a5
 def _jpeg_kept(kind, data):
     "Of the segments for programs (0xE0 to 0xEF) and of comments (0xFE): only those that say what the colours are."
-    if kind == 0xE0: return data[:5] == b"JFIF\0" and len(data) >= 14
-    if kind == 0xEE: return data[:5] == b"Adobe" and len(data) >= 12
+    if kind == 0xE0:
+        return data[:5] == b"JFIF\0" and len(data) >= 14
+    if kind == 0xEE:
+        return data[:5] == b"Adobe" and len(data) >= 12
     return not (0xE0 < kind <= 0xEF or kind == 0xFE)
+
 
 def _jpeg_pieces(f, size):
     "The segments of a JPEG that make its pixels, as (file, start, length), and its orientation."
@@ -272,21 +371,53 @@ def _jpeg_pieces(f, size):
     while True:
         f.seek(at)
         mark, kind, n = struct.unpack(">BBH", f.read(4).ljust(4, b"\0"))
-        if (mark, kind) == (0xFF, 0xFF):                           # bytes to fill up, before a mark
+        if (mark, kind) == (0xFF, 0xFF):  # bytes to fill up, before a mark
             f.seek(at)
             block = f.read(1 << 16)
             at += max(1, len(block) - len(block.lstrip(b"\xff")) - 1)
             continue
-        if mark != 0xFF or kind < 0xC0 or 0xD0 <= kind <= 0xDA or n < 2: break      # 0xDA: from here on pixels
+        if mark != 0xFF or kind < 0xC0 or 0xD0 <= kind <= 0xDA or n < 2:
+            break  # 0xDA: from here on pixels
         data = f.read(n - 2) if kind >= 0xE0 else b""
-        if kind == 0xE1 and data[:4] == b"Exif" and exif is None: exif = data
-        if _jpeg_kept(kind, data): kept.append((f, at, 2 + n))
+        if kind == 0xE1 and data[:4] == b"Exif" and exif is None:
+            exif = data
+        if _jpeg_kept(kind, data):
+            kept.append((f, at, 2 + n))
         at += 2 + n
     return [*kept, (f, at, size - at)], _orientation(exif)
 
 # %% ../nbs/00_core.ipynb #4786feff
-_TIFF_KEPT = {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332, 338,
-              339, 347, *range(512, 522), 529, 530, 531, 532}      # sizes, strips, tiles, bits, colours, compression
+_TIFF_KEPT = {
+    256,
+    257,
+    258,
+    259,
+    262,
+    266,
+    273,
+    277,
+    278,
+    279,
+    284,
+    292,
+    293,
+    317,
+    320,
+    322,
+    323,
+    324,
+    325,
+    332,
+    338,
+    339,
+    347,
+    *range(512, 522),
+    529,
+    530,
+    531,
+    532,
+}  # sizes, strips, tiles, bits, colours, compression
+
 
 def _tiff_pieces(f, size):
     "A TIFF with a first directory, at its end, of what makes pixels alone, as (file, start, length); its orientation."
@@ -294,10 +425,10 @@ def _tiff_pieces(f, size):
     offset, count = ("Q", "Q") if big else ("I", "H")
     tag = lambda e: struct.unpack(order + "H", e[:2])[0]
     kept = [e for e in entries if tag(e) in _TIFF_KEPT]
-    after = after if 0 < after < size else 0                       # the next page
+    after = after if 0 < after < size else 0  # the next page
     ours = struct.pack(order + count, len(kept)) + b"".join(kept) + struct.pack(order + offset, after)
     f.seek(0)
-    head = f.read(8)[:8 if big else 4] + struct.pack(order + offset, size)
+    head = f.read(8)[: 8 if big else 4] + struct.pack(order + offset, size)
     body = (f, len(head), size - len(head))
     return [_bytes_piece(head), body, _bytes_piece(ours)], _code(order, big, entries)
 
@@ -312,50 +443,67 @@ def _avif_pieces(f, size):
             f.seek(at)
             meta = re.sub(rb"(infe[\x02\x03].{3}(?:.{2}|.{4}).{2})Exif", rb"\1skip", f.read(n), flags=re.S)
             return [(f, 0, at), _bytes_piece(meta), (f, at + n, size - at - n)], 1
-        if n < 8: break
+        if n < 8:
+            break
         at += n
     return [(f, 0, size)], 1
 
-_PIECES = ((0, b"\x89PNG\r\n\x1a\n", _png_pieces), (0, b"\xff\xd8\xff", _jpeg_pieces), (0, b"II", _tiff_pieces),
-           (0, b"MM", _tiff_pieces), (4, b"ftypavi", _avif_pieces))
 
-def _pixels_of(f, # an open file
-               size # its length in bytes
-              ): # (a file with its pixels alone, its orientation)
+_PIECES = (
+    (0, b"\x89PNG\r\n\x1a\n", _png_pieces),
+    (0, b"\xff\xd8\xff", _jpeg_pieces),
+    (0, b"II", _tiff_pieces),
+    (0, b"MM", _tiff_pieces),
+    (4, b"ftypavi", _avif_pieces),
+)
+
+
+def _pixels_of(
+    f,  # an open file
+    size,  # its length in bytes
+):  # (a file with its pixels alone, its orientation)
     "Leave the metadata out of the kinds of file whose decoder would read it."
     f.seek(0)
     head = f.read(12)
     pieces, code = [(f, 0, size)], 1
     try:
         for at, mark, parts in _PIECES:
-            if head[at:at + len(mark)] == mark: pieces, code = parts(f, size)
-    except (KeyError, ValueError, struct.error): pass              # broken: the decoder shall say how
+            if head[at : at + len(mark)] == mark:
+                pieces, code = parts(f, size)
+    except (KeyError, ValueError, struct.error):
+        pass  # broken: the decoder shall say how
     return _spliced(pieces), code
 
 # %% ../nbs/00_core.ipynb #30ca6717
 def _file_source(src, what):
     "A path or bytes as (open file, length); what is missing, empty or no regular file is told apart."
-    if isinstance(src, (bytes, bytearray)): size, f = len(src), io.BytesIO(src)
+    if isinstance(src, (bytes, bytearray)):
+        size, f = len(src), io.BytesIO(src)
     else:
         src = user_path(src)
         size, f = file_size(src, "one image file", ImageError), None
-    if size == 0: raise ImageError(f"{what}: is empty (zero bytes). Copy or download it again.")
+    if size == 0:
+        raise ImageError(f"{what}: is empty (zero bytes). Copy or download it again.")
     return f or open(src, "rb"), size
 
 # %% ../nbs/00_core.ipynb #9c5b4e78
-LARGE = 4_000_000   # pixels: above it a picture that is wanted small is made smaller while it is decoded
+LARGE = 4_000_000  # pixels: above it a picture that is wanted small is made smaller while it is decoded
+
 
 def _reduction(w, h, size):
     "By which whole number a picture may be shrunk at once: three times `size` or more is left for a good filter."
     return 1 if size is None or w * h <= LARGE else max(1, min(w, h) // (3 * max(size, 1)))
+
 
 def _decode(im, what, size=None):
     "Check size and frames on the header, then decode; with a `size`, a large JPEG straight to a half or less."
     check_size(*im.size, what)
     _refuse_frames(im, what)
     k = _reduction(*im.size, size)
-    if k > 1: im.draft(None, (im.width // k, im.height // k))
+    if k > 1:
+        im.draft(None, (im.width // k, im.height // k))
     im.load()
+
 
 def _read_file(src, what, size=None):
     "A path or bytes as (decoded PIL image, orientation); the file is closed again."
@@ -370,32 +518,44 @@ def _read_file(src, what, size=None):
 def _read_pil(im, what):
     "A PIL image that came, decoded, and its orientation; one that was closed says so."
     with _reading(what):
-        try: _decode(im, what)
-        except ImageError: raise
+        try:
+            _decode(im, what)
+        except ImageError:
+            raise
         except (ValueError, AttributeError, AssertionError) as e:
-            if isinstance(e, ValueError) and "closed" not in str(e): raise
+            if isinstance(e, ValueError) and "closed" not in str(e):
+                raise
             closed = "this PIL image or its file is closed. Open it again, or load() it first"
             raise ImageError(f"{what}: {closed}.") from None
-        try: code = im.getexif().get(0x0112)
-        except Exception: code = _orientation(im.info.get("exif"))              # another tag is broken
+        try:
+            code = im.getexif().get(0x0112)
+        except Exception:
+            code = _orientation(im.info.get("exif"))  # another tag is broken
     return im, code
 
 # %% ../nbs/00_core.ipynb #1031c8ba
 def _grey_bytes(a, bits, what):
     "Numbers as bytes: whole ones of 8 or 16 bits, or floats (0 bits), which must lie in [0, 1]."
-    if bits == 0: return _float_to_bytes(a, what)
+    if bits == 0:
+        return _float_to_bytes(a, what)
     return a.astype(np.uint8) if bits == 8 else ((a.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
 
 def _array_to_pil(a, what):
     "(H,W), (H,W,1), (H,W,3) or (H,W,4) of uint8, uint16 or float in [0, 1] as an 8-bit PIL image."
-    if a.ndim == 3 and a.shape[2] == 1: a = a[..., 0]                              # (H,W,1) -> (H,W)
+    if a.ndim == 3 and a.shape[2] == 1:
+        a = a[..., 0]  # (H,W,1) -> (H,W)
     if a.ndim not in (2, 3) or (a.ndim == 3 and a.shape[2] not in (3, 4)):
         raise ImageError(f"{what}: has shape {a.shape}. Allowed are (H,W), (H,W,3) and (H,W,4): channels come last.")
     check_size(a.shape[1], a.shape[0], what)
-    if a.dtype == np.uint16: a = _grey_bytes(a, 16, what)
-    if np.issubdtype(a.dtype, np.floating): a = _float_to_bytes(a, what)
-    if a.dtype != np.uint8: raise ImageError(f"{what}: has dtype {a.dtype}. Allowed are uint8, uint16 and floats in [0, 1].")
+    if a.dtype == np.uint16:
+        a = _grey_bytes(a, 16, what)
+    if np.issubdtype(a.dtype, np.floating):
+        a = _float_to_bytes(a, what)
+    if a.dtype != np.uint8:
+        raise ImageError(f"{what}: has dtype {a.dtype}. Allowed are uint8, uint16 and floats in [0, 1].")
     return Image.fromarray(np.ascontiguousarray(a))
+
 
 def _float_to_bytes(a, what):
     "Floats in [0, 1] to bytes; anything else is refused rather than guessed at."
@@ -407,59 +567,79 @@ def _float_to_bytes(a, what):
 # %% ../nbs/00_core.ipynb #8f026381
 def _bits(im, what):
     "How many bits the numbers of a picture have: 8, 16, 0 for floats, None where its mode is of bytes anyway."
-    if im.mode[0] not in "FI": return None
-    if im.mode == "F": return 0
-    if im.mode != "I" or im.format in ("PNG", "PPM"): return 16                    # these have no more than 16
+    if im.mode[0] not in "FI":
+        return None
+    if im.mode == "F":
+        return 0
+    if im.mode != "I" or im.format in ("PNG", "PPM"):
+        return 16  # these have no more than 16
     lo, hi = im.getextrema()
-    if 0 <= lo and hi <= 65535: return 8 if hi <= 255 else 16
+    if 0 <= lo and hi <= 65535:
+        return 8 if hi <= 255 else 16
     allowed = "Allowed are 0 to 255 (8 bits) and 0 to 65535 (16 bits)"
     raise ImageError(f"{what}: its whole numbers range over [{lo}, {hi}]. {allowed}; rescale them.")
+
 
 def _strip_rgb(im, bits, what):
     "A part of a decoded picture as 8-bit RGB, with white behind what is transparent."
     if bits is not None:
         a, clear = np.asarray(im), im.info.get("transparency")
         grey = _grey_bytes(a, bits, what)
-        if isinstance(clear, int): grey[a == clear] = 255
+        if isinstance(clear, int):
+            grey[a == clear] = 255
         im = Image.fromarray(grey)
-    if im.mode == "La": im = im.convert("LA")
+    if im.mode == "La":
+        im = im.convert("LA")
     if im.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in im.info:
         im = im.convert("RGBA")
         im = Image.alpha_composite(Image.new("RGBA", im.size, "white"), im)
-    try: return im.convert("RGB")
+    try:
+        return im.convert("RGB")
     except ValueError:
         raise ImageError(f"{what}: colour mode {im.mode} cannot be turned into RGB. Save it as an RGB PNG.") from None
 
 # %% ../nbs/00_core.ipynb #d838d703
-STRIP = 1_000_000   # pixels that are converted at once
+STRIP = 1_000_000  # pixels that are converted at once
 _turn = Image.Transpose
-_TURNS = {2: _turn.FLIP_LEFT_RIGHT, 3: _turn.ROTATE_180, 4: _turn.FLIP_TOP_BOTTOM, 5: _turn.TRANSPOSE,
-          6: _turn.ROTATE_270, 7: _turn.TRANSVERSE, 8: _turn.ROTATE_90}            # EXIF's numbers
+_TURNS = {
+    2: _turn.FLIP_LEFT_RIGHT,
+    3: _turn.ROTATE_180,
+    4: _turn.FLIP_TOP_BOTTOM,
+    5: _turn.TRANSPOSE,
+    6: _turn.ROTATE_270,
+    7: _turn.TRANSVERSE,
+    8: _turn.ROTATE_90,
+}  # EXIF's numbers
+
 
 def _to_rgb(im, code, what, size=None):
     "A decoded picture as upright 8-bit RGB; with a `size`, a large one comes smaller."
     w, h, bits = im.width, im.height, _bits(im, what)
     k = _reduction(w, h, size)
     rows = max(1, STRIP // w // k) * k
-    out = Image.new("RGB", (-(-w // k), -(-h // k)))               # rounded up
+    out = Image.new("RGB", (-(-w // k), -(-h // k)))  # rounded up
     for y in range(0, h, rows):
         strip = _strip_rgb(im.crop((0, y, w, min(y + rows, h))), bits, what)
         out.paste(strip.reduce(k) if k > 1 else strip, (0, y // k))
-    if w % k or h % k:                                             # blocks at the edges are there in part
+    if w % k or h % k:  # blocks at the edges are there in part
         out = out.resize((w // k, h // k), Image.Resampling.BICUBIC, (0, 0, w / k, h / k))
     return out.transpose(_TURNS[code]) if code in _TURNS else out
 
 # %% ../nbs/00_core.ipynb #f62849c8
-def fit_square(im, # PIL image
-               size, # pixels: the length of the shorter side afterwards
-               crop=True # cut the centre size×size out
-              ): # PIL image
+def fit_square(
+    im,  # PIL image
+    size,  # pixels: the length of the shorter side afterwards
+    crop=True,  # cut the centre size×size out
+):  # PIL image
     "Resize the shorter side to `size` (antialiased Lanczos) and cut out the centre."
-    if size < 1: raise ValueError(f"size {size} came; a picture is at least 1 pixel wide.")
+    if size < 1:
+        raise ValueError(f"size {size} came; a picture is at least 1 pixel wide.")
     w, h = im.size
     w, h = max(size, round(w * size / min(w, h))), max(size, round(h * size / min(w, h)))
-    if (w, h) != im.size: im = im.resize((w, h), Image.Resampling.LANCZOS)
-    if not crop: return im
+    if (w, h) != im.size:
+        im = im.resize((w, h), Image.Resampling.LANCZOS)
+    if not crop:
+        return im
     left, top = (w - size) // 2, (h - size) // 2
     return im.crop((left, top, left + size, top + size))
 
@@ -470,291 +650,396 @@ def _name_of(src):
     return shown(name) if name else f"<{type(src).__name__}>"
 
 # %% ../nbs/00_core.ipynb #731a7221
-def load_image(src, # path, bytes, PIL image, or NumPy (H,W), (H,W,3|4) of uint8, uint16 or float in [0, 1]
-               size=None, # pixels: shorter side afterwards; None keeps the size
-               crop=True # with `size`: cut out the centre square
-              ): # (3,H,W) float32 in [-1, 1]
+def load_image(
+    src,  # path, bytes, PIL image, or NumPy (H,W), (H,W,3|4) of uint8, uint16 or float in [0, 1]
+    size=None,  # pixels: shorter side afterwards; None keeps the size
+    crop=True,  # with `size`: cut out the centre square
+):  # (3,H,W) float32 in [-1, 1]
     "Read one picture, upright, as RGB."
     what = _name_of(src)
-    if isinstance(src, Image.Image): im, code = _read_pil(src, what)
-    elif isinstance(src, np.ndarray): im, code = _array_to_pil(src, what), 1
-    elif isinstance(src, (str, os.PathLike, bytes, bytearray)): im, code = _read_file(src, what, size)
+    if isinstance(src, Image.Image):
+        im, code = _read_pil(src, what)
+    elif isinstance(src, np.ndarray):
+        im, code = _array_to_pil(src, what), 1
+    elif isinstance(src, (str, os.PathLike, bytes, bytearray)):
+        im, code = _read_file(src, what, size)
     else:
         allowed = "Allowed are a path, bytes, a PIL image or a NumPy array."
         raise ImageError(f"a {type(src).__name__} came as an image. {allowed}")
-    with _reading(what): im = _to_rgb(im, code, what, size)
-    if size is not None: im = fit_square(im, size, crop)
-    return from_uint8(torch.from_numpy(np.array(im)).permute(2, 0, 1))             # (H,W,3) -> (3,H,W)
+    with _reading(what):
+        im = _to_rgb(im, code, what, size)
+    if size is not None:
+        im = fit_square(im, size, crop)
+    return from_uint8(torch.from_numpy(np.array(im)).permute(2, 0, 1))  # (H,W,3) -> (3,H,W)
 
 # %% ../nbs/00_core.ipynb #8f57279d
-def load_images(srcs, # iterable of anything `load_image` takes, or a single one
-                size # pixels: each becomes size×size
-               ): # (B,3,size,size) float32 in [-1, 1]
+def load_images(
+    srcs,  # iterable of anything `load_image` takes, or a single one
+    size,  # pixels: each becomes size×size
+):  # (B,3,size,size) float32 in [-1, 1]
     "Read several pictures into one batch."
-    if isinstance(srcs, (str, os.PathLike, bytes, bytearray, Image.Image, np.ndarray)): srcs = [srcs]
+    if isinstance(srcs, (str, os.PathLike, bytes, bytearray, Image.Image, np.ndarray)):
+        srcs = [srcs]
     srcs = list(srcs)
-    if not srcs: raise ImageError("no images came. Give at least one.")
-    return torch.stack([load_image(s, size) for s in srcs])                        # B × (3,S,S) -> (B,3,S,S)
+    if not srcs:
+        raise ImageError("no images came. Give at least one.")
+    return torch.stack([load_image(s, size) for s in srcs])  # B × (3,S,S) -> (B,3,S,S)
 
 # %% ../nbs/00_core.ipynb #7d82aa2b
 def _entries(folder):
     "The visible names in a folder, or None where it may not be opened."
-    try: return sorted(n for n in os.listdir(folder) if n[0] != ".")
-    except OSError: return None
+    try:
+        return sorted(n for n in os.listdir(folder) if n[0] != ".")
+    except OSError:
+        return None
+
 
 def _walk(folder, recursive):
     "Each visible path that is no folder, and each folder that may not be opened, as (path, was it opened)."
     real = os.path.realpath(folder)
-    seen, waiting, links = set(map(str, Path(real).parents)), [folder], []           # a link upwards would be a loop
+    seen, waiting, links = set(map(str, Path(real).parents)), [folder], []  # a link upwards would be a loop
     while waiting or links:
-        here = waiting.pop() if waiting else links.pop(0)                            # real folders before links to them
+        here = waiting.pop() if waiting else links.pop(0)  # real folders before links to them
         real = os.path.realpath(here)
-        if real in seen: continue
+        if real in seen:
+            continue
         seen.add(real)
         names = _entries(here)
-        if names is None: yield here, False
-        for path in (here/n for n in names or ()):
-            if not os.path.isdir(path): yield path, True
-            elif recursive: (links if os.path.islink(path) else waiting).append(path)
+        if names is None:
+            yield here, False
+        for path in (here / n for n in names or ()):
+            if not os.path.isdir(path):
+                yield path, True
+            elif recursive:
+                (links if os.path.islink(path) else waiting).append(path)
 
 # %% ../nbs/00_core.ipynb #e2052854
 _UNREAD = {
     "HEIC needs a plug-in: pip install pillow-heif": ".heic .heics .heif .heifs .hif",
     "this Pillow cannot read it: pip install --upgrade Pillow": ".webp .avif .avifs .jp2 .j2k .jpc .jpf .jpx .j2c",
-    "raw data of a camera: export it as JPEG or TIFF":
-        ".raw .cr2 .cr3 .crw .nef .nrw .arw .sr2 .srf .dng .orf .rw2 .raf .pef .srw .x3f .3fr .erf .kdc .mrw .rwl .iiq",
-    "not of a kind that is read: save it as PNG":
-        ".psd .psb .xcf .kra .ai .svg .svgz .eps .ps .pdf .jxl .jxr .ico .icns .cur .tga .dds .exr .hdr .pcx .qoi "
-        ".wmf .emf .fits .fit .sgi .xpm .xbm .bpg .flif .djvu .dcm .dib .ras .pct"}
+    "raw data of a camera: export it as JPEG or TIFF": ".raw .cr2 .cr3 .crw .nef .nrw .arw .sr2 .srf .dng .orf .rw2 .raf .pef .srw .x3f .3fr .erf .kdc .mrw .rwl .iiq",
+    "not of a kind that is read: save it as PNG": ".psd .psb .xcf .kra .ai .svg .svgz .eps .ps .pdf .jxl .jxr .ico .icns .cur .tga .dds .exr .hdr .pcx .qoi "
+    ".wmf .emf .fits .fit .sgi .xpm .xbm .bpg .flif .djvu .dcm .dib .ras .pct",
+}
 _HINTS = {suffix: hint for hint, suffixes in _UNREAD.items() for suffix in suffixes.split()}
+
 
 def _sorted_out(folder, recursive):
     "What a folder holds: (pictures, [(path of another, why it is passed over)])."
     folder, known = user_path(folder), image_suffixes()
-    if not folder.exists(): raise ImageError(f"{shown(folder)}: no such folder. Check the path.")
-    if not folder.is_dir(): raise ImageError(f"{shown(folder)}: is a file, and a folder of images is needed.")
+    if not folder.exists():
+        raise ImageError(f"{shown(folder)}: no such folder. Check the path.")
+    if not folder.is_dir():
+        raise ImageError(f"{shown(folder)}: is a file, and a folder of images is needed.")
     files, others = [], []
     for path, opened in _walk(folder, recursive):
         suffix = path.suffix.lower()
-        if not opened: others.append((path, "a folder that may not be opened: change its permissions"))
-        elif suffix in known and os.path.isfile(path): files.append(path)
-        elif suffix in known: others.append((path, "no file: a link to nothing, a pipe, a socket or a device"))
-        elif suffix in _HINTS: others.append((path, _HINTS[suffix]))
+        if not opened:
+            others.append((path, "a folder that may not be opened: change its permissions"))
+        elif suffix in known and os.path.isfile(path):
+            files.append(path)
+        elif suffix in known:
+            others.append((path, "no file: a link to nothing, a pipe, a socket or a device"))
+        elif suffix in _HINTS:
+            others.append((path, _HINTS[suffix]))
     return sorted(files), sorted(others)
 
 # %% ../nbs/00_core.ipynb #2e463702
-def image_files(folder, # where to look
-                recursive=False # in the folders below too
-               ): # sorted list of paths with an image suffix
+def image_files(
+    folder,  # where to look
+    recursive=False,  # in the folders below too
+):  # sorted list of paths with an image suffix
     "The image files of a folder; hidden ones are passed over."
     files, others = _sorted_out(folder, recursive)
-    if files: return files
+    if files:
+        return files
     more = f" Passed over: {shown(others[0][0].name)} ({others[0][1]})" if others else ""
     more += f" and {len(others) - 1} more." if len(others) > 1 else "." if others else ""
     raise ImageError(f"{shown(folder)}: holds no image. Looked for {' '.join(image_suffixes())}.{more}")
 
-def passed_over(folder, # where to look
-                recursive=False # in the folders below too
-               ): # sorted list of (path, why)
+
+def passed_over(
+    folder,  # where to look
+    recursive=False,  # in the folders below too
+):  # sorted list of (path, why)
     "What `image_files` leaves out although it looks like a picture, with a word on how to mend it."
     return _sorted_out(folder, recursive)[1]
 
 # %% ../nbs/00_core.ipynb #af7a1748
 def _shape_hint(x):
     "How to mend a wrong image shape."
-    if x.ndim == 3: return "Add the batch dimension with x[None]."
-    return "Channels come before height and width: x.permute(0, 3, 1, 2)." if x.ndim == 4 and x.shape[-1] in (1, 3, 4) else ""
+    if x.ndim == 3:
+        return "Add the batch dimension with x[None]."
+    return (
+        "Channels come before height and width: x.permute(0, 3, 1, 2)."
+        if x.ndim == 4 and x.shape[-1] in (1, 3, 4)
+        else ""
+    )
+
 
 def _range_hint(lo, hi):
     "How to mend a wrong range."
-    return "It looks like 0..255: use x / 127.5 - 1." if lo >= 0 and hi > 2 else "Use x.clamp(-1, 1) if it is a model's output."
+    return (
+        "It looks like 0..255: use x / 127.5 - 1."
+        if lo >= 0 and hi > 2
+        else "Use x.clamp(-1, 1) if it is a model's output."
+    )
 
 # %% ../nbs/00_core.ipynb #dbf3b244
-def check_images(x, # what should be a batch of images
-                 size=None, # required height and width: one number, or (H, W)
-                 channels=3 # required channels
-                ): # `x` itself, when all is well
+def check_images(
+    x,  # what should be a batch of images
+    size=None,  # required height and width: one number, or (H, W)
+    channels=3,  # required channels
+):  # `x` itself, when all is well
     "A clear `ValueError` for a wrong type, shape, dtype or range."
     size = (size, size) if isinstance(size, int) else size
     want = f"(B,{channels},{'H,W' if size is None else f'{size[0]},{size[1]}'})"
-    if not isinstance(x, torch.Tensor): raise ValueError(f"a {type(x).__name__} came where a tensor {want} is needed. Use load_images for files, PIL and NumPy.")
+    if not isinstance(x, torch.Tensor):
+        raise ValueError(
+            f"a {type(x).__name__} came where a tensor {want} is needed. Use load_images for files, PIL and NumPy."
+        )
     said = f"shape {tuple(x.shape)} came, {want} is needed."
-    if x.ndim != 4 or x.shape[1] != channels or x.shape[0] == 0: raise ValueError(f"{said} {_shape_hint(x)}".strip())
-    if size is not None and tuple(x.shape[2:]) != tuple(size): raise ValueError(f"{said} Resize with load_images(…, size).")
-    if not x.is_floating_point(): raise ValueError(f"dtype {x.dtype} came, floats in [-1, 1] are needed. Use from_uint8 for bytes.")
-    if not torch.isfinite(x).all(): raise ValueError("the images hold NaN or infinity; floats in [-1, 1] are needed. Look at what made them.")
+    if x.ndim != 4 or x.shape[1] != channels or x.shape[0] == 0:
+        raise ValueError(f"{said} {_shape_hint(x)}".strip())
+    if size is not None and tuple(x.shape[2:]) != tuple(size):
+        raise ValueError(f"{said} Resize with load_images(…, size).")
+    if not x.is_floating_point():
+        raise ValueError(f"dtype {x.dtype} came, floats in [-1, 1] are needed. Use from_uint8 for bytes.")
+    if not torch.isfinite(x).all():
+        raise ValueError("the images hold NaN or infinity; floats in [-1, 1] are needed. Look at what made them.")
     lo, hi = x.min().item(), x.max().item()
-    if lo < -1 - 1e-3 or hi > 1 + 1e-3: raise ValueError(f"values range over [{lo:.3g}, {hi:.3g}], [-1, 1] is needed. {_range_hint(lo, hi)}")
+    if lo < -1 - 1e-3 or hi > 1 + 1e-3:
+        raise ValueError(f"values range over [{lo:.3g}, {hi:.3g}], [-1, 1] is needed. {_range_hint(lo, hi)}")
     return x
 
 # %% ../nbs/00_core.ipynb #b886e590
 def _named_device(device):
     "A device by name, if it is there."
-    try: device = torch.device(device)
-    except (RuntimeError, TypeError): raise ValueError(f"device {device!r} is not known. Use cpu, cuda, cuda:1, mps or auto.") from None
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device {device!r} is not known. Use cpu, cuda, cuda:1, mps or auto.") from None
     missing = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
-    if missing.get(device.type): raise ValueError(f"device {device.type} was asked for, and this torch sees none. Use cpu or auto, or install the matching torch.")
+    if missing.get(device.type):
+        raise ValueError(
+            f"device {device.type} was asked for, and this torch sees none. Use cpu or auto, or install the matching torch."
+        )
     return device
 
-def default_device(device=None # "cuda", "mps", "cpu", a torch.device; None or "auto" takes the best at hand
-                  ): # torch.device
+
+def default_device(
+    device=None,  # "cuda", "mps", "cpu", a torch.device; None or "auto" takes the best at hand
+):  # torch.device
     "The device to work on."
-    if device not in (None, "auto"): return _named_device(device)
+    if device not in (None, "auto"):
+        return _named_device(device)
     return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 
 # %% ../nbs/00_core.ipynb #5b1c0a02
-_BF16_ISA = ("BF16", "FP16", "AMX", "AVX10", "ALL", "DEFAULT")   # words of ONEDNN_MAX_CPU_ISA that leave bfloat16 in
+_BF16_ISA = ("BF16", "FP16", "AMX", "AVX10", "ALL", "DEFAULT")  # words of ONEDNN_MAX_CPU_ISA that leave bfloat16 in
+
 
 @cache
 def _cpu_flags():
     "What /proc/cpuinfo says that the processor has; nothing where there is no such file."
-    try: lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError: return frozenset()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
     return frozenset(next((l.partition(":")[2].split() for l in lines if l.startswith(("flags", "Features"))), ()))
+
 
 def _cpu_has(probe, flag):
     "Whether the processor has some instructions: by torch's own probe where this torch has it, else by their flag."
     ask = getattr(torch.cpu, probe, None)
     return bool(ask()) if callable(ask) else flag in _cpu_flags()
 
+
 def _cpu_bf16():
     "Whether the processor has instructions for bfloat16, and both libraries may use them."
-    if not torch.backends.mkldnn.is_available(): return False
-    if platform.machine().lower() in ("aarch64", "arm64"): return "bf16" in _cpu_flags()
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        return "bf16" in _cpu_flags()
     isa = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL"
-    if not any(word in isa.upper() for word in _BF16_ISA): return False
-    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"): return False
+    if not any(word in isa.upper() for word in _BF16_ISA):
+        return False
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return False
     return _cpu_has("_is_avx512_bf16_supported", "avx512_bf16") or _cpu_has("_is_amx_tile_supported", "amx_bf16")
 
 # %% ../nbs/00_core.ipynb #5b1c0a03
-def has_bf16(device="cpu" # torch.device, or its name
-            ): # bool
+def has_bf16(
+    device="cpu",  # torch.device, or its name
+):  # bool
     "Whether a device has instructions for bfloat16 that may be used here."
     kind = torch.device(device).type
-    if kind == "cuda": return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    if kind == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     return kind == "cpu" and _cpu_bf16()
 
 # %% ../nbs/00_core.ipynb #c01f58b0
-def default_dtype(device # torch.device, or its name
-                 ): # torch.bfloat16 on a CUDA GPU that has it, else torch.float32
+def default_dtype(
+    device,  # torch.device, or its name
+):  # torch.bfloat16 on a CUDA GPU that has it, else torch.float32
     "The dtype to run networks in."
     return torch.bfloat16 if torch.device(device).type == "cuda" and has_bf16(device) else torch.float32
 
 # %% ../nbs/00_core.ipynb #5b1c0a06
-PRECISIONS = ("auto", "no", "bf16")   # what `precision` may be: by the machine, float32, bfloat16 autocast
+PRECISIONS = ("auto", "no", "bf16")  # what `precision` may be: by the machine, float32, bfloat16 autocast
+
 
 class PrecisionWarning(UserWarning):
     "bfloat16 was asked for where it is imitated."
 
+
 @torch.no_grad()
-def bf16_factor(device="cpu", # torch.device, or its name
-                rounds=3 # of both, in turn
-               ): # float; below 1 where bfloat16 is quicker
+def bf16_factor(
+    device="cpu",  # torch.device, or its name
+    rounds=3,  # of both, in turn
+):  # float; below 1 where bfloat16 is quicker
     "Seconds of a convolution under bfloat16 autocast as a multiple of those in float32, measured in a moment."
     x, w = torch.ones(2, 64, 16, 16, device=device), torch.ones(64, 64, 3, 3, device=device)
+
     def seconds(on):
         begun = time.perf_counter()
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=on):
             torch.nn.functional.conv2d(x, w, padding=1).sum().item()
         return time.perf_counter() - begun
-    taken = [(seconds(True), seconds(False)) for _ in range(rounds + 1)][1:]                    # the first one warms up
+
+    taken = [(seconds(True), seconds(False)) for _ in range(rounds + 1)][1:]  # the first one warms up
     return min(a for a, _ in taken) / min(b for _, b in taken)
 
+
 @cache
-def _warn_of_bf16(kind): # of device; once a process
+def _warn_of_bf16(kind):  # of device; once a process
     cost = f"a convolution takes {bf16_factor(kind):.1f} times as long as in float32, measured just now"
     said = f"bfloat16 is imitated on this {kind}: {cost}. Leave precision at 'auto', or give 'no'."
     warnings.warn(said, PrecisionWarning, stacklevel=4)
 
 # %% ../nbs/00_core.ipynb #5b1c0a07
-def check_precision(precision # what should be one of PRECISIONS
-                   ): # the word
+def check_precision(
+    precision,  # what should be one of PRECISIONS
+):  # the word
     "Refuse a word that is no precision."
-    if precision not in PRECISIONS: raise ValueError(f"precision={precision!r} came; allowed: {', '.join(PRECISIONS)}.")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r} came; allowed: {', '.join(PRECISIONS)}.")
     return precision
 
-def resolve_precision(precision="auto", # one of PRECISIONS
-                      device="cpu" # torch.device, or its name
-                     ): # "no" or "bf16"
+
+def resolve_precision(
+    precision="auto",  # one of PRECISIONS
+    device="cpu",  # torch.device, or its name
+):  # "no" or "bf16"
     "What a precision comes to on a device; one warning a process where it asks for bfloat16 that is imitated."
-    if check_precision(precision) == "auto": return "bf16" if has_bf16(device) else "no"
-    if precision == "bf16" and not has_bf16(device): _warn_of_bf16(torch.device(device).type)
+    if check_precision(precision) == "auto":
+        return "bf16" if has_bf16(device) else "no"
+    if precision == "bf16" and not has_bf16(device):
+        _warn_of_bf16(torch.device(device).type)
     return precision
 
-def autocast_dtype(precision, # one of PRECISIONS; or a dtype, or None for none, which stay as they are
-                   device="cpu" # torch.device, or its name
-                  ): # torch.dtype for autocast, or None for none
+
+def autocast_dtype(
+    precision,  # one of PRECISIONS; or a dtype, or None for none, which stay as they are
+    device="cpu",  # torch.device, or its name
+):  # torch.dtype for autocast, or None for none
     "A precision as `torch.autocast` takes it."
-    if precision is None or isinstance(precision, torch.dtype): return precision
+    if precision is None or isinstance(precision, torch.dtype):
+        return precision
     return torch.bfloat16 if resolve_precision(precision, device) == "bf16" else None
 
 # %% ../nbs/00_core.ipynb #7f7ddbfd
-def make_generator(seed, # an int; a list of ints, one per image; or None
-                   device="cpu" # a CPU generator gives the same numbers for every device
-                  ): # torch.Generator, a list of them, or None
+def make_generator(
+    seed,  # an int; a list of ints, one per image; or None
+    device="cpu",  # a CPU generator gives the same numbers for every device
+):  # torch.Generator, a list of them, or None
     "A source of random numbers."
-    if seed is None: return None
-    if isinstance(seed, (list, tuple, range)): return [make_generator(s, device) for s in seed]
-    if not -2**63 <= int(seed) < 2**64: raise ValueError(f"seed={seed} came; allowed: a whole number from -2⁶³ to 2⁶⁴ - 1.")
+    if seed is None:
+        return None
+    if isinstance(seed, (list, tuple, range)):
+        return [make_generator(s, device) for s in seed]
+    if not -(2**63) <= int(seed) < 2**64:
+        raise ValueError(f"seed={seed} came; allowed: a whole number from -2⁶³ to 2⁶⁴ - 1.")
     return torch.Generator(device).manual_seed(int(seed))
 
 # %% ../nbs/00_core.ipynb #60c8fd4c
-def randn(shape, # e.g. (B,3,H,W)
-          generator=None, # a Generator; a list with one per sample; or None for torch's global one
-          device=None, dtype=None # of the result
-         ): # standard normal tensor
+def randn(
+    shape,  # e.g. (B,3,H,W)
+    generator=None,  # a Generator; a list with one per sample; or None for torch's global one
+    device=None,
+    dtype=None,  # of the result
+):  # standard normal tensor
     "Normal noise; with a list of generators, sample i does not depend on the other samples."
     if not isinstance(generator, (list, tuple)):
-        return torch.randn(shape, generator=generator, device=device if generator is None else generator.device, dtype=dtype).to(device)
-    if len(generator) != shape[0]: raise ValueError(f"{len(generator)} generators came for a batch of {shape[0]}. Give one per sample, or a single one.")
-    return torch.cat([randn((1, *shape[1:]), g, device, dtype) for g in generator])    # B × (1,…) -> (B,…)
+        return torch.randn(
+            shape, generator=generator, device=device if generator is None else generator.device, dtype=dtype
+        ).to(device)
+    if len(generator) != shape[0]:
+        raise ValueError(
+            f"{len(generator)} generators came for a batch of {shape[0]}. Give one per sample, or a single one."
+        )
+    return torch.cat([randn((1, *shape[1:]), g, device, dtype) for g in generator])  # B × (1,…) -> (B,…)
 
 # %% ../nbs/00_core.ipynb #8054b208
-def nearest(name, # what came
-            allowed # the names that exist
-           ): # "Did you mean 'X'?", or ""
+def nearest(
+    name,  # what came
+    allowed,  # the names that exist
+):  # "Did you mean 'X'?", or ""
     "The closest name, for messages."
     low = {str(a).lower(): str(a) for a in allowed}
     hit = difflib.get_close_matches(str(name).lower(), low, n=1, cutoff=0.5)
     return f"Did you mean {low[hit[0]]!r}?" if hit else ""
 
-def unknown_name(kind, # what is named: "tag", "method"
-                 name, # what came
-                 allowed # the names that exist
-                ): # one line
+
+def unknown_name(
+    kind,  # what is named: "tag", "method"
+    name,  # what came
+    allowed,  # the names that exist
+):  # one line
     "The message for a name that does not exist."
     allowed = [str(a) for a in allowed]
-    return " ".join(o for o in (f"{kind} {str(name)!r} is not known.", nearest(name, allowed), f"Known: {', '.join(allowed)}.") if o)
+    return " ".join(
+        o for o in (f"{kind} {str(name)!r} is not known.", nearest(name, allowed), f"Known: {', '.join(allowed)}.") if o
+    )
 
 # %% ../nbs/00_core.ipynb #5b1c0a0a
-def check_range(name, # how the message calls it
-                value, # what came
-                low=-math.inf, high=math.inf, # the least and the greatest that are allowed
-                ends="[]", # "(" and ")" where low or high itself is not
-                whole=False # whole numbers only
-               ): # the value
+def check_range(
+    name,  # how the message calls it
+    value,  # what came
+    low=-math.inf,
+    high=math.inf,  # the least and the greatest that are allowed
+    ends="[]",  # "(" and ")" where low or high itself is not
+    whole=False,  # whole numbers only
+):  # the value
     "Refuse what is not a finite number of a range."
     number = isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
     if number and math.isfinite(value):
         above = low < value or (value == low and ends[0] == "[")
-        if above and (value < high or (value == high and ends[1] == "]")): return value
+        if above and (value < high or (value == high and ends[1] == "]")):
+            return value
     bounds = [f"{'at least' if ends[0] == '[' else 'above'} {low}"] * (low > -math.inf)
     bounds += [f"{'at most' if ends[1] == ']' else 'below'} {high}"] * (high < math.inf)
     allowed = f"a {'whole' if whole else 'finite'} number {' and '.join(bounds)}".strip()
     raise ValueError(f"{name}={value if number else repr(value)} came; allowed: {allowed}.")
 
-COUNT, WHOLE = (1, math.inf, "[]", True), (0, math.inf, "[]", True)      # ranges that occur often: of things, of steps,
-SEED = (0, 2**63 - 1, "[]", True)                                        # of seeds,
-SHARE, WEIGHT, ABOVE = (0, 1), (0,), (0, math.inf, "(]")                 # of shares, weights, and what 0 makes useless
 
-def check_ranges(**given # name=(value, range), a range as these three lines have it
-                ):
+COUNT, WHOLE = (1, math.inf, "[]", True), (0, math.inf, "[]", True)  # ranges that occur often: of things, of steps,
+SEED = (0, 2**63 - 1, "[]", True)  # of seeds,
+SHARE, WEIGHT, ABOVE = (0, 1), (0,), (0, math.inf, "(]")  # of shares, weights, and what 0 makes useless
+
+
+def check_ranges(
+    **given,  # name=(value, range), a range as these three lines have it
+):
     "Hold several numbers against their ranges."
-    for name, (value, allowed) in given.items(): check_range(name, value, *allowed)
+    for name, (value, allowed) in given.items():
+        check_range(name, value, *allowed)
 
-def check_fields(o, # an object
-                 **ranges # field=range
-                ):
+
+def check_fields(
+    o,  # an object
+    **ranges,  # field=range
+):
     "The same of fields of an object."
     check_ranges(**{name: (getattr(o, name), allowed) for name, allowed in ranges.items()})
 
@@ -766,157 +1051,258 @@ def _words(name, words):
         raise ValueError(f"tag {name!r} has {shown(words, 80)}. {needed}.")
     return tuple(words)
 
+
 @dataclass(frozen=True)
 class Tag:
     "One attribute and the values it can take; the values exclude each other."
-    name: str                # "Eyeglasses"
-    values: tuple            # ("without", "with")
-    attributes: tuple = ()   # CelebA's columns: one for a two-valued tag (±1), else one per value; () where there is none
+
+    name: str  # "Eyeglasses"
+    values: tuple  # ("without", "with")
+    attributes: tuple = ()  # CelebA's columns: one for a two-valued tag (±1), else one per value; () where there is none
+
     def __post_init__(self):
-        for f in ("values", "attributes"): object.__setattr__(self, f, _words(self.name, getattr(self, f)))
+        for f in ("values", "attributes"):
+            object.__setattr__(self, f, _words(self.name, getattr(self, f)))
         n = len(self.values)
-        if n < 2 or len(set(self.values)) < n: raise ValueError(f"tag {self.name!r} has the values {self.values}. At least two different ones are needed.")
+        if n < 2 or len(set(self.values)) < n:
+            raise ValueError(f"tag {self.name!r} has the values {self.values}. At least two different ones are needed.")
         if len(self.attributes) not in {0, n} | ({1} if n == 2 else set()):
-            raise ValueError(f"tag {self.name!r} has {n} values and {len(self.attributes)} attributes. One attribute per value is needed, or none.")
-    def __len__(self): return len(self.values)
-    def index(self, value # one of the values
-             ): # its number
+            raise ValueError(
+                f"tag {self.name!r} has {n} values and {len(self.attributes)} attributes. One attribute per value is needed, or none."
+            )
+
+    def __len__(self):
+        return len(self.values)
+
+    def index(
+        self,
+        value,  # one of the values
+    ):  # its number
         "The label of a value."
-        if value not in self.values: raise ValueError(unknown_name(f"value of {self.name}", value, self.values))
+        if value not in self.values:
+            raise ValueError(unknown_name(f"value of {self.name}", value, self.values))
         return self.values.index(value)
 
 # %% ../nbs/00_core.ipynb #f81b28ef
 class TagSet:
     "The tags a model knows, in the order of its label columns."
-    def __init__(self, tags # iterable of `Tag`
-                ):
+
+    def __init__(
+        self,
+        tags,  # iterable of `Tag`
+    ):
         self.tags = tuple(tags)
-        if not self.tags or len(set(self.names)) < len(self.tags): raise ValueError(f"tags need different names, and there must be one; got: {', '.join(self.names) or 'none'}.")
+        if not self.tags or len(set(self.names)) < len(self.tags):
+            raise ValueError(
+                f"tags need different names, and there must be one; got: {', '.join(self.names) or 'none'}."
+            )
+
     @property
-    def names(self): return [t.name for t in self.tags]
+    def names(self):
+        return [t.name for t in self.tags]
+
     @property
-    def pairs(self): return [(t.name, v) for t in self.tags for v in t.values]
-    def __iter__(self): return iter(self.tags)
-    def __len__(self): return len(self.tags)
-    def __eq__(self, other): return isinstance(other, TagSet) and self.tags == other.tags
-    def __hash__(self): return hash(self.tags)
-    def __contains__(self, name): return name in self.names
-    def __getitem__(self, key): return self.tags[self.index(key) if isinstance(key, str) else key]
-    def __repr__(self): return "TagSet(" + "; ".join(f"{t.name}: {', '.join(t.values)}" for t in self.tags) + ")"
-    def index(self, tag # name or `Tag`
-             ): # number of its label column
+    def pairs(self):
+        return [(t.name, v) for t in self.tags for v in t.values]
+
+    def __iter__(self):
+        return iter(self.tags)
+
+    def __len__(self):
+        return len(self.tags)
+
+    def __eq__(self, other):
+        return isinstance(other, TagSet) and self.tags == other.tags
+
+    def __hash__(self):
+        return hash(self.tags)
+
+    def __contains__(self, name):
+        return name in self.names
+
+    def __getitem__(self, key):
+        return self.tags[self.index(key) if isinstance(key, str) else key]
+
+    def __repr__(self):
+        return "TagSet(" + "; ".join(f"{t.name}: {', '.join(t.values)}" for t in self.tags) + ")"
+
+    def index(
+        self,
+        tag,  # name or `Tag`
+    ):  # number of its label column
         "The column of a tag."
         name = tag.name if isinstance(tag, Tag) else tag
-        if name not in self.names: raise ValueError(unknown_name("tag", name, self.names))
+        if name not in self.names:
+            raise ValueError(unknown_name("tag", name, self.names))
         return self.names.index(name)
 
 # %% ../nbs/00_core.ipynb #ac8a5890
 _two = ("without", "with")
-CELEBA_TAGS = TagSet([Tag("Smiling", _two, ("Smiling",)), Tag("Eyeglasses", _two, ("Eyeglasses",)), Tag("Bangs", _two, ("Bangs",)),
-                      Tag("HairColor", ("black", "blond", "brown"), ("Black_Hair", "Blond_Hair", "Brown_Hair")),
-                      Tag("Young", _two, ("Young",)), Tag("Male", _two, ("Male",))])
+CELEBA_TAGS = TagSet(
+    [
+        Tag("Smiling", _two, ("Smiling",)),
+        Tag("Eyeglasses", _two, ("Eyeglasses",)),
+        Tag("Bangs", _two, ("Bangs",)),
+        Tag("HairColor", ("black", "blond", "brown"), ("Black_Hair", "Blond_Hair", "Brown_Hair")),
+        Tag("Young", _two, ("Young",)),
+        Tag("Male", _two, ("Male",)),
+    ]
+)
 
 # %% ../nbs/00_core.ipynb #e3a24e45
 @patch
-def encode(self:TagSet, values # {"Smiling": "with", …}; a tag left out, or None, is unknown
-          ): # (n_tags,) long, -1 where unknown
+def encode(
+    self: TagSet,
+    values,  # {"Smiling": "with", …}; a tag left out, or None, is unknown
+):  # (n_tags,) long, -1 where unknown
     "Words to labels."
     labels = torch.full((len(self),), -1, dtype=torch.long)
     for name, value in values.items():
         i = self.index(name)
-        if value is not None: labels[i] = self.tags[i].index(value)
+        if value is not None:
+            labels[i] = self.tags[i].index(value)
     return labels
 
 # %% ../nbs/00_core.ipynb #fdabf07d
 @patch
-def decode(self:TagSet, labels # (n_tags,) of ints
-          ): # {tag: value, or None where unknown}
+def decode(
+    self: TagSet,
+    labels,  # (n_tags,) of ints
+):  # {tag: value, or None where unknown}
     "Labels to words."
     labels = [int(o) for o in labels]
-    if len(labels) != len(self): raise ValueError(f"{len(labels)} labels came for {len(self)} tags ({', '.join(self.names)}).")
+    if len(labels) != len(self):
+        raise ValueError(f"{len(labels)} labels came for {len(self)} tags ({', '.join(self.names)}).")
     return {t.name: None if l < 0 else t.values[l] for t, l in zip(self, labels)}
 
 # %% ../nbs/00_core.ipynb #5b1c0a0d
 @patch
-def columns(self:TagSet, other, # TagSet of a network, of labels
-            who="the other", # whose tags those are, for the message
-            mend="Train it on these tags." # what to do where one is missing
-           ): # list of n_tags ints
+def columns(
+    self: TagSet,
+    other,  # TagSet of a network, of labels
+    who="the other",  # whose tags those are, for the message
+    mend="Train it on these tags.",  # what to do where one is missing
+):  # list of n_tags ints
     "Where each of these tags stands among others: by name, with the same values; refused where one is not there."
     lacks = [t for t in self if t.name not in other or other[t.name].values != t.values]
-    if lacks: raise ValueError(f"{who} knows {other} and not {TagSet(lacks)}. {mend}")
+    if lacks:
+        raise ValueError(f"{who} knows {other} and not {TagSet(lacks)}. {mend}")
     return [other.index(t.name) for t in self]
 
+
 @patch
-def alike(self:TagSet, other # TagSet
-         ): # bool
+def alike(
+    self: TagSet,
+    other,  # TagSet
+):  # bool
     "Whether tags and values are the same, in the same order; the attributes they are read from may differ."
     return self.pairs == other.pairs
 
 # %% ../nbs/00_core.ipynb #1a7dc8c6
-def _celeba_columns(tag): return tag.attributes or ((tag.name,) if len(tag) == 2 else ())
+def _celeba_columns(tag):
+    return tag.attributes or ((tag.name,) if len(tag) == 2 else ())
+
 
 @patch
-def from_celeba(self:TagSet, row # {attribute: 1 or -1}, one line of list_attr_celeba.txt
-               ): # (n_tags,) long, -1 where the row does not decide
+def from_celeba(
+    self: TagSet,
+    row,  # {attribute: 1 or -1}, one line of list_attr_celeba.txt
+):  # (n_tags,) long, -1 where the row does not decide
     "CelebA's ±1 columns to labels."
+
     def label(cols):
-        if not cols or any(c not in row for c in cols): return -1
-        if len(cols) == 1: return int(int(row[cols[0]]) > 0)
+        if not cols or any(c not in row for c in cols):
+            return -1
+        if len(cols) == 1:
+            return int(int(row[cols[0]]) > 0)
         hits = [i for i, c in enumerate(cols) if int(row[c]) > 0]
         return hits[0] if len(hits) == 1 else -1
+
     return torch.tensor([label(_celeba_columns(t)) for t in self])
 
 # %% ../nbs/00_core.ipynb #4122b032
 @patch
-def to_celeba(self:TagSet, labels # (n_tags,) of ints; an unknown one (-1) becomes all -1
-             ): # {attribute: 1 or -1}
+def to_celeba(
+    self: TagSet,
+    labels,  # (n_tags,) of ints; an unknown one (-1) becomes all -1
+):  # {attribute: 1 or -1}
     "Labels to CelebA's ±1 columns."
     row = {}
     for t, l in zip(self, (int(o) for o in labels)):
         cols = _celeba_columns(t) or tuple(f"{t.name}_{v}" for v in t.values)
-        row |= {cols[0]: 1 if l == 1 else -1} if len(cols) == 1 else {c: 1 if i == l else -1 for i, c in enumerate(cols)}
+        row |= (
+            {cols[0]: 1 if l == 1 else -1} if len(cols) == 1 else {c: 1 if i == l else -1 for i, c in enumerate(cols)}
+        )
     return row
 
 # %% ../nbs/00_core.ipynb #a7dad316
-_full, _forbidden, _file = "the disk is full. Free some space or choose another place", "no permission. Choose a folder you may write to", "a part of the path is a file, not a folder. Choose another place"
-_reasons = {errno.ENOSPC: _full, errno.EDQUOT: _full, errno.EFBIG: "the file would exceed the allowed size. Raise the limit or choose another place",
-            errno.EACCES: _forbidden, errno.EPERM: _forbidden, errno.EROFS: "the file system is read-only. Choose another place",
-            errno.ENOTDIR: _file, errno.EEXIST: _file, errno.EISDIR: "that is a folder. Give a file name", errno.ENAMETOOLONG: "the name is too long. Choose a shorter one"}
-_wrapped = {"No space left": errno.ENOSPC, "StorageFull": errno.ENOSPC, "code: 28": errno.ENOSPC, "code: 27": errno.EFBIG, "File too large": errno.EFBIG}
+_full, _forbidden, _file = (
+    "the disk is full. Free some space or choose another place",
+    "no permission. Choose a folder you may write to",
+    "a part of the path is a file, not a folder. Choose another place",
+)
+_reasons = {
+    errno.ENOSPC: _full,
+    errno.EDQUOT: _full,
+    errno.EFBIG: "the file would exceed the allowed size. Raise the limit or choose another place",
+    errno.EACCES: _forbidden,
+    errno.EPERM: _forbidden,
+    errno.EROFS: "the file system is read-only. Choose another place",
+    errno.ENOTDIR: _file,
+    errno.EEXIST: _file,
+    errno.EISDIR: "that is a folder. Give a file name",
+    errno.ENAMETOOLONG: "the name is too long. Choose a shorter one",
+}
+_wrapped = {
+    "No space left": errno.ENOSPC,
+    "StorageFull": errno.ENOSPC,
+    "code: 28": errno.ENOSPC,
+    "code: 27": errno.EFBIG,
+    "File too large": errno.EFBIG,
+}
 
 # %% ../nbs/00_core.ipynb #88f8321c
-def write_error(e, # the exception that writing raised (safetensors and torch wrap the system's)
-                path # what was being written
-               ): # OSError with one clear line, or None if `e` is not about writing `path`
+def write_error(
+    e,  # the exception that writing raised (safetensors and torch wrap the system's)
+    path,  # what was being written
+):  # OSError with one clear line, or None if `e` is not about writing `path`
     "Name the reason why something could not be written."
     code = getattr(e, "errno", None) or next((c for t, c in _wrapped.items() if t in str(e)), None)
     elsewhere = isinstance(e, OSError) and e.filename and not str(e.filename).startswith(str(Path(path).parent))
     return None if code not in _reasons or elsewhere else OSError(f"cannot write {shown(path)}: {_reasons[code]}.")
 
 # %% ../nbs/00_core.ipynb #22a119b2
-NAME_BYTES = 255   # the longest name of one file or folder on most systems
+NAME_BYTES = 255  # the longest name of one file or folder on most systems
+
 
 def _bytes_of(name):
     "How many bytes a name takes; one that no file can have is counted as well."
-    try: return len(os.fsencode(name))
-    except UnicodeEncodeError: return len(name.encode("utf-8", "surrogatepass"))
+    try:
+        return len(os.fsencode(name))
+    except UnicodeEncodeError:
+        return len(name.encode("utf-8", "surrogatepass"))
 
-def short_name(stem, # the beginning of a file's name
-               room=0 # bytes to leave for what follows it: a suffix, a number
-              ): # the same, or shortened so that both fit into one name
+
+def short_name(
+    stem,  # the beginning of a file's name
+    room=0,  # bytes to leave for what follows it: a suffix, a number
+):  # the same, or shortened so that both fit into one name
     "Cut a name by bytes; one that was cut ends in a hash of the whole, so that different names stay different."
     most = NAME_BYTES - room
-    if _bytes_of(stem) <= most: return stem
+    if _bytes_of(stem) <= most:
+        return stem
     mark = "~" + hashlib.sha256(stem.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    short = stem[:max(0, most)]
-    while short and _bytes_of(short) > most - len(mark): short = short[:-1]
+    short = stem[: max(0, most)]
+    while short and _bytes_of(short) > most - len(mark):
+        short = short[:-1]
     return short + mark
+
 
 def _place(path):
     "A path to write to: ~ and a last part like . or .. are resolved, a name that no system takes is refused."
     path = user_path(path)
-    if path.name in ("", ".."): path = path.resolve()
+    if path.name in ("", ".."):
+        path = path.resolve()
     if any(c == "\0" or "\ud800" <= c < "\udc80" or "\udcff" < c <= "\udfff" for c in str(path)):
         raise OSError(f"cannot write {shown(path)}: the name holds what no file's name can hold. Choose another.")
     if os.name == "posix" and _bytes_of(path.name) > NAME_BYTES:
@@ -924,11 +1310,13 @@ def _place(path):
     return path
 
 # %% ../nbs/00_core.ipynb #7ee3de05
-def make_folder(path # to be there afterwards
-               ): # the path
+def make_folder(
+    path,  # to be there afterwards
+):  # the path
     "Make a folder and its parents, or say in one line why not."
     path = _place(path)
-    try: path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise write_error(e, path) or OSError(f"cannot write {shown(path)}: {e.strerror}. Choose another place.") from e
     return path
@@ -939,6 +1327,7 @@ def _temp_name(path):
     end = f".{secrets.token_hex(4)}.part" + (path.suffix if _bytes_of(path.suffix) < 100 else "")
     return path.with_name(f".{short_name(path.stem, 1 + _bytes_of(end))}{end}")
 
+
 @contextmanager
 def _written(path, tmp):
     "Make the parent, run the body; on any failure remove `tmp` and raise, naming the reason where it is a write error."
@@ -946,15 +1335,19 @@ def _written(path, tmp):
         make_folder(path.parent)
         yield
     except BaseException as e:
-        if tmp.is_dir(): shutil.rmtree(tmp, ignore_errors=True)
-        else: tmp.unlink(missing_ok=True) if os.path.lexists(tmp) else None
-        if isinstance(e, Exception) and (better := write_error(e, path)): raise better from e
+        if tmp.is_dir():
+            shutil.rmtree(tmp, ignore_errors=True)
+        else:
+            tmp.unlink(missing_ok=True) if os.path.lexists(tmp) else None
+        if isinstance(e, Exception) and (better := write_error(e, path)):
+            raise better from e
         raise
 
 # %% ../nbs/00_core.ipynb #2524ea10
 @contextmanager
-def atomic_write(path # the file to appear
-                ): # yields a temporary path beside it, with the same suffix, to write to
+def atomic_write(
+    path,  # the file to appear
+):  # yields a temporary path beside it, with the same suffix, to write to
     "`path` appears whole or not at all; what stood there before stays until then."
     path = _place(path)
     tmp = _temp_name(path)
@@ -963,29 +1356,38 @@ def atomic_write(path # the file to appear
         os.replace(tmp, path)
 
 # %% ../nbs/00_core.ipynb #f6bd6a54
-def _previous(path): return path.with_name(f".{short_name(path.name, len('..previous'))}.previous")
+def _previous(path):
+    return path.with_name(f".{short_name(path.name, len('..previous'))}.previous")
 
-def settle_folder(path # a folder written by `atomic_folder`
-                 ): # the same, as Path
+
+def settle_folder(
+    path,  # a folder written by `atomic_folder`
+):  # the same, as Path
     "Put the previous version back if a kill struck between the two renames."
     path = user_path(path)
-    if path.name in ("", ".."): path = path.resolve()              # the folder one is in has a name, too
-    if path.name and os.path.isdir(_previous(path)) and not os.path.lexists(path): _previous(path).rename(path)
+    if path.name in ("", ".."):
+        path = path.resolve()  # the folder one is in has a name, too
+    if path.name and os.path.isdir(_previous(path)) and not os.path.lexists(path):
+        _previous(path).rename(path)
     return path
 
 # %% ../nbs/00_core.ipynb #33a967c0
 def _exchange(tmp, path):
     "Let `tmp` take the place of `path`."
     old = _previous(path)
-    if old.exists(): shutil.rmtree(old)
-    if path.exists(): path.rename(old)
+    if old.exists():
+        shutil.rmtree(old)
+    if path.exists():
+        path.rename(old)
     tmp.rename(path)
     shutil.rmtree(old, ignore_errors=True)
+
 
 def _replaceable(path, overwrite):
     "A folder's real path, or an error where it cannot be made or exchanged."
     path = _place(settle_folder(path))
-    if path.is_symlink() or ".." in path.parts: path = path.resolve()      # a link stays a link
+    if path.is_symlink() or ".." in path.parts:
+        path = path.resolve()  # a link stays a link
     said, here = shown(path), Path(os.path.abspath(os.curdir)).resolve()
     if path.resolve() in (here, *here.parents):
         raise OSError(f"cannot write {said}: it is the folder you are in, or one above. Choose a folder of its own.")
@@ -995,10 +1397,12 @@ def _replaceable(path, overwrite):
         raise OSError(f"cannot write {said}: that is a file, and a folder is to be made. Choose another name.")
     return path
 
+
 @contextmanager
-def atomic_folder(path, # the folder to appear
-                  overwrite=True # an existing folder of that name may be replaced
-                 ): # yields a temporary folder beside it to fill
+def atomic_folder(
+    path,  # the folder to appear
+    overwrite=True,  # an existing folder of that name may be replaced
+):  # yields a temporary folder beside it to fill
     "`path` appears with all its files or not at all; an older version stays until then."
     path = _replaceable(path, overwrite)
     tmp = _temp_name(path)
@@ -1010,118 +1414,158 @@ def atomic_folder(path, # the folder to appear
 # %% ../nbs/00_core.ipynb #f839c7f8
 def _plain(o):
     "What JSON has no form for: paths as text; arrays, tensors and their numbers as lists and numbers."
-    if isinstance(o, os.PathLike): return os.fspath(o)
-    if hasattr(o, "tolist"): return o.tolist()
+    if isinstance(o, os.PathLike):
+        return os.fspath(o)
+    if hasattr(o, "tolist"):
+        return o.tolist()
     raise TypeError(f"a {type(o).__name__} cannot be written as JSON.")
 
-def json_text(data # plain data; also paths, arrays and tensors
-             ): # text that UTF-8 can always hold
+
+def json_text(
+    data,  # plain data; also paths, arrays and tensors
+):  # text that UTF-8 can always hold
     "Data as readable JSON, names in any encoding included."
     text = json.dumps(data, indent=1, ensure_ascii=False, default=_plain) + "\n"
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
-def write_json(data, # see `json_text`
-               path # the file to appear; None writes nothing
-              ): # its path, or None
+
+def write_json(
+    data,  # see `json_text`
+    path,  # the file to appear; None writes nothing
+):  # its path, or None
     "Write data as JSON, whole or not at all."
-    if path is None: return None
+    if path is None:
+        return None
     path, text = user_path(path), json_text(data)
-    with atomic_write(path) as tmp: tmp.write_bytes(text.encode("utf-8"))
+    with atomic_write(path) as tmp:
+        tmp.write_bytes(text.encode("utf-8"))
     return path
 
 # %% ../nbs/00_core.ipynb #a80203d6
-def read_json(path, # a regular file
-              what="a JSON file", # how messages call it: "a tags file"
-              limit=1_000_000 # bytes; anything larger is refused unread
-             ): # plain data
+def read_json(
+    path,  # a regular file
+    what="a JSON file",  # how messages call it: "a tags file"
+    limit=1_000_000,  # bytes; anything larger is refused unread
+):  # plain data
     "Read JSON; whatever is wrong with the file is a `FileError` in one line that names it."
     path = user_path(path)
     said, size = shown(path), file_size(path, what)
-    if size > limit: raise FileError(f"{said}: is {size:,} bytes long; {what} of at most {limit:,} is needed.")
+    if size > limit:
+        raise FileError(f"{said}: is {size:,} bytes long; {what} of at most {limit:,} is needed.")
     try:
-        with open(path, "rb") as f: return json.loads(f.read(limit + 1))
-    except RecursionError: raise FileError(f"{said}: is nested too deeply, and {what} is needed.") from None
-    except ValueError as e:                                      # not JSON, not text, a number of 5000 digits
+        with open(path, "rb") as f:
+            return json.loads(f.read(limit + 1))
+    except RecursionError:
+        raise FileError(f"{said}: is nested too deeply, and {what} is needed.") from None
+    except ValueError as e:  # not JSON, not text, a number of 5000 digits
         raise FileError(f"{said}: is not JSON ({shown(e)[:80]}), and {what} is needed.") from None
-    except PermissionError: raise FileError(f"{said}: {_shut}.") from None
-    except OSError as e: raise FileError(f"{said}: cannot be read ({e.strerror}), and {what} is needed.") from None
+    except PermissionError:
+        raise FileError(f"{said}: {_shut}.") from None
+    except OSError as e:
+        raise FileError(f"{said}: cannot be read ({e.strerror}), and {what} is needed.") from None
 
 # %% ../nbs/00_core.ipynb #23a3cb13
-def save_image(x, # (3,H,W) in [-1, 1], or a PIL image
-               path, # where; the suffix chooses the format, parent folders are made
-               **options # of PIL's writer, such as quality
-              ): # the path
+def save_image(
+    x,  # (3,H,W) in [-1, 1], or a PIL image
+    path,  # where; the suffix chooses the format, parent folders are made
+    **options,  # of PIL's writer, such as quality
+):  # the path
     "Write one picture, whole or not at all."
-    path, buf = user_path(path), io.BytesIO()                      # in memory: PIL does not notice a full disk
+    path, buf = user_path(path), io.BytesIO()  # in memory: PIL does not notice a full disk
     im = x if isinstance(x, Image.Image) else to_pil(x)
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind not in Image.SAVE:
         said = f"the suffix {shown(path.suffix)!r} names no image format. Use .png, .jpg or .webp"
         raise ValueError(f"{shown(path.name)}: {said}.")
-    try: im.save(buf, kind, **options)
-    except Exception as e:                                         # the format has no such colours, sizes or options
+    try:
+        im.save(buf, kind, **options)
+    except Exception as e:  # the format has no such colours, sizes or options
         raise OSError(f"cannot write {shown(path)}: {shown(e, 100)}. Choose another format, or convert it.") from e
-    with atomic_write(path) as tmp: tmp.write_bytes(buf.getvalue())
+    with atomic_write(path) as tmp:
+        tmp.write_bytes(buf.getvalue())
     return path
 
 # %% ../nbs/00_core.ipynb #469bf06f
 @patch
-def to_dict(self:TagSet): # {name: {"values": […], "attributes": […]}}
+def to_dict(self: TagSet):  # {name: {"values": […], "attributes": […]}}
     "The tags as plain data, for configs and JSON."
     return {t.name: {"values": list(t.values), "attributes": list(t.attributes)} for t in self}
 
+
 @patch(cls_method=True)
-def from_dict(cls:TagSet, d # what `to_dict` gave
-             ): # TagSet
+def from_dict(
+    cls: TagSet,
+    d,  # what `to_dict` gave
+):  # TagSet
     "The inverse of `to_dict`."
-    try: return cls(Tag(n, t["values"], t.get("attributes") or ()) for n, t in d.items())
+    try:
+        return cls(Tag(n, t["values"], t.get("attributes") or ()) for n, t in d.items())
     except (AttributeError, KeyError, TypeError):
         expected = "{name: {'values': […], 'attributes': […]}}"
         raise ValueError(f"{shown(d, 80)} is not a set of tags. Expected {expected}.") from None
 
 # %% ../nbs/00_core.ipynb #a28b183f
 @patch
-def save(self:TagSet, path # a .json file
-        ): # the path
+def save(
+    self: TagSet,
+    path,  # a .json file
+):  # the path
     "Write the tags, readable and whole."
     return write_json(self.to_dict(), path)
 
+
 @patch(cls_method=True)
-def load(cls:TagSet, path # a .json file
-        ): # TagSet
+def load(
+    cls: TagSet,
+    path,  # a .json file
+):  # TagSet
     "Read tags written by `save`; whatever is wrong with the file is one line that names it."
     d = read_json(path, "a tags file")
-    try: return cls.from_dict(d)
-    except ValueError as e: raise FileError(f"{shown(path)}: {e}") from None
+    try:
+        return cls.from_dict(d)
+    except ValueError as e:
+        raise FileError(f"{shown(path)}: {e}") from None
 
 # %% ../nbs/00_core.ipynb #c8731061
-def batched(items, # any iterable
-            n # batch size
-           ): # iterator over lists of up to `n`
+def batched(
+    items,  # any iterable
+    n,  # batch size
+):  # iterator over lists of up to `n`
     "Lists of `n` items; the last may be shorter."
     items = iter(items)
-    while batch := list(islice(items, n)): yield batch
+    while batch := list(islice(items, n)):
+        yield batch
 
 # %% ../nbs/00_core.ipynb #7552b7c1
 def _data_folders():
     "The wheel's data folder and the checkout's, those that exist."
     import latref_nb
-    package = Path(latref_nb.__file__).parent
-    return [d for d in (package/"data", package.parent/"data") if d.is_dir()]
 
-def shipped_names(): # sorted list of names
+    package = Path(latref_nb.__file__).parent
+    return [d for d in (package / "data", package.parent / "data") if d.is_dir()]
+
+
+def shipped_names():  # sorted list of names
     "All that `shipped_path` finds."
-    return sorted({p.name for d in _data_folders() for p in d.iterdir() if p.name[0] not in "._" and p.name != "README.md"})
+    return sorted(
+        {p.name for d in _data_folders() for p in d.iterdir() if p.name[0] not in "._" and p.name != "README.md"}
+    )
 
 # %% ../nbs/00_core.ipynb #c1090980
-def shipped_path(name # e.g. "synthfaces64"; a file further down with slashes
-                ): # Path
+def shipped_path(
+    name,  # e.g. "synthfaces64"; a file further down with slashes
+):  # Path
     "Where something that ships lies."
     inside = bool(str(name)) and not Path(name).is_absolute() and ".." not in Path(name).parts
     for d in _data_folders() if inside else ():
-        if (d/name).exists(): return d/name
+        if (d / name).exists():
+            return d / name
     names = shipped_names()
-    said = [f"nothing called {str(name)!r} ships with the package.", nearest(name, names), f"Shipped: {', '.join(names) or 'nothing'}."]
+    said = [
+        f"nothing called {str(name)!r} ships with the package.",
+        nearest(name, names),
+        f"Shipped: {', '.join(names) or 'nothing'}.",
+    ]
     raise FileNotFoundError(" ".join(o for o in said if o))
 
 # %% ../nbs/00_core.ipynb #7a1e0c02
@@ -1130,27 +1574,33 @@ from textwrap import shorten
 
 when_right = []  # functions of the name of a check, called whenever `your_turn` finds an answer right
 
-def _in_one_line(e, # an exception that a check, or the function that it asked, has raised
-                 f # the function
-                ): # str
+
+def _in_one_line(
+    e,  # an exception that a check, or the function that it asked, has raised
+    f,  # the function
+):  # str
     "What went wrong, and in which line of `f`."
-    said = re.sub(r"^(==|close):\n", "this came, and then what is wanted: ", str(e))    # fastcore's test_eq, test_close
-    if not isinstance(e, AssertionError): said = f"{type(e).__name__}: {said}"
+    said = re.sub(r"^(==|close):\n", "this came, and then what is wanted: ", str(e))  # fastcore's test_eq, test_close
+    if not isinstance(e, AssertionError):
+        said = f"{type(e).__name__}: {said}"
     own = getattr(inspect.unwrap(f), "__code__", None)
     at = [n for frame, n in traceback.walk_tb(e.__traceback__) if frame.f_code is own]
     line = linecache.getline(own.co_filename, at[-1]).strip() if at else ""
     return shorten(said or "the check fails", 300, placeholder=" …") + (f" (in `{line}`)" if line else "")
 
 # %% ../nbs/00_core.ipynb #7a1e0c03
-def your_turn(check, # a function of your function, whose assertions say what is wrong with it
-              f # your function
-             ): # nothing; one line is printed
+def your_turn(
+    check,  # a function of your function, whose assertions say what is wrong with it
+    f,  # your function
+):  # nothing; one line is printed
     "Say whether `f` is right, what is wrong with it, or, where it is not begun, what to do. Never raises."
-    try: found = check(f)
+    try:
+        found = check(f)
     except (Exception, SystemExit) as e:
         said = _in_one_line(e, f)
         begun = not said.startswith("nothing yet: ")
         print(f"not yet: {said}" if begun else said.replace("nothing yet", "your turn", 1))
     else:
         print(f"right: {check.__name__} passed" + (f" ({found})" if isinstance(found, str) else ""))
-        for tell in when_right: tell(check.__name__)
+        for tell in when_right:
+            tell(check.__name__)

@@ -19,114 +19,170 @@ from .core import atomic_write, make_folder, unknown_name, when_right
 # %% ../nbs/18_course.ipynb #bc0b9bd0
 STAYS = ("16_official",)  # read on the site or in a checkout; needs files of the repository
 
-def chapters_folder(): # Path
+
+def chapters_folder():  # Path
     "Where the chapters lie: in the installed package, or in the checkout."
     package = Path(latref_nb.__file__).parent
-    found = [d for d in (package/"chapters", package.parent/"nbs") if d.is_dir()]
-    if not found: raise FileNotFoundError(f"{package}: no chapters lie in this installation. Install the package again, or give the folder of the notebooks.")
+    found = [d for d in (package / "chapters", package.parent / "nbs") if d.is_dir()]
+    if not found:
+        raise FileNotFoundError(
+            f"{package}: no chapters lie in this installation. Install the package again, or give the folder of the notebooks."
+        )
     return found[0]
 
-def chapters(folder=None # where they lie; None: as found
-            ): # {name: notebook as read from JSON}, in their order, those without a number first
+
+def chapters(
+    folder=None,  # where they lie; None: as found
+):  # {name: notebook as read from JSON}, in their order, those without a number first
     "The chapters that the course copies."
     paths = [p for p in Path(folder or chapters_folder()).glob("*.ipynb") if p.stem not in STAYS]
     paths.sort(key=lambda p: (p.stem[0].isdigit(), p.stem))
     return {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in paths}
 
 # %% ../nbs/18_course.ipynb #6a3bec6a
-def _lines(cell): return "".join(cell["source"])
+def _lines(cell):
+    return "".join(cell["source"])
+
 
 FOLDED = r"#\|\s*(hide|default_exp)\b|def check_\w+\(f\):"  # how cells begin that are not to be read first
 
+
 def _folded(cell):
     "A cell with what a student need not see first folded away."
-    if cell["cell_type"] != "code" or not re.match(FOLDED, _lines(cell)): return cell
+    if cell["cell_type"] != "code" or not re.match(FOLDED, _lines(cell)):
+        return cell
     return {**cell, "metadata": {**cell["metadata"], "jupyter": {"source_hidden": True}}}
+
 
 def _at_home(cell):
     "Markdown without links to what lies outside the course."
-    if cell["cell_type"] != "markdown": return cell
+    if cell["cell_type"] != "markdown":
+        return cell
     text = re.sub(r"!\[[^\]]*\]\(\.\./[^)]*\)\n?", "", _lines(cell))
     return {**cell, "source": re.sub(r"\[([^\]]*)\]\(\.\./[^)]*\)", r"\1", text)}
 
 # %% ../nbs/18_course.ipynb #3282cc57
-def student_copy(nb, # a chapter as read from JSON
-                 name # of the chapter, e.g. "03_schedule"
-                ): # the notebook for a student's folder
+def student_copy(
+    nb,  # a chapter as read from JSON
+    name,  # of the chapter, e.g. "03_schedule"
+):  # the notebook for a student's folder
     "A chapter as it is handed out."
     nb = copy.deepcopy(nb)
     source = f"from latref_nb.course import keep_progress\nkeep_progress({name!r})  # notes the exercises you pass in progress.json"
-    keep = {"cell_type": "code", "execution_count": None, "id": "progress", "metadata": {}, "outputs": [], "source": source}
+    keep = {
+        "cell_type": "code",
+        "execution_count": None,
+        "id": "progress",
+        "metadata": {},
+        "outputs": [],
+        "source": source,
+    }
     nb["cells"] = [_folded(_at_home(c)) for c in nb["cells"]]
-    if any(re.search(r"\bcheck_\w+\(", _lines(c)) for c in nb["cells"]): nb["cells"].insert(1, keep)
+    if any(re.search(r"\bcheck_\w+\(", _lines(c)) for c in nb["cells"]):
+        nb["cells"].insert(1, keep)
     return nb
 
 # %% ../nbs/18_course.ipynb #b751437c
-def fingerprints(nb # a notebook
-                ): # list of 8 hexadecimal digits for each cell
+def fingerprints(
+    nb,  # a notebook
+):  # list of 8 hexadecimal digits for each cell
     "What each cell says, without what running it left behind."
-    return [hashlib.sha256(f"{c['cell_type']}:{_lines(c).strip()}".encode()).hexdigest()[:8] for c in nb["cells"] if _lines(c).strip()]
+    return [
+        hashlib.sha256(f"{c['cell_type']}:{_lines(c).strip()}".encode()).hexdigest()[:8]
+        for c in nb["cells"]
+        if _lines(c).strip()
+    ]
 
 # %% ../nbs/18_course.ipynb #6fc705af
 PROGRESS = "progress.json"
 
-def read_progress(folder # the course
-                 ): # {"version", "given": {chapter: fingerprints}, "passed": {chapter: {check: date}}}
+
+def read_progress(
+    folder,  # the course
+):  # {"version", "given": {chapter: fingerprints}, "passed": {chapter: {check: date}}}
     "What is noted; a damaged file is an error, since it may be mended by hand."
-    path, empty = Path(folder)/PROGRESS, {"version": None, "given": {}, "passed": {}}
-    if not path.exists(): return empty
-    try: return {**empty, **json.loads(path.read_text(encoding="utf-8"))}
-    except (ValueError, TypeError): raise ValueError(f"{path}: cannot be read as JSON. Mend it, or move it away: then your notes begin anew, and your chapters stay as they are.") from None
+    path, empty = Path(folder) / PROGRESS, {"version": None, "given": {}, "passed": {}}
+    if not path.exists():
+        return empty
+    try:
+        return {**empty, **json.loads(path.read_text(encoding="utf-8"))}
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"{path}: cannot be read as JSON. Mend it, or move it away: then your notes begin anew, and your chapters stay as they are."
+        ) from None
+
 
 def write_progress(folder, progress):
     "Write the notes, whole."
-    with atomic_write(Path(folder)/PROGRESS) as tmp: tmp.write_text(json.dumps(progress, indent=1), encoding="utf-8")
+    with atomic_write(Path(folder) / PROGRESS) as tmp:
+        tmp.write_text(json.dumps(progress, indent=1), encoding="utf-8")
 
 # %% ../nbs/18_course.ipynb #61118a22
 @dataclass
 class Handed:
     "What happened to one chapter."
-    chapter: str   # "03_schedule"
-    state: str     # "new", "same", "updated" or "beside"
-    path: Path     # of the file that holds the newest version
-    added: int     # cells that are new since the last time
-    headings: list # the headings among them
+
+    chapter: str  # "03_schedule"
+    state: str  # "new", "same", "updated" or "beside"
+    path: Path  # of the file that holds the newest version
+    added: int  # cells that are new since the last time
+    headings: list  # the headings among them
+
 
 def _headings(nb, known):
     "Headings of the cells that are not known, and how many such cells there are."
     fresh = [c for c in nb["cells"] if _lines(c).strip() and fingerprints({"cells": [c]})[0] not in known]
-    titles = [t for c in fresh if c["cell_type"] == "markdown" for t in re.findall(r"^##+ (.*)$", re.sub(r"```.*?```", "", _lines(c), flags=re.S), re.M)]
+    titles = [
+        t
+        for c in fresh
+        if c["cell_type"] == "markdown"
+        for t in re.findall(r"^##+ (.*)$", re.sub(r"```.*?```", "", _lines(c), flags=re.S), re.M)
+    ]
     return len(fresh), titles
 
+
 def _write(path, nb):
-    with atomic_write(path) as tmp: tmp.write_text(json.dumps(nb, indent=1, ensure_ascii=False), encoding="utf-8")
+    with atomic_write(path) as tmp:
+        tmp.write_text(json.dumps(nb, indent=1, ensure_ascii=False), encoding="utf-8")
 
 # %% ../nbs/18_course.ipynb #d0818c35
-def hand_out(folder, # the course
-             name, # of the chapter
-             nb, # as `student_copy` made it
-             given # fingerprints of what was handed out before, or None
-            ): # Handed
+def hand_out(
+    folder,  # the course
+    name,  # of the chapter
+    nb,  # as `student_copy` made it
+    given,  # fingerprints of what was handed out before, or None
+):  # Handed
     "Copy one chapter without touching anybody's work."
-    path, now = Path(folder)/f"{name}.ipynb", fingerprints(nb)
+    path, now = Path(folder) / f"{name}.ipynb", fingerprints(nb)
     added, titles = _headings(nb, set(given or ()))
-    if not path.exists(): _write(path, nb); return Handed(name, "new", path, added, titles)
-    if now == given: return Handed(name, "same", path, 0, [])
-    try: theirs = fingerprints(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError): theirs = None                     # not a notebook any more: surely somebody's
-    if theirs == now: return Handed(name, "same", path, 0, [])
-    if given and theirs == given: _write(path, nb); return Handed(name, "updated", path, added, titles)
+    if not path.exists():
+        _write(path, nb)
+        return Handed(name, "new", path, added, titles)
+    if now == given:
+        return Handed(name, "same", path, 0, [])
+    try:
+        theirs = fingerprints(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError):
+        theirs = None  # not a notebook any more: surely somebody's
+    if theirs == now:
+        return Handed(name, "same", path, 0, [])
+    if given and theirs == given:
+        _write(path, nb)
+        return Handed(name, "updated", path, added, titles)
     beside = path.with_name(f"{name}.new-{hashlib.sha256(''.join(now).encode()).hexdigest()[:6]}.ipynb")
-    if not beside.exists(): _write(beside, nb)
+    if not beside.exists():
+        _write(beside, nb)
     return Handed(name, "beside", beside, added, titles)
 
 # %% ../nbs/18_course.ipynb #2997faa0
-def copy_course(out="course", # folder of the student
-                source=None # where the chapters lie; None: as found
-               ): # list of Handed
+def copy_course(
+    out="course",  # folder of the student
+    source=None,  # where the chapters lie; None: as found
+):  # list of Handed
     "Copy the chapters, or bring the copies up to date."
     out, found = make_folder(out).resolve(), chapters(source)
-    if out == Path(source or chapters_folder()).resolve(): raise ValueError(f"{out}: is where the chapters themselves lie. Give another folder with --out.")
+    if out == Path(source or chapters_folder()).resolve():
+        raise ValueError(f"{out}: is where the chapters themselves lie. Give another folder with --out.")
     progress, handed = read_progress(out), []
     for name, nb in found.items():
         nb = student_copy(nb, name)
@@ -136,14 +192,16 @@ def copy_course(out="course", # folder of the student
     return handed
 
 # %% ../nbs/18_course.ipynb #a20451fb
-def note_passed(folder, # the course
-                chapter, # its name
-                check # name of a check
-               ): # whether this is the first time
+def note_passed(
+    folder,  # the course
+    chapter,  # its name
+    check,  # name of a check
+):  # whether this is the first time
     "Write down when a check was first passed."
     progress = read_progress(folder)
     passed = progress["passed"].setdefault(chapter, {})
-    if check in passed: return False
+    if check in passed:
+        return False
     passed[check] = datetime.date.today().isoformat()
     write_progress(folder, progress)
     return True
@@ -151,17 +209,24 @@ def note_passed(folder, # the course
 # %% ../nbs/18_course.ipynb #749f6713
 class Notes:
     "Called with each check that is passed in one chapter."
-    def __init__(self, chapter, folder): self.chapter, self.folder, self.told = chapter, Path(folder), False
+
+    def __init__(self, chapter, folder):
+        self.chapter, self.folder, self.told = chapter, Path(folder), False
+
     def __call__(self, check):
         try:
-            if note_passed(self.folder, self.chapter, check): print(f"passed: {check} (noted in {PROGRESS})")
+            if note_passed(self.folder, self.chapter, check):
+                print(f"passed: {check} (noted in {PROGRESS})")
         except (OSError, ValueError) as e:
-            if not self.told: print(f"progress is not noted: {e}")
+            if not self.told:
+                print(f"progress is not noted: {e}")
             self.told = True
 
-def keep_progress(chapter, # name of the chapter
-                  folder="." # of the course; a notebook runs in its own folder
-                 ):
+
+def keep_progress(
+    chapter,  # name of the chapter
+    folder=".",  # of the course; a notebook runs in its own folder
+):
     "From now on note the exercises that this notebook passes."
     when_right[:] = [o for o in when_right if not isinstance(o, Notes)] + [Notes(chapter, folder)]
 
@@ -169,115 +234,254 @@ def keep_progress(chapter, # name of the chapter
 @dataclass(frozen=True)
 class Question:
     "One question of a quiz, its answer, and where that stands."
-    ask: str      # the question
-    answer: str   # one sentence; its *key words* stand in the section
+
+    ask: str  # the question
+    answer: str  # one sentence; its *key words* stand in the section
     chapter: str  # "06_sampling"
     section: str  # a heading of that chapter
 
     @property
-    def link(self): # "06_sampling.ipynb#what-the-round-trip-loses"
+    def link(self):  # "06_sampling.ipynb#what-the-round-trip-loses"
         "The section as a link, with the anchor that the documentation site gives to its heading."
         anchor = re.sub(r"[^\w\- ]", "", self.section.lower()).replace(" ", "-")
         return f"{self.chapter}.ipynb#{anchor}"
 
 # %% ../nbs/18_course.ipynb #18f1a004
 MINUTES = (
-    Question("A picture has two codes. What does each of them hold?",
-             "z says what is in the picture, x_T holds the *rest*.", "index", "The tour"),
-    Question("You ask for `Eyeglasses=with` twice, without a seed. Will the glasses be the same?",
-             "Yes: a plain tag and value is an edit along the *global direction*, and nothing is drawn.", "index", "In a script"),
-    Question("Why is the right answer to an edit known here, but not for photographs?",
-             "The faces are rendered from *factors*: set one differently, render again.", "index", "Is that the right answer?"),
-    Question("Where does a style come from, if not from a reference face?",
-             "It is *drawn*: another *seed*, another style.", "index", "Whose?"),
-    Question("Glasses off, and on again, without a reference. Whose will they be?",
-             "A typical pair that need not be *his own*: the edit cannot know them any more.", "index", "Take away, put back"),
-    Question("What do gain 0 and gain 1 stand for?",
-             "0 is the *source*, 1 the strength at which the edit was *calibrated*.", "index", "How much"),
-    Question("z is kept and x_T drawn anew, four times. What does it show that something stays?",
-             "That *z knew* it.", "index", "What z knows and what x_T holds"),
-    Question("How often is the network asked while one picture is rendered?",
-             "*20 times* by default, each time what face it sees behind the noise.", "index", "From noise to face"),
-    Question("Why does a picture in the EditExplorer become sharper a moment after a change?",
-             "It is rendered *first in few steps*, then in many.", "15_explore", "A face on the bench"),
-    Question("You click a place of the face in the AttentionExplorer. What do the bars say?",
-             "To which style *tokens* this place *listens*.", "15_explore", "AttentionExplorer"),
+    Question(
+        "A picture has two codes. What does each of them hold?",
+        "z says what is in the picture, x_T holds the *rest*.",
+        "index",
+        "The tour",
+    ),
+    Question(
+        "You ask for `Eyeglasses=with` twice, without a seed. Will the glasses be the same?",
+        "Yes: a plain tag and value is an edit along the *global direction*, and nothing is drawn.",
+        "index",
+        "In a script",
+    ),
+    Question(
+        "Why is the right answer to an edit known here, but not for photographs?",
+        "The faces are rendered from *factors*: set one differently, render again.",
+        "index",
+        "Is that the right answer?",
+    ),
+    Question(
+        "Where does a style come from, if not from a reference face?",
+        "It is *drawn*: another *seed*, another style.",
+        "index",
+        "Whose?",
+    ),
+    Question(
+        "Glasses off, and on again, without a reference. Whose will they be?",
+        "A typical pair that need not be *his own*: the edit cannot know them any more.",
+        "index",
+        "Take away, put back",
+    ),
+    Question(
+        "What do gain 0 and gain 1 stand for?",
+        "0 is the *source*, 1 the strength at which the edit was *calibrated*.",
+        "index",
+        "How much",
+    ),
+    Question(
+        "z is kept and x_T drawn anew, four times. What does it show that something stays?",
+        "That *z knew* it.",
+        "index",
+        "What z knows and what x_T holds",
+    ),
+    Question(
+        "How often is the network asked while one picture is rendered?",
+        "*20 times* by default, each time what face it sees behind the noise.",
+        "index",
+        "From noise to face",
+    ),
+    Question(
+        "Why does a picture in the EditExplorer become sharper a moment after a change?",
+        "It is rendered *first in few steps*, then in many.",
+        "15_explore",
+        "A face on the bench",
+    ),
+    Question(
+        "You click a place of the face in the AttentionExplorer. What do the bars say?",
+        "To which style *tokens* this place *listens*.",
+        "15_explore",
+        "AttentionExplorer",
+    ),
 )
 
 # %% ../nbs/18_course.ipynb #18f1a005
 HOUR = (
-    Question("At which map of the encoder do styles enter, and what does that map still know?",
-             "At F, the last place where a change can still say *where*.", "05_autoencoder", "Where F lies"),
-    Question("The same noise, six codes, six faces. Where does the difference come from?",
-             "From *z alone*: the noise is the same for all.", "05_autoencoder", "4. It works: six faces by heart"),
-    Question("Why does the plain inverse of a step lose something?",
-             "It uses the network's answer at the *wrong end* of the step.", "06_sampling", "What the round trip loses"),
-    Question("x_T is kept to keep the person. What can that ruin?",
-             "What should go may stay as well: an old frame *shines through*.", "06_sampling", "How x_T can ruin an edit"),
-    Question("What does W·a = 0 ask of a direction a?",
-             "That the *log-odds* of no other tag move.", "08_directions", "One direction for everybody"),
-    Question("A walk ends where its classifier is convinced. Who is asked whether the picture agrees?",
-             "A *judge* that looks at *pictures* and has no part in the walk.", "08_directions", "Fooling the classifier"),
-    Question("What can no direction do, however well it is found?",
-             "It cannot *choose a style*: it is one for everybody.", "08_directions", "The real model"),
-    Question("AdaIN makes blond hair brown. Why does the wall change as well?",
-             "AdaIN knows *channels* and no *places*.", "10_modulation", "1. AdaIN: statistics as a message"),
-    Question("New features f, old features e, mask m. What is written where m is near 0?",
-             "Nothing new: there the *old ones stay*.", "10_modulation", "4. The mask: where to write"),
-    Question("Why are false traces laid over the removed faces of a training?",
-             "Or the face is restored from the *traces* of the removal, and the style is *ignored*.", "11_consistency", "One step"),
+    Question(
+        "At which map of the encoder do styles enter, and what does that map still know?",
+        "At F, the last place where a change can still say *where*.",
+        "05_autoencoder",
+        "Where F lies",
+    ),
+    Question(
+        "The same noise, six codes, six faces. Where does the difference come from?",
+        "From *z alone*: the noise is the same for all.",
+        "05_autoencoder",
+        "4. It works: six faces by heart",
+    ),
+    Question(
+        "Why does the plain inverse of a step lose something?",
+        "It uses the network's answer at the *wrong end* of the step.",
+        "06_sampling",
+        "What the round trip loses",
+    ),
+    Question(
+        "x_T is kept to keep the person. What can that ruin?",
+        "What should go may stay as well: an old frame *shines through*.",
+        "06_sampling",
+        "How x_T can ruin an edit",
+    ),
+    Question(
+        "What does W·a = 0 ask of a direction a?",
+        "That the *log-odds* of no other tag move.",
+        "08_directions",
+        "One direction for everybody",
+    ),
+    Question(
+        "A walk ends where its classifier is convinced. Who is asked whether the picture agrees?",
+        "A *judge* that looks at *pictures* and has no part in the walk.",
+        "08_directions",
+        "Fooling the classifier",
+    ),
+    Question(
+        "What can no direction do, however well it is found?",
+        "It cannot *choose a style*: it is one for everybody.",
+        "08_directions",
+        "The real model",
+    ),
+    Question(
+        "AdaIN makes blond hair brown. Why does the wall change as well?",
+        "AdaIN knows *channels* and no *places*.",
+        "10_modulation",
+        "1. AdaIN: statistics as a message",
+    ),
+    Question(
+        "New features f, old features e, mask m. What is written where m is near 0?",
+        "Nothing new: there the *old ones stay*.",
+        "10_modulation",
+        "4. The mask: where to write",
+    ),
+    Question(
+        "Why are false traces laid over the removed faces of a training?",
+        "Or the face is restored from the *traces* of the removal, and the style is *ignored*.",
+        "11_consistency",
+        "One step",
+    ),
 )
 
 # %% ../nbs/18_course.ipynb #18f1a006
 AFTERNOON = (
-    Question("How does a picture keep its noise when others are edited beside it?",
-             "By a *list of generators*, one for each picture.", "00_core", "Random numbers you can have again"),
-    Question("An error against true counterfactuals needs no judge. What is its caveat?",
-             "It counts *every pixel alike*, so a missing smile is cheap.", "01_faces", "True counterfactuals"),
-    Question("Which steps does the P2 weighting favour?",
-             "Those in the *middle*, where the *content* of a face is decided.", "03_schedule", "The picture of what each attends to"),
-    Question("What does a block of the U-Net hear of the time, and what of the code?",
-             "Of the time a scale and a *shift*, of the code a *scale*.", "04_unet", "2. Norm, then two conditions"),
-    Question("Why has the training loop no hidden state of random numbers to save?",
-             "All that step s needs is computed from (*seed*, *s*) alone.", "07_training", "Randomness: a function of (seed, step)"),
-    Question("By pixels a face moved by one pixel is farther off than one with another smile. And by features?",
-             "There the two are about *level*.", "08a_perceptual", "Does it order things as an eye would?"),
-    Question("What stands in front of the 16 tokens of a reference face?",
-             "A learnable token of tag and value, the *query*.", "09_styles", "5. The reference extractor"),
-    Question("Many maps carry one Gaussian onto another. Which one is optimal transport?",
-             "The one that moves the points *least*, in mean squared distance.", "11_consistency", "Where removed codes settle"),
-    Question("You sum an attention array over keys, and over places. Which sum is 1?",
-             "The one over the *keys* of one *query*.", "13_attention", "One array for each layer, and its five axes"),
-    Question("What must a judge not be?",
-             "The *network* that made what it judges, nor one that has *seen* it.", "14_metrics", "Who may look at what"),
+    Question(
+        "How does a picture keep its noise when others are edited beside it?",
+        "By a *list of generators*, one for each picture.",
+        "00_core",
+        "Random numbers you can have again",
+    ),
+    Question(
+        "An error against true counterfactuals needs no judge. What is its caveat?",
+        "It counts *every pixel alike*, so a missing smile is cheap.",
+        "01_faces",
+        "True counterfactuals",
+    ),
+    Question(
+        "Which steps does the P2 weighting favour?",
+        "Those in the *middle*, where the *content* of a face is decided.",
+        "03_schedule",
+        "The picture of what each attends to",
+    ),
+    Question(
+        "What does a block of the U-Net hear of the time, and what of the code?",
+        "Of the time a scale and a *shift*, of the code a *scale*.",
+        "04_unet",
+        "2. Norm, then two conditions",
+    ),
+    Question(
+        "Why has the training loop no hidden state of random numbers to save?",
+        "All that step s needs is computed from (*seed*, *s*) alone.",
+        "07_training",
+        "Randomness: a function of (seed, step)",
+    ),
+    Question(
+        "By pixels a face moved by one pixel is farther off than one with another smile. And by features?",
+        "There the two are about *level*.",
+        "08a_perceptual",
+        "Does it order things as an eye would?",
+    ),
+    Question(
+        "What stands in front of the 16 tokens of a reference face?",
+        "A learnable token of tag and value, the *query*.",
+        "09_styles",
+        "5. The reference extractor",
+    ),
+    Question(
+        "Many maps carry one Gaussian onto another. Which one is optimal transport?",
+        "The one that moves the points *least*, in mean squared distance.",
+        "11_consistency",
+        "Where removed codes settle",
+    ),
+    Question(
+        "You sum an attention array over keys, and over places. Which sum is 1?",
+        "The one over the *keys* of one *query*.",
+        "13_attention",
+        "One array for each layer, and its five axes",
+    ),
+    Question(
+        "What must a judge not be?",
+        "The *network* that made what it judges, nor one that has *seen* it.",
+        "14_metrics",
+        "Who may look at what",
+    ),
 )
 
 # %% ../nbs/18_course.ipynb #18f1a007
 QUIZ = {"minutes": ("Ten minutes", MINUTES), "hour": ("An hour", HOUR), "afternoon": ("An afternoon", AFTERNOON)}
 
-def questions_of(path=None # "minutes", "hour" or "afternoon"; None: all three
-                ): # {title: questions}
+
+def questions_of(
+    path=None,  # "minutes", "hour" or "afternoon"; None: all three
+):  # {title: questions}
     "The questions of a path, or of all; an unknown path is refused."
-    if path is not None and path not in QUIZ: raise ValueError(unknown_name("path", path, QUIZ))
+    if path is not None and path not in QUIZ:
+        raise ValueError(unknown_name("path", path, QUIZ))
     return dict(QUIZ[k] for k in QUIZ if path in (None, k))
 
 # %% ../nbs/18_course.ipynb #18f1a010
-def quiz_page(path=None, # see `questions_of`
-              folder="../nbs/" # where links find the chapters
-             ): # Markdown
+def quiz_page(
+    path=None,  # see `questions_of`
+    folder="../nbs/",  # where links find the chapters
+):  # Markdown
     "The questions with folded answers and links to where these stand."
-    lines = ["# A quiz for each path", "", "Ten questions for each. `latref_course quiz --path hour` asks them in a terminal."]
+    lines = [
+        "# A quiz for each path",
+        "",
+        "Ten questions for each. `latref_course quiz --path hour` asks them in a terminal.",
+    ]
     for title, questions in questions_of(path).items():
         lines += ["", f"## {title}"]
         for i, q in enumerate(questions, 1):
             place = f"[{q.chapter}: {q.section}]({folder}{q.link})"
-            lines += ["", f"**{i}. {q.ask}**", "", "<details><summary>Answer</summary>", "", f"{q.answer} {place}", "", "</details>"]
+            lines += [
+                "",
+                f"**{i}. {q.ask}**",
+                "",
+                "<details><summary>Answer</summary>",
+                "",
+                f"{q.answer} {place}",
+                "",
+                "</details>",
+            ]
     return "\n".join(lines) + "\n"
 
 # %% ../nbs/18_course.ipynb #18f1a013
-def ask_quiz(questions, # of a path
-             answer=input # function of a prompt: what was typed
-            ): # the questions that were not known
+def ask_quiz(
+    questions,  # of a path
+    answer=input,  # function of a prompt: what was typed
+):  # the questions that were not known
     "Ask one question after the other; the end of the input ends the quiz."
     missed = []
     try:
@@ -285,12 +489,15 @@ def ask_quiz(questions, # of a path
             print(f"\n{i} of {len(questions)}. {q.ask}")
             answer("Enter shows the answer: ")
             print(f"{q.answer}\n({q.chapter}: {q.section})")
-            if answer("Did you have it? [y/n] ").strip().lower()[:1] != "y": missed.append(q)
-    except EOFError: missed += questions[i - 1:]
+            if answer("Did you have it? [y/n] ").strip().lower()[:1] != "y":
+                missed.append(q)
+    except EOFError:
+        missed += questions[i - 1 :]
     return missed
 
+
 def quiz(
-    path:str=None, # minutes, hour or afternoon; all three
+    path: str = None,  # minutes, hour or afternoon; all three
 ):
     "Ten questions for each path, asked in a terminal; elsewhere they are printed as Markdown, with folded answers."
     found = questions_of(path)
@@ -301,52 +508,82 @@ def quiz(
         print(f"\n{title}")
         missed = ask_quiz(questions)
         print(f"\n{len(questions) - len(missed)} of {len(questions)}")
-        for q in missed: print(f"look again at {q.chapter}: {q.section}")
+        for q in missed:
+            print(f"look again at {q.chapter}: {q.section}")
 
 # %% ../nbs/18_course.ipynb #867659d6
-def exercises(nb # a chapter as read from JSON
-             ): # list of names of checks, in their order
+def exercises(
+    nb,  # a chapter as read from JSON
+):  # list of names of checks, in their order
     "What a chapter asks for: its lines `your_turn(check_x, …)`."
     code = [_lines(c) for c in nb["cells"] if c["cell_type"] == "code"]
     return [check for text in code for check in re.findall(r"^your_turn\((check_\w+),", text, re.M)]
 
-def standing(folder # the course
-            ): # {chapter: (passed, exercises)}
+
+def standing(
+    folder,  # the course
+):  # {chapter: (passed, exercises)}
     "How many exercises of each chapter are passed."
     notes, out = read_progress(folder), {}
     for name in notes["given"]:
-        path = Path(folder)/f"{name}.ipynb"
-        try: checks = exercises(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError): checks = []              # taken away, or no notebook any more
+        path = Path(folder) / f"{name}.ipynb"
+        try:
+            checks = exercises(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError):
+            checks = []  # taken away, or no notebook any more
         out[name] = len(set(checks) & set(notes["passed"].get(name, {}))), len(checks)
     return out
 
+
 def _said(h):
     "One line about a chapter that changed."
-    what = {"new": "copied", "updated": "brought up to date", "beside": f"is new; yours has your work and stays, the new one lies beside it as {h.path.name}"}[h.state]
+    what = {
+        "new": "copied",
+        "updated": "brought up to date",
+        "beside": f"is new; yours has your work and stays, the new one lies beside it as {h.path.name}",
+    }[h.state]
     cells = f"{h.added} new cell{'s' * (h.added != 1)}" if h.added else "cells taken away or moved"
     return f"{h.chapter} {what}" + ("" if h.state == "new" else f" ({', '.join([cells, *h.headings])})")
 
 # %% ../nbs/18_course.ipynb #be0c3741
 def course(
-    out:str="course", # folder for your copies; made if it is not there
-    source:str=None, # folder of the chapters; those of this installation
+    out: str = "course",  # folder for your copies; made if it is not there
+    source: str = None,  # folder of the chapters; those of this installation
 ):
     "Copy the chapters into a folder of your own, or bring it up to date. What you wrote is never overwritten. (latref_course quiz: ten questions for each path.)"
     handed = copy_course(out, source)
     new = [h for h in handed if h.state == "new"]
-    if len(new) > 3: print(f"{len(new)} chapters copied to {out}")
+    if len(new) > 3:
+        print(f"{len(new)} chapters copied to {out}")
     for h in handed if len(new) <= 3 else [h for h in handed if h.state != "new"]:
-        if h.state != "same": print(_said(h))
-    if all(h.state == "same" for h in handed): print(f"{out}: nothing new since version {latref_nb.__version__}.")
+        if h.state != "same":
+            print(_said(h))
+    if all(h.state == "same" for h in handed):
+        print(f"{out}: nothing new since version {latref_nb.__version__}.")
     done = standing(out)
-    print(f"exercises passed: {sum(a for a, _ in done.values())} of {sum(b for _, b in done.values())}" + "".join(f"; {n} {a}/{b}" for n, (a, b) in done.items() if a))
+    print(
+        f"exercises passed: {sum(a for a, _ in done.values())} of {sum(b for _, b in done.values())}"
+        + "".join(f"; {n} {a}/{b}" for n, (a, b) in done.items() if a)
+    )
     print(f"open it with: jupyter lab {out}")
 
-def latref_course(argv=None # words of the command line; None: the real ones
-                 ):
+
+def latref_course(
+    argv=None,  # words of the command line; None: the real ones
+):
     "The command `latref_course`."
-    from latref_nb.commands import run_command                                   # imports all chapters: only where a command line is read
+    from latref_nb.commands import run_command  # imports all chapters: only where a command line is read
+
     words = sys.argv[1:] if argv is None else list(argv)
-    if words[:1] == ["quiz"]: sys.exit(run_command(quiz, "latref_course quiz", "latref_course quiz\nlatref_course quiz --path hour", words[1:]))
-    sys.exit(run_command(course, "latref_course", "latref_course\nlatref_course --out ~/course\nlatref_course quiz --path hour", words))
+    if words[:1] == ["quiz"]:
+        sys.exit(
+            run_command(quiz, "latref_course quiz", "latref_course quiz\nlatref_course quiz --path hour", words[1:])
+        )
+    sys.exit(
+        run_command(
+            course,
+            "latref_course",
+            "latref_course\nlatref_course --out ~/course\nlatref_course quiz --path hour",
+            words,
+        )
+    )

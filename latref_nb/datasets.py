@@ -17,28 +17,51 @@ from PIL import Image
 from fastcore.basics import patch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
-from .core import (CELEBA_TAGS, SHARE, ImageError, TagSet, atomic_write, check_range, file_size, from_uint8, image_files,
-                            load_image, nearest, passed_over, read_json, save_image, shown, to_uint8, unknown_name,
-                            user_path, write_json)
+from latref_nb.core import (
+    CELEBA_TAGS,
+    SHARE,
+    ImageError,
+    TagSet,
+    atomic_write,
+    check_range,
+    file_size,
+    from_uint8,
+    image_files,
+    load_image,
+    nearest,
+    passed_over,
+    read_json,
+    save_image,
+    shown,
+    to_uint8,
+    unknown_name,
+    user_path,
+    write_json,
+)
 from .faces import CLASSES
 
 # %% ../nbs/01a_datasets.ipynb #857a3cc8
 class AnnotationError(ValueError):
     "An annotation file that cannot be used: file, line, what came and what is allowed."
 
+
 class FacesWarning(UserWarning):
     "Something about a dataset that its reader should know, in one line."
+
 
 def _read_text(path):
     "The text of an annotation file, without the mark that some editors put before it."
     path = user_path(path)
     file_size(path, "an annotation file", AnnotationError)
-    try: text = path.read_text(encoding="utf-8-sig")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         fit = "Give CelebA's list of attributes, or a CSV, saved as UTF-8"
         raise AnnotationError(f"{shown(path)}: is not a text file. {fit}.") from None
-    except OSError as e: raise AnnotationError(f"{shown(path)}: cannot be read ({e.strerror}).") from None
-    if not text.strip(): raise AnnotationError(f"{shown(path)}: is empty. Copy or download it again.")
+    except OSError as e:
+        raise AnnotationError(f"{shown(path)}: cannot be read ({e.strerror}).") from None
+    if not text.strip():
+        raise AnnotationError(f"{shown(path)}: is empty. Copy or download it again.")
     return text
 
 # %% ../nbs/01a_datasets.ipynb #4df72910
@@ -46,6 +69,7 @@ def _tidy(cell):
     "A cell without blanks around it; letters with accents in one of the two ways to write them (NFC)."
     cell = cell.strip()
     return cell if cell.isascii() else unicodedata.normalize("NFC", cell)
+
 
 def _csv_rows(path, text):
     "The rows of a CSV as (line number, cells), without empty ones; commas, semicolons or tabs between."
@@ -55,21 +79,26 @@ def _csv_rows(path, text):
     try:
         for cells in reader:
             cells = [_tidy(c) for c in cells]
-            if any(cells): rows.append((line, cells))
-            line = reader.line_num + 1                             # a quoted cell may run over several lines
-    except csv.Error as e: raise AnnotationError(f"{shown(path)}, line {line}: {e}.") from None
+            if any(cells):
+                rows.append((line, cells))
+            line = reader.line_num + 1  # a quoted cell may run over several lines
+    except csv.Error as e:
+        raise AnnotationError(f"{shown(path)}, line {line}: {e}.") from None
     return rows
+
 
 def _without_index(rows, is_value):
     "Rows without the column of numbers that pandas writes first; `is_value(name, cell)`: is the second one no file?"
     (_, head), *more = rows
     numbers = head[0] in ("", "Unnamed: 0") and len(head) > 1 and all(cells[0].isdigit() for _, cells in more)
-    if not numbers or not more or is_value(head[1], more[0][1][1:2]): return rows
+    if not numbers or not more or is_value(head[1], more[0][1][1:2]):
+        return rows
     return [(line, cells[1:]) for line, cells in rows]
 
 # %% ../nbs/01a_datasets.ipynb #9dc65344
 _BITS = {"1": 1, "+1": 1, "1.0": 1, "+1.0": 1, "-1": -1, "-1.0": -1, "0": -1, "+0": -1, "-0": -1, "0.0": -1, "-0.0": -1}
-_UNKNOWN = ("", "nan", "na", "n/a", "<na>", "none", "null")        # how programs write that there is no value
+_UNKNOWN = ("", "nan", "na", "n/a", "<na>", "none", "null")  # how programs write that there is no value
+
 
 def _attribute_rows(path):
     "Names of the columns, the promised number of rows (or None), the rows as (line, cells), and what each cell means."
@@ -81,19 +110,24 @@ def _attribute_rows(path):
     rows = [(i, l.split()) for i, l in enumerate(text.split("\n"), 1) if l.strip()]
     promised = int(first) if first.strip().isdecimal() else None
     at = 0 if promised is None else 1
-    if len(rows) <= at: raise AnnotationError(f"{shown(path)}: ends after its first line. Copy or download it again.")
-    return rows[at][1], promised, rows[at + 1:], _BITS
+    if len(rows) <= at:
+        raise AnnotationError(f"{shown(path)}: ends after its first line. Copy or download it again.")
+    return rows[at][1], promised, rows[at + 1 :], _BITS
 
 # %% ../nbs/01a_datasets.ipynb #f6d3af2a
 def _check_names(path, names):
     "No column may come twice."
     twice = sorted({n for n in names if n and names.count(n) > 1})
-    if twice: raise AnnotationError(f"{shown(path)}: the column {twice[0]!r} comes twice. Keep one.")
+    if twice:
+        raise AnnotationError(f"{shown(path)}: the column {twice[0]!r} comes twice. Keep one.")
 
-def read_attributes(path # list_attr_celeba.txt, CelebAMask-HQ-attribute-anno.txt, or a CSV of the same
-                   ): # (names, files, values (n,k) int8 of ±1, 0 where a CSV does not say, promised rows or None)
+
+def read_attributes(
+    path,  # list_attr_celeba.txt, CelebAMask-HQ-attribute-anno.txt, or a CSV of the same
+):  # (names, files, values (n,k) int8 of ±1, 0 where a CSV does not say, promised rows or None)
     "CelebA's file of attributes."
     return _attributes(path)[:4]
+
 
 def _attributes(path):
     "What `read_attributes` gives, and the line of each row."
@@ -106,7 +140,8 @@ def _attributes(path):
         if len(cells) != len(names):
             came = f"{len(cells)} values came for {len(names)} names"
             raise AnnotationError(f"{said}, line {i}: {came}. Copy or download the file again.")
-        try: values[j] = [bits[c] for c in cells]
+        try:
+            values[j] = [bits[c] for c in cells]
         except KeyError as e:
             came = f"the value {shown(e.args[0], 60)!r} came; 1 and -1 (or 1 and 0) are allowed"
             raise AnnotationError(f"{said}, line {i}: {came}.") from None
@@ -114,78 +149,120 @@ def _attributes(path):
     return names, files, values, promised, [i for i, _ in rows]
 
 # %% ../nbs/01a_datasets.ipynb #ab51b2ff
-def labels_of(names, # attribute names, the columns of `values`
-              values, # (n,k) of ±1, 0 where unknown
-              tags=CELEBA_TAGS # `TagSet`
-             ): # (n,n_tags) long, -1 where a row does not decide
+def labels_of(
+    names,  # attribute names, the columns of `values`
+    values,  # (n,k) of ±1, 0 where unknown
+    tags=CELEBA_TAGS,  # `TagSet`
+):  # (n,n_tags) long, -1 where a row does not decide
     "Attributes to labels, for all rows at once."
-    if not len(values): return torch.empty(0, len(tags), dtype=torch.long)
+    if not len(values):
+        return torch.empty(0, len(tags), dtype=torch.long)
     wanted = {a for t in tags for a in (t.attributes or (t.name,))}
     cols = [j for j, a in enumerate(names) if a in wanted]
-    kinds, which = np.unique(values[:, cols], axis=0, return_inverse=True)      # few different rows stand for all
+    kinds, which = np.unique(values[:, cols], axis=0, return_inverse=True)  # few different rows stand for all
     table = torch.stack([tags.from_celeba({names[j]: int(v) for j, v in zip(cols, k) if v}) for k in kinds])
     return table[torch.from_numpy(which.reshape(-1))]
 
 # %% ../nbs/01a_datasets.ipynb #ec9359ca
 class ImageSet(Dataset):
     "Image files with labels; items are read when asked for."
+
     layout = "images"
-    def __init__(self, paths, # list of files
-                 labels, # (n,n_tags) long, -1 where unknown
-                 size=64, # pixels
-                 tags=CELEBA_TAGS # `TagSet`
-                ):
+
+    def __init__(
+        self,
+        paths,  # list of files
+        labels,  # (n,n_tags) long, -1 where unknown
+        size=64,  # pixels
+        tags=CELEBA_TAGS,  # `TagSet`
+    ):
         self.paths, self.labels, self.size, self.tags = [Path(p) for p in paths], labels, size, tags
-    def __len__(self): return len(self.paths)
+
+    def __len__(self):
+        return len(self.paths)
+
     def __getitem__(self, i):
         i = range(len(self))[int(i)]
-        return {"image": load_image(self.paths[i], self.size), "labels": self.labels[i], "index": i, "path": str(self.paths[i])}
-    def __repr__(self): return f"{type(self).__name__}: {len(self)} faces at {self.size}×{self.size}, {int((self.labels >= 0).any(1).sum())} of them annotated"
+        return {
+            "image": load_image(self.paths[i], self.size),
+            "labels": self.labels[i],
+            "index": i,
+            "path": str(self.paths[i]),
+        }
+
+    def __repr__(self):
+        return f"{type(self).__name__}: {len(self)} faces at {self.size}×{self.size}, {int((self.labels >= 0).any(1).sum())} of them annotated"
 
 # %% ../nbs/01a_datasets.ipynb #e5521d60
 @patch
-def batch(self:ImageSet, indices # which items
-         ): # {"image" (B,3,S,S), "labels" (B,n_tags), "index" (B,), "path" list}
+def batch(
+    self: ImageSet,
+    indices,  # which items
+):  # {"image" (B,3,S,S), "labels" (B,n_tags), "index" (B,), "path" list}
     "Several items at once."
     indices = [int(i) for i in indices]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool: items = list(pool.map(self.__getitem__, indices))
-    return {"image": torch.stack([o["image"] for o in items]), "labels": self.labels[indices], "index": torch.tensor(indices), "path": [o["path"] for o in items]}
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        items = list(pool.map(self.__getitem__, indices))
+    return {
+        "image": torch.stack([o["image"] for o in items]),
+        "labels": self.labels[indices],
+        "index": torch.tensor(indices),
+        "path": [o["path"] for o in items],
+    }
+
 
 @patch
-def files_key(self:ImageSet): # bytes that change when a file does
+def files_key(self: ImageSet):  # bytes that change when a file does
     "What the cache checks: names, sizes and times of all files."
     stats = ((p.name, s.st_size, s.st_mtime_ns) for p in self.paths for s in [p.stat()])
     return hashlib.sha256(repr(list(stats)).encode()).digest()
 
 # %% ../nbs/01a_datasets.ipynb #12e29e56
-def _last(path): return path.rpartition("/")[2]
-def _stem(path): return os.path.splitext(path)[0]
+def _last(path):
+    return path.rpartition("/")[2]
+
+
+def _stem(path):
+    return os.path.splitext(path)[0]
+
 
 class _Names:
     "Finds a picture by what an annotation file calls it."
-    forms = (str, _last, _stem, lambda path: _last(_stem(path)))   # the path, the file's name, both without suffix
-    def __init__(self, paths, # list of files
-                 root, # the folder they lie in
-                 any_suffix=False # "1.jpg" may stand for 1.png
-                ):
+
+    forms = (str, _last, _stem, lambda path: _last(_stem(path)))  # the path, the file's name, both without suffix
+
+    def __init__(
+        self,
+        paths,  # list of files
+        root,  # the folder they lie in
+        any_suffix=False,  # "1.jpg" may stand for 1.png
+    ):
         base, self.any_suffix, self.tables = Path(root).as_posix() + "/", any_suffix, {}
         self.rel = [self.tidy(p.as_posix().removeprefix(base)) for p in paths]
+
     @staticmethod
-    def tidy(name): return _tidy(name.replace("\\", "/").removeprefix("./"))
+    def tidy(name):
+        return _tidy(name.replace("\\", "/").removeprefix("./"))
+
     def table(self, k):
         "{name in form k: the pictures it may mean}, made when it is first asked for."
         if k not in self.tables:
             self.tables[k] = {}
-            for i, path in enumerate(self.rel): self.tables[k].setdefault(self.forms[k](path), []).append(i)
+            for i, path in enumerate(self.rel):
+                self.tables[k].setdefault(self.forms[k](path), []).append(i)
         return self.tables[k]
-    def find(self, name, # as the file has it
-             where # file and line, for the message
-            ): # the picture's number, or None
+
+    def find(
+        self,
+        name,  # as the file has it
+        where,  # file and line, for the message
+    ):  # the picture's number, or None
         "The one picture that a row is about; an `AnnotationError` for several."
         name = self.tidy(name)
         asked = [(k, name) for k in range(4)] + [(3, _last(_stem(name)))] * self.any_suffix
         found = next((self.table(k)[n] for k, n in asked if n in self.table(k)), [None])
-        if len(found) == 1: return found[0]
+        if len(found) == 1:
+            return found[0]
         pictures = f"{len(found)} pictures ({', '.join(shown(self.rel[i], 60) for i in found[:3])})"
         raise AnnotationError(f"{where}: {shown(name, 60)!r} may be any of {pictures}. Write the path.")
 
@@ -195,15 +272,18 @@ def _joined(path, rows, names, unknown):
     found, lines, lost, said = {}, {}, 0, shown(path)
     for line, name, values in rows:
         i = names.find(name, f"{said}, line {line}")
-        if i is None: lost += 1
-        elif i not in found: found[i], lines[i] = values, line
+        if i is None:
+            lost += 1
+        elif i not in found:
+            found[i], lines[i] = values, line
         else:
             old = found[i]
             if ((old != unknown) & (values != unknown) & (old != values)).any():
                 both = f"lines {lines[i]} and {line}: contradict each other about {shown(names.rel[i], 80)}"
                 raise AnnotationError(f"{said}, {both}. Keep one.")
-            found[i] = old + (values - unknown) * (old == unknown)         # what only one of them knows
-    if found or not rows: return found, lost
+            found[i] = old + (values - unknown) * (old == unknown)  # what only one of them knows
+    if found or not rows:
+        return found, lost
     none = f"none of its {len(rows)} rows has a picture among the {len(names.rel)} found"
     check = f"Check that both are of one dataset, and that a row begins with a name such as {shown(names.rel[0], 60)}"
     raise AnnotationError(f"{said}: {none}. {check}.")
@@ -212,30 +292,40 @@ def _joined(path, rows, names, unknown):
 def _found(root, names, what, hint):
     "The first of some paths below `root` that exists."
     for n in names:
-        if (Path(root)/n).exists(): return Path(root)/n
+        if (Path(root) / n).exists():
+            return Path(root) / n
     raise FileNotFoundError(f"{root}: holds no {what}. Expected {names[0]}; {hint}")
+
 
 def _report(path, lost, bare, rows, promised, used):
     "One warning for all that does not match."
     notes = [f"{lost} rows have no picture"] * (lost > 0) + [f"{bare} pictures have no row"] * (bare > 0)
-    if promised not in (None, rows): notes.append(f"its first line says {promised} rows and it holds {rows}")
+    if promised not in (None, rows):
+        notes.append(f"its first line says {promised} rows and it holds {rows}")
     text = f"{path}: {', '.join(notes)}; the {used} faces with both are used."
-    if notes: warnings.warn(text, FacesWarning, stacklevel=4)
+    if notes:
+        warnings.warn(text, FacesWarning, stacklevel=4)
+
 
 def _existing(root):
     "A folder that is there."
     root = user_path(root)
-    if root.is_dir(): return root
+    if root.is_dir():
+        return root
     raise FileNotFoundError(f"{shown(root)}: no such folder. Give the folder of the pictures or of the download.")
 
 # %% ../nbs/01a_datasets.ipynb #2a12f4b6
 class _Annotated(ImageSet):
     "Pictures in one folder, attributes in one file."
+
     annotations, images, hint = (), (), ""
-    def __init__(self, root, # the folder of the download
-                 size=64, # pixels
-                 tags=CELEBA_TAGS # `TagSet`
-                ):
+
+    def __init__(
+        self,
+        root,  # the folder of the download
+        size=64,  # pixels
+        tags=CELEBA_TAGS,  # `TagSet`
+    ):
         self.root = _existing(root)
         folder = _found(self.root, self.images, "pictures", self.hint)
         pictures, without = image_files(folder), "without them open the pictures alone with FaceFolder."
@@ -243,55 +333,74 @@ class _Annotated(ImageSet):
         self.attribute_names, files, values, promised, lines = _attributes(path)
         found, lost = _joined(path, list(zip(lines, files, values)), _Names(pictures, folder, any_suffix=True), 0)
         _report(path, lost, len(pictures) - len(found), len(files), promised, len(found))
-        self.attributes = np.stack(list(found.values()))                  # (n,k) of ±1, 0 where unknown
+        self.attributes = np.stack(list(found.values()))  # (n,k) of ±1, 0 where unknown
         labels = labels_of(self.attribute_names, self.attributes, tags)
         super().__init__([pictures[i] for i in found], labels, size, tags)
 
 # %% ../nbs/01a_datasets.ipynb #71314ffb
 class CelebA(_Annotated):
     "CelebA as downloaded: img_align_celeba/ and list_attr_celeba.txt, flat or in its Img/ and Anno/ folders."
+
     layout = "CelebA"
     images = ("img_align_celeba", "Img/img_align_celeba", "img_align_celeba_png", "Img/img_align_celeba_png")
-    annotations = ("list_attr_celeba.txt", "Anno/list_attr_celeba.txt", "list_attr_celeba.csv", "Anno/list_attr_celeba.csv")
+    annotations = (
+        "list_attr_celeba.txt",
+        "Anno/list_attr_celeba.txt",
+        "list_attr_celeba.csv",
+        "Anno/list_attr_celeba.csv",
+    )
     hint = "unpack img_align_celeba.zip there."
+
     def __init__(self, root, size=64, tags=CELEBA_TAGS):
-        nested = user_path(root)/"img_align_celeba"/"img_align_celeba"          # one folder deeper in some archives
-        if nested.is_dir(): self.images = ("img_align_celeba/img_align_celeba",)
+        nested = user_path(root) / "img_align_celeba" / "img_align_celeba"  # one folder deeper in some archives
+        if nested.is_dir():
+            self.images = ("img_align_celeba/img_align_celeba",)
         super().__init__(root, size, tags)
 
 # %% ../nbs/01a_datasets.ipynb #f20d3147
 class CelebAMaskHQ(_Annotated):
     "CelebAMask-HQ as downloaded: CelebA-HQ-img/, CelebAMask-HQ-mask-anno/ and CelebAMask-HQ-attribute-anno.txt."
+
     layout = "CelebAMask-HQ"
     images = ("CelebA-HQ-img",)
     annotations = ("CelebAMask-HQ-attribute-anno.txt",)
     hint = "unpack CelebAMask-HQ.zip and give the folder CelebAMask-HQ."
+
     def __init__(self, root, size=64, tags=CELEBA_TAGS):
-        inner = user_path(root)/"CelebAMask-HQ"
+        inner = user_path(root) / "CelebAMask-HQ"
         super().__init__(inner if inner.is_dir() else root, size, tags)
 
 # %% ../nbs/01a_datasets.ipynb #561d5041
 @patch
-def masks(self:CelebAMaskHQ, i, # which item, or several
-          size=None # pixels; None takes the dataset's
-         ): # (19,S,S) bool in the order of `CLASSES`, exactly one true at each pixel; (B,19,S,S) for several
+def masks(
+    self: CelebAMaskHQ,
+    i,  # which item, or several
+    size=None,  # pixels; None takes the dataset's
+):  # (19,S,S) bool in the order of `CLASSES`, exactly one true at each pixel; (B,19,S,S) for several
     "The classes of a face."
-    if not isinstance(i, int): return torch.stack([self.masks(int(k), size) for k in i])
+    if not isinstance(i, int):
+        return torch.stack([self.masks(int(k), size) for k in i])
     size, name = size or self.size, self.paths[i].stem
     if not name.isdecimal():
         raise ValueError(f"{self.paths[i]}: masks are found by a face's number, and {shown(name)!r} is none.")
     number = int(name)
-    folder = self.root/"CelebAMask-HQ-mask-anno"/str(number // 2000)
-    if not folder.is_dir(): raise FileNotFoundError(f"{folder}: no such folder. The masks of face {number} belong there; unpack CelebAMask-HQ-mask-anno.")
+    folder = self.root / "CelebAMask-HQ-mask-anno" / str(number // 2000)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: no such folder. The masks of face {number} belong there; unpack CelebAMask-HQ-mask-anno."
+        )
     classes = np.zeros((size, size), np.int64)
     for c, name in enumerate(CLASSES[1:], 1):
-        path = folder/f"{number:05d}_{name}.png"
-        if path.exists(): classes[_read_mask(path, size)] = c
-    return torch.from_numpy(classes)[None] == torch.arange(len(CLASSES))[:, None, None]      # (1,S,S), (19,1,1) -> (19,S,S)
+        path = folder / f"{number:05d}_{name}.png"
+        if path.exists():
+            classes[_read_mask(path, size)] = c
+    return torch.from_numpy(classes)[None] == torch.arange(len(CLASSES))[:, None, None]  # (1,S,S), (19,1,1) -> (19,S,S)
+
 
 def _read_mask(path, size):
     "Where a file is white, as (S,S) bool; read, and checked, as the faces are."
-    try: return (load_image(path, size).mean(0) > 0).numpy()                             # (3,S,S) -> (S,S)
+    try:
+        return (load_image(path, size).mean(0) > 0).numpy()  # (3,S,S) -> (S,S)
     except ImageError as e:
         why = str(e).removeprefix(f"{shown(path)}: ")
         raise ImageError(f"{shown(path)}: is not a picture that gives a mask: {why} Or unpack it again.") from None
@@ -299,16 +408,24 @@ def _read_mask(path, size):
 # %% ../nbs/01a_datasets.ipynb #3d0ad9c0
 class FaceFolder(ImageSet):
     "Any folder of image files, its labels unknown or from a CSV."
+
     layout = "folder"
-    def __init__(self, root, # the folder
-                 size=64, # pixels
-                 tags=CELEBA_TAGS, # `TagSet`
-                 labels_file=None, # CSV with a column for files and columns for tags or attributes
-                 recursive=False # folders below too
-                ):
+
+    def __init__(
+        self,
+        root,  # the folder
+        size=64,  # pixels
+        tags=CELEBA_TAGS,  # `TagSet`
+        labels_file=None,  # CSV with a column for files and columns for tags or attributes
+        recursive=False,  # folders below too
+    ):
         self.root = _existing(root)
         paths = image_files(self.root, recursive)
-        labels = torch.full((len(paths), len(tags)), -1) if labels_file is None else _csv_labels(labels_file, paths, self.root, tags)
+        labels = (
+            torch.full((len(paths), len(tags)), -1)
+            if labels_file is None
+            else _csv_labels(labels_file, paths, self.root, tags)
+        )
         super().__init__(paths, labels, size, tags)
 
 # %% ../nbs/01a_datasets.ipynb #bd83c673
@@ -317,25 +434,33 @@ def _plain_number(text):
     whole = re.fullmatch(r"([+-]?\d+)\.0*", text, re.ASCII)
     return whole[1] if whole else text
 
+
 def _value(tag, cell, where):
     "The number of the value that a cell of a tag's column names, -1 where it names none."
     own = [_tidy(v) for v in tag.values]
-    if cell in own: return own.index(cell)
+    if cell in own:
+        return own.index(cell)
     plain = [_plain_number(v) for v in own]
-    if _plain_number(cell) in plain: return plain.index(_plain_number(cell))
-    if cell.lower() in _UNKNOWN: return -1
+    if _plain_number(cell) in plain:
+        return plain.index(_plain_number(cell))
+    if cell.lower() in _UNKNOWN:
+        return -1
     bits = ["1", "0", "-1"] if len(own) == 2 and not any(v in _BITS for v in plain) else []
-    if bits and cell in _BITS: return int(_BITS[cell] > 0)
+    if bits and cell in _BITS:
+        return int(_BITS[cell] > 0)
     said = unknown_name(f"value of {tag.name}", shown(cell, 60), [*tag.values, *bits])
     raise AnnotationError(f"{where}: {said} An empty cell is unknown.")
+
 
 def _by_attributes(tag, row, tags, where):
     "The number of the value that CelebA's columns of a tag name, -1 where they name none."
     bits = {}
     for a in (_tidy(a) for a in tag.attributes):
         cell = row.get(a, "")
-        if a == _tidy(tag.name) or cell.lower() in _UNKNOWN: continue
-        if cell in _BITS: bits[a] = _BITS[cell]
+        if a == _tidy(tag.name) or cell.lower() in _UNKNOWN:
+            continue
+        if cell in _BITS:
+            bits[a] = _BITS[cell]
         elif a not in tags:
             raise AnnotationError(f"{where}: {shown(cell, 60)!r} came for {a}; 1 and -1 (or 1 and 0) are allowed.")
     return int(TagSet([tag]).from_celeba(bits)[0]) if bits else -1
@@ -353,16 +478,19 @@ def _row_labels(row, tags, where):
         labels.append(max(a, b))
     return torch.tensor(labels)
 
+
 def _label_columns(path, head, tags):
     "The names of a CSV's columns; one of them must be a tag or an attribute, and none of these may come twice."
     known = [*tags.names, *(a for t in tags for a in t.attributes)]
     columns = [h for h in head[1:] if h in map(_tidy, known)]
     _check_names(path, columns)
-    if columns: return
+    if columns:
+        return
     said = f"none of the columns {shown(', '.join(head[1:])) or '(none)'} is a tag."
     hints = [h for h in (nearest(h, known) for h in head[1:]) if h][:1]
     known = f"Known: {', '.join(tags.names)}, or their CelebA attributes."
     raise AnnotationError(f"{shown(path)}, line 1: {' '.join([said, *hints, known])}")
+
 
 def _csv_labels(path, paths, root, tags):
     "Labels (n,n_tags) of these files from a CSV; one warning for rows and pictures that do not match."
@@ -370,82 +498,113 @@ def _csv_labels(path, paths, root, tags):
     (_, head), *lines = _without_index(_csv_rows(path, _read_text(path)), lambda name, cell: name in known)
     _label_columns(path, head, tags)
     rows, said = [], shown(path)
-    if not lines: raise AnnotationError(f"{said}: holds no rows. Each picture needs one, under the header.")
+    if not lines:
+        raise AnnotationError(f"{said}: holds no rows. Each picture needs one, under the header.")
     for i, cells in lines:
         where = f"{said}, line {i}"
-        while len(cells) > len(head) and not cells[-1]: cells = cells[:-1]
-        if len(cells) != len(head): raise AnnotationError(f"{where}: {len(cells)} cells came for {len(head)} columns.")
-        if not cells[0]: raise AnnotationError(f"{where}: names no file. The first column holds the files.")
+        while len(cells) > len(head) and not cells[-1]:
+            cells = cells[:-1]
+        if len(cells) != len(head):
+            raise AnnotationError(f"{where}: {len(cells)} cells came for {len(head)} columns.")
+        if not cells[0]:
+            raise AnnotationError(f"{where}: names no file. The first column holds the files.")
         rows.append((i, cells[0], _row_labels(dict(zip(head[1:], cells[1:])), tags, where)))
     found, lost = _joined(path, rows, _Names(paths, root), -1)
     _report_csv(path, lost, len(paths) - len(found), len(paths))
     return torch.stack([found.get(i, tags.encode({})) for i in range(len(paths))])
 
+
 def _report_csv(path, imageless, rowless, n):
     said = f"{imageless} rows have no picture (left out), {rowless} of {n} pictures have no row"
-    if imageless or rowless: warnings.warn(f"{path}: {said} (their labels are unknown).", FacesWarning, stacklevel=5)
+    if imageless or rowless:
+        warnings.warn(f"{path}: {said} (their labels are unknown).", FacesWarning, stacklevel=5)
 
 # %% ../nbs/01a_datasets.ipynb #5187f790
-def open_faces(root, # a folder: CelebAMask-HQ, CelebA or pictures
-               size=64, # pixels
-               tags=CELEBA_TAGS # `TagSet`
-              ): # `CelebAMaskHQ`, `CelebA` or `FaceFolder`; `.layout` says which
+def open_faces(
+    root,  # a folder: CelebAMask-HQ, CelebA or pictures
+    size=64,  # pixels
+    tags=CELEBA_TAGS,  # `TagSet`
+):  # `CelebAMaskHQ`, `CelebA` or `FaceFolder`; `.layout` says which
     "Recognise the layout of a folder and open it."
     root = _existing(root)
-    if any((r/"CelebA-HQ-img").is_dir() for r in (root, root/"CelebAMask-HQ")): return CelebAMaskHQ(root, size, tags)
-    if any((root/a).exists() for a in CelebA.annotations): return CelebA(root, size, tags)
-    labels = root/"labels.csv" if (root/"labels.csv").is_file() else None
-    try: return FaceFolder(root, size, tags, labels)
-    except ImageError: pass
-    try: return FaceFolder(root, size, tags, labels, recursive=True)
+    if any((r / "CelebA-HQ-img").is_dir() for r in (root, root / "CelebAMask-HQ")):
+        return CelebAMaskHQ(root, size, tags)
+    if any((root / a).exists() for a in CelebA.annotations):
+        return CelebA(root, size, tags)
+    labels = root / "labels.csv" if (root / "labels.csv").is_file() else None
+    try:
+        return FaceFolder(root, size, tags, labels)
     except ImageError:
-        layouts = ("CelebA (img_align_celeba, list_attr_celeba.txt) or CelebAMask-HQ (CelebA-HQ-img, "
-                   "CelebAMask-HQ-attribute-anno.txt)")
+        pass
+    try:
+        return FaceFolder(root, size, tags, labels, recursive=True)
+    except ImageError:
+        layouts = (
+            "CelebA (img_align_celeba, list_attr_celeba.txt) or CelebAMask-HQ (CelebA-HQ-img, "
+            "CelebAMask-HQ-attribute-anno.txt)"
+        )
         left = "".join(f" {shown(p.name)}: {why}." for p, why in passed_over(root, True)[:1])
         said = f"{shown(root)}: holds no pictures. Allowed: a folder of image files, {layouts}.{left}"
         raise ImageError(said) from None
 
 # %% ../nbs/01a_datasets.ipynb #20a20dd0
-def fingerprint(ds, # a dataset with `batch`, `labels`, `tags`
-                n=None # of its first n items
-               ): # 64 hexadecimal digits
+def fingerprint(
+    ds,  # a dataset with `batch`, `labels`, `tags`
+    n=None,  # of its first n items
+):  # 64 hexadecimal digits
     "Changes when the dataset's settings, labels, files or the look of its faces do."
-    n = n or len(ds); h = hashlib.sha256()
+    n = n or len(ds)
+    h = hashlib.sha256()
     h.update(json.dumps([type(ds).__name__, n, getattr(ds, "tags", CELEBA_TAGS).to_dict()]).encode())
     h.update(torch.as_tensor(ds.labels)[:n].contiguous().numpy().tobytes())
-    if hasattr(ds, "files_key"): h.update(ds.files_key())
+    if hasattr(ds, "files_key"):
+        h.update(ds.files_key())
     h.update(to_uint8(ds.batch(sorted({0, n // 2, n - 1}))["image"]).cpu().numpy().tobytes())
     return h.hexdigest()
 
 # %% ../nbs/01a_datasets.ipynb #509de668
 _KEY_FILE = ".latref_faces.json"
 
+
 def _first_faces(ds, kind):
     "What a folder's faces are known by, however many there will be: the first few, each on its own."
     b = ds.batch(range(min(8, len(ds))))
-    faces = [hashlib.sha256(to_uint8(x).cpu().numpy().tobytes() + bytes(str(l.tolist()), "ascii")).hexdigest()[:16] for x, l in zip(b["image"], b["labels"])]
+    faces = [
+        hashlib.sha256(to_uint8(x).cpu().numpy().tobytes() + bytes(str(l.tolist()), "ascii")).hexdigest()[:16]
+        for x, l in zip(b["image"], b["labels"])
+    ]
     return {"kind": kind, "size": ds.size, "tags": ds.tags.names, "faces": faces}
+
 
 def _same_faces(a, b):
     "Do two records speak of the same faces, as far as both go?"
-    if not isinstance(a, dict) or not isinstance(a.get("faces"), list): return False
+    if not isinstance(a, dict) or not isinstance(a.get("faces"), list):
+        return False
     alike = all(a.get(k) == b[k] for k in ("kind", "size", "tags"))
     return alike and all(x == y for x, y in zip(a["faces"], b["faces"]))
+
 
 def _claim(out, ds, kind):
     "Make the folder ours, or find that it is ours already; refuse anything else."
     key = _first_faces(ds, kind)
-    if (out/_KEY_FILE).exists():
-        if _same_faces(read_json(out/_KEY_FILE, "a record of faces"), key): return
+    if (out / _KEY_FILE).exists():
+        if _same_faces(read_json(out / _KEY_FILE, "a record of faces"), key):
+            return
         other = "holds faces of another dataset, size, seed or layout"
         raise ValueError(f"{out}: {other}. Choose another folder, or remove it first.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())): raise ValueError(f"{out}: exists and was not written here. Choose a new or an empty folder.")
-    write_json(key, out/_KEY_FILE)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out}: exists and was not written here. Choose a new or an empty folder.")
+    write_json(key, out / _KEY_FILE)
+
 
 def _count(ds, n):
     n = len(ds) if n is None else n
-    if not 1 <= n <= len(ds): raise ValueError(f"n={n} faces were asked for; the dataset has {len(ds)}. Ask for 1 to {len(ds)}.")
-    if (torch.as_tensor(ds.labels)[:n] < 0).any(): raise ValueError("some of these faces have unknown labels, and the file of attributes has no word for that. Write only annotated faces.")
+    if not 1 <= n <= len(ds):
+        raise ValueError(f"n={n} faces were asked for; the dataset has {len(ds)}. Ask for 1 to {len(ds)}.")
+    if (torch.as_tensor(ds.labels)[:n] < 0).any():
+        raise ValueError(
+            "some of these faces have unknown labels, and the file of attributes has no word for that. Write only annotated faces."
+        )
     return n
 
 # %% ../nbs/01a_datasets.ipynb #3a9c912f
@@ -453,82 +612,134 @@ def _write_attributes(path, names, ds, n):
     "CelebA's file of attributes: count, names, rows."
     rows = [ds.tags.to_celeba(l) for l in torch.as_tensor(ds.labels)[:n]]
     columns = sorted(rows[0])
-    lines = [str(n), " ".join(columns) + " "] + [f"{name}  " + " ".join(f"{r[c]:2d}" for c in columns) for name, r in zip(names, rows)]
-    with atomic_write(path) as tmp: tmp.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines = [str(n), " ".join(columns) + " "] + [
+        f"{name}  " + " ".join(f"{r[c]:2d}" for c in columns) for name, r in zip(names, rows)
+    ]
+    with atomic_write(path) as tmp:
+        tmp.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-def _write_jpeg(image, path, quality): return save_image(image, path, quality=quality, subsampling=0)       # without colour subsampling
+
+def _write_jpeg(image, path, quality):
+    return save_image(image, path, quality=quality, subsampling=0)  # without colour subsampling
+
 
 def _write_masks(classes, folder, number):
     "One file for each class that occurs: classes (19,S,S) bool."
     for c, name in enumerate(CLASSES[1:], 1):
-        if classes[c].any(): save_image(Image.fromarray(classes[c].cpu().numpy()).convert("L"), folder/f"{number:05d}_{name}.png")
+        if classes[c].any():
+            save_image(Image.fromarray(classes[c].cpu().numpy()).convert("L"), folder / f"{number:05d}_{name}.png")
 
 # %% ../nbs/01a_datasets.ipynb #4c55873e
 def _write_faces(ds, out, n, kind, picture, write, annotations, chunk, progress):
     "The loop of both writers: faces that are not there yet, then the attributes."
     out, n = user_path(out), _count(ds, n)
     _claim(out, ds, kind)
-    left = [i for i in range(n) if not (out/picture(i)).exists()]
+    left = [i for i in range(n) if not (out / picture(i)).exists()]
     with tqdm(total=n, initial=n - len(left), desc=f"faces to {out.name}", unit="face", disable=not progress) as bar:
         for at in range(0, len(left), chunk):
-            part = left[at:at + chunk]
-            write(part, ds.batch(part)["image"], out); bar.update(len(part))
-    _write_attributes(out/annotations, [Path(picture(i)).name for i in range(n)], ds, n)
+            part = left[at : at + chunk]
+            write(part, ds.batch(part)["image"], out)
+            bar.update(len(part))
+    _write_attributes(out / annotations, [Path(picture(i)).name for i in range(n)], ds, n)
     return out
 
 # %% ../nbs/01a_datasets.ipynb #9952ddbb
-def write_celebamask_hq(ds, # a dataset with `batch`, `labels`, `tags`, and `masks` where masks are wanted
-                        out, # a new folder, or one of an interrupted run
-                        n=None, # the first n faces; None: all
-                        *, masks=True, # write the 19 classes too
-                        quality=95, # of the JPEG files
-                        chunk=64, # faces rendered at once
-                        progress=True # show a bar
-                       ): # the folder
+def write_celebamask_hq(
+    ds,  # a dataset with `batch`, `labels`, `tags`, and `masks` where masks are wanted
+    out,  # a new folder, or one of an interrupted run
+    n=None,  # the first n faces; None: all
+    *,
+    masks=True,  # write the 19 classes too
+    quality=95,  # of the JPEG files
+    chunk=64,  # faces rendered at once
+    progress=True,  # show a bar
+):  # the folder
     "Write faces in the layout of CelebAMask-HQ."
+
     def write(indices, images, out):
-        classes = ds.masks(indices) if masks else [None] * len(indices)              # (B,19,S,S)
+        classes = ds.masks(indices) if masks else [None] * len(indices)  # (B,19,S,S)
         for i, x, c in zip(indices, images, classes):
-            if c is not None: _write_masks(c, out/"CelebAMask-HQ-mask-anno"/str(i // 2000), i)
-            _write_jpeg(x, out/f"CelebA-HQ-img/{i}.jpg", quality)
-    return _write_faces(ds, out, n, f"CelebAMask-HQ, masks: {masks}", "CelebA-HQ-img/{}.jpg".format, write, "CelebAMask-HQ-attribute-anno.txt", chunk, progress)
+            if c is not None:
+                _write_masks(c, out / "CelebAMask-HQ-mask-anno" / str(i // 2000), i)
+            _write_jpeg(x, out / f"CelebA-HQ-img/{i}.jpg", quality)
+
+    return _write_faces(
+        ds,
+        out,
+        n,
+        f"CelebAMask-HQ, masks: {masks}",
+        "CelebA-HQ-img/{}.jpg".format,
+        write,
+        "CelebAMask-HQ-attribute-anno.txt",
+        chunk,
+        progress,
+    )
 
 # %% ../nbs/01a_datasets.ipynb #30dc3047
-def write_celeba(ds, # a dataset with `batch`, `labels`, `tags`
-                 out, # a new folder, or one of an interrupted run
-                 n=None, # the first n faces; None: all
-                 *, quality=95, # of the JPEG files
-                 chunk=64, # faces rendered at once
-                 progress=True # show a bar
-                ): # the folder
+def write_celeba(
+    ds,  # a dataset with `batch`, `labels`, `tags`
+    out,  # a new folder, or one of an interrupted run
+    n=None,  # the first n faces; None: all
+    *,
+    quality=95,  # of the JPEG files
+    chunk=64,  # faces rendered at once
+    progress=True,  # show a bar
+):  # the folder
     "Write faces in the layout of CelebA."
+
     def write(indices, images, out):
-        for i, x in zip(indices, images): _write_jpeg(x, out/f"img_align_celeba/{i + 1:06d}.jpg", quality)
-    return _write_faces(ds, out, n, "CelebA", lambda i: f"img_align_celeba/{i + 1:06d}.jpg", write, "list_attr_celeba.txt", chunk, progress)
+        for i, x in zip(indices, images):
+            _write_jpeg(x, out / f"img_align_celeba/{i + 1:06d}.jpg", quality)
+
+    return _write_faces(
+        ds,
+        out,
+        n,
+        "CelebA",
+        lambda i: f"img_align_celeba/{i + 1:06d}.jpg",
+        write,
+        "list_attr_celeba.txt",
+        chunk,
+        progress,
+    )
 
 # %% ../nbs/01a_datasets.ipynb #a8d29c69
 class TensorFaces(Dataset):
     "Faces as bytes, with their labels; the fastest dataset there is."
+
     layout = "tensors"
-    def __init__(self, images, # (n,3,S,S) uint8
-                 labels, # (n,n_tags) long
-                 tags=CELEBA_TAGS # `TagSet`
-                ):
-        if images.dtype != torch.uint8 or images.ndim != 4 or len(images) != len(labels): raise ValueError(f"images {tuple(images.shape)} of {images.dtype} and labels {tuple(labels.shape)} came. Needed: uint8 (n,3,S,S) and (n,{len(tags)}).")
+
+    def __init__(
+        self,
+        images,  # (n,3,S,S) uint8
+        labels,  # (n,n_tags) long
+        tags=CELEBA_TAGS,  # `TagSet`
+    ):
+        if images.dtype != torch.uint8 or images.ndim != 4 or len(images) != len(labels):
+            raise ValueError(
+                f"images {tuple(images.shape)} of {images.dtype} and labels {tuple(labels.shape)} came. Needed: uint8 (n,3,S,S) and (n,{len(tags)})."
+            )
         self.images, self.labels, self.tags, self.size = images, labels, tags, images.shape[-1]
-        self.provenance = None                                                         # of what they were taken from
-        self.weights, self.regions = None, 0.0                                         # (n,1,S,S) of every pixel and the power behind them, see `weigh`
-    def __len__(self): return len(self.images)
+        self.provenance = None  # of what they were taken from
+        self.weights, self.regions = None, 0.0  # (n,1,S,S) of every pixel and the power behind them, see `weigh`
+
+    def __len__(self):
+        return len(self.images)
+
     def __getitem__(self, i):
         i = range(len(self))[int(i)]
         return self._item(i) | {"index": i}
+
     def batch(self, indices):
         indices = torch.as_tensor(indices).long()
         return self._item(indices) | {"index": indices}
+
     def _item(self, i):
         item = {"image": from_uint8(self.images[i]), "labels": self.labels[i]}
         return item if self.weights is None else item | {"weight": self.weights[i].float()}
-    def __repr__(self): return f"TensorFaces: {len(self)} faces at {self.size}×{self.size}, {self.images.numel() / 2**20:.0f} MB"
+
+    def __repr__(self):
+        return f"TensorFaces: {len(self)} faces at {self.size}×{self.size}, {self.images.numel() / 2**20:.0f} MB"
 
 # %% ../nbs/01a_datasets.ipynb #367ce9fd
 def _chunks(ds, n, chunk, progress):
@@ -538,12 +749,17 @@ def _chunks(ds, n, chunk, progress):
             yield at, to_uint8(ds.batch(range(at, min(n, at + chunk)))["image"]).cpu()
             bar.update(min(chunk, n - at))
 
+
 def _cache_header(n, size, tags, key):
     "The head of a safetensors file: labels first, so that both tensors lie aligned."
     a, b = 8 * n * len(tags), 3 * n * size * size
-    head = {"__metadata__": {"key": key, "tags": json.dumps(tags.to_dict())}, "labels": {"dtype": "I64", "shape": [n, len(tags)], "data_offsets": [0, a]},
-            "images": {"dtype": "U8", "shape": [n, 3, size, size], "data_offsets": [a, a + b]}}
-    text = json.dumps(head).encode(); text += b" " * (-len(text) % 8)
+    head = {
+        "__metadata__": {"key": key, "tags": json.dumps(tags.to_dict())},
+        "labels": {"dtype": "I64", "shape": [n, len(tags)], "data_offsets": [0, a]},
+        "images": {"dtype": "U8", "shape": [n, 3, size, size], "data_offsets": [a, a + b]},
+    }
+    text = json.dumps(head).encode()
+    text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
 # %% ../nbs/01a_datasets.ipynb #36198dc7
@@ -562,6 +778,7 @@ def _read_cache(path):
         raise ValueError(f"{path}: {left}.") from None
     return (key, 8 + start, shape) if whole else (None, 0, None)
 
+
 def _map_cache(path, start, shape, tags):
     "The file as `TensorFaces`; pictures are read from it as they are asked for."
     data = np.memmap(path, np.uint8, "c", offset=start)
@@ -570,19 +787,26 @@ def _map_cache(path, start, shape, tags):
     return TensorFaces(torch.from_numpy(data[a:].reshape(shape)), labels, tags)
 
 # %% ../nbs/01a_datasets.ipynb #f92d45cf
-def cached(ds, # any dataset of this or the previous chapter
-           n=None, # the first n faces; None: all
-           path=None, # a cache file; None: in memory
-           *, chunk=256, # faces rendered or read at once
-           progress=True # show a bar
-          ): # `TensorFaces`
+def cached(
+    ds,  # any dataset of this or the previous chapter
+    n=None,  # the first n faces; None: all
+    path=None,  # a cache file; None: in memory
+    *,
+    chunk=256,  # faces rendered or read at once
+    progress=True,  # show a bar
+):  # `TensorFaces`
     "A dataset as bytes: in memory, or in a file that is made once."
-    n = len(ds) if n is None else n; tags = getattr(ds, "tags", CELEBA_TAGS); labels = torch.as_tensor(ds.labels)
-    if not 1 <= n <= len(ds): raise ValueError(f"n={n} faces were asked for; the dataset has {len(ds)}. Ask for 1 to {len(ds)}.")
+    n = len(ds) if n is None else n
+    tags = getattr(ds, "tags", CELEBA_TAGS)
+    labels = torch.as_tensor(ds.labels)
+    if not 1 <= n <= len(ds):
+        raise ValueError(f"n={n} faces were asked for; the dataset has {len(ds)}. Ask for 1 to {len(ds)}.")
     labels = labels[:n].clone().long()
-    if path is not None: return _cached_file(ds, n, user_path(path), labels, tags, chunk, progress)
+    if path is not None:
+        return _cached_file(ds, n, user_path(path), labels, tags, chunk, progress)
     images = torch.empty(n, 3, ds.size, ds.size, dtype=torch.uint8)
-    for at, x in _chunks(ds, n, chunk, progress): images[at:at + len(x)] = x
+    for at, x in _chunks(ds, n, chunk, progress):
+        images[at : at + len(x)] = x
     return _from(TensorFaces(images, labels, tags), fingerprint(ds, n))
 
 # %% ../nbs/01a_datasets.ipynb #c3e2ee67
@@ -591,11 +815,18 @@ def _cached_file(ds, n, path, labels, tags, chunk, progress):
     key = fingerprint(ds, n)
     if path.exists():
         found, start, shape = _read_cache(path)
-        if found == key and shape == [n, 3, ds.size, ds.size]: return _from(_map_cache(path, start, shape, tags), key)
-        warnings.warn(f"{path}: is {'damaged' if found is None else 'of other faces or settings'}; it is made anew.", FacesWarning, stacklevel=3)
+        if found == key and shape == [n, 3, ds.size, ds.size]:
+            return _from(_map_cache(path, start, shape, tags), key)
+        warnings.warn(
+            f"{path}: is {'damaged' if found is None else 'of other faces or settings'}; it is made anew.",
+            FacesWarning,
+            stacklevel=3,
+        )
     with atomic_write(path) as tmp, open(tmp, "wb") as f:
-        f.write(_cache_header(n, ds.size, tags, key)); f.write(labels.numpy().tobytes())
-        for _, x in _chunks(ds, n, chunk, progress): f.write(x.numpy().tobytes())
+        f.write(_cache_header(n, ds.size, tags, key))
+        f.write(labels.numpy().tobytes())
+        for _, x in _chunks(ds, n, chunk, progress):
+            f.write(x.numpy().tobytes())
     _, start, shape = _read_cache(path)
     return _from(_map_cache(path, start, shape, tags), key)
 
@@ -605,51 +836,81 @@ def _from(faces, key):
     faces.provenance = {"pictures and labels": key[:16]}
     return faces
 
-def provenance(ds # any dataset
-              ): # dict of plain data; empty where it cannot be told
+
+def provenance(
+    ds,  # any dataset
+):  # dict of plain data; empty where it cannot be told
     "What a training notes of its data: cheap also for a large folder, whose files are known by names, sizes and times."
     own = getattr(ds, "provenance", None)
-    if own: return own
+    if own:
+        return own
     known = all(hasattr(ds, k) for k in ("batch", "labels", "tags"))
     return {"pictures and labels": fingerprint(ds)[:16]} if known else {}
 
 # %% ../nbs/01a_datasets.ipynb #5b1c1a03
 class _Relabelled(Dataset):
     "A dataset with other columns of labels; all else is its own."
-    def __init__(self, ds, tags, where): self.ds, self.tags, self.where = ds, tags, where
-    def __len__(self): return len(self.ds)
-    def __getattr__(self, name):
-        if name.startswith("__") or name == "ds": raise AttributeError(name)
-        return getattr(self.ds, name)
-    @property
-    def labels(self): return torch.as_tensor(self.ds.labels)[:, self.where]
-    def batch(self, indices): return (b := self.ds.batch(indices)) | {"labels": b["labels"][:, self.where]}
-    def __getitem__(self, i): return (o := self.ds[i]) | {"labels": o["labels"][self.where]}
 
-def labelled_as(ds, # a dataset with `labels` and `tags`
-                tags # TagSet, all of them among the dataset's
-               ): # the dataset itself where its columns are these already
+    def __init__(self, ds, tags, where):
+        self.ds, self.tags, self.where = ds, tags, where
+
+    def __len__(self):
+        return len(self.ds)
+
+    def __getattr__(self, name):
+        if name.startswith("__") or name == "ds":
+            raise AttributeError(name)
+        return getattr(self.ds, name)
+
+    @property
+    def labels(self):
+        return torch.as_tensor(self.ds.labels)[:, self.where]
+
+    def batch(self, indices):
+        return (b := self.ds.batch(indices)) | {"labels": b["labels"][:, self.where]}
+
+    def __getitem__(self, i):
+        return (o := self.ds[i]) | {"labels": o["labels"][self.where]}
+
+
+def labelled_as(
+    ds,  # a dataset with `labels` and `tags`
+    tags,  # TagSet, all of them among the dataset's
+):  # the dataset itself where its columns are these already
     "A dataset with its labels in the columns of these tags, found by name."
     own = getattr(ds, "tags", tags)
-    if own.alike(tags): return ds
+    if own.alike(tags):
+        return ds
     return _Relabelled(ds, tags, tags.columns(own, "the dataset", "Open it with these tags."))
 
 # %% ../nbs/01a_datasets.ipynb #b11ca6a9
-def region_weights(masks, # (B,C,S,S) bool, one class true at each pixel
-                   power=0.5 # 0: every pixel counts alike; 1: every region does
-                  ): # (B,1,S,S), mean 1 over each picture
+def region_weights(
+    masks,  # (B,C,S,S) bool, one class true at each pixel
+    power=0.5,  # 0: every pixel counts alike; 1: every region does
+):  # (B,1,S,S), mean 1 over each picture
     "Weights of pixels that let small regions count beside large ones."
-    area = masks.float().mean((2, 3), keepdim=True).clamp(min=1e-4)                    # (B,C,1,1)
-    w = (masks * area**-power).amax(1, keepdim=True)                                   # (B,1,S,S)
+    area = masks.float().mean((2, 3), keepdim=True).clamp(min=1e-4)  # (B,C,1,1)
+    w = (masks * area**-power).amax(1, keepdim=True)  # (B,1,S,S)
     return w / w.mean((2, 3), keepdim=True)
 
+
 @patch
-def weigh(self:TensorFaces, source, # the dataset these faces are of, with `masks`
-          power=0.5, # see `region_weights`
-          chunk=256 # faces at once
-         ): # the same TensorFaces
+def weigh(
+    self: TensorFaces,
+    source,  # the dataset these faces are of, with `masks`
+    power=0.5,  # see `region_weights`
+    chunk=256,  # faces at once
+):  # the same TensorFaces
     "Keep a weight of every pixel beside the pictures, by the region it belongs to."
-    if not hasattr(source, "masks"): raise ValueError(f"{getattr(source, 'layout', type(source).__name__)} has no masks to weigh regions by. Allowed: synthfaces, CelebAMask-HQ. Or leave the regions out.")
+    if not hasattr(source, "masks"):
+        raise ValueError(
+            f"{getattr(source, 'layout', type(source).__name__)} has no masks to weigh regions by. Allowed: synthfaces, CelebAMask-HQ. Or leave the regions out."
+        )
     self.regions = check_range("regions", power, *SHARE)
-    self.weights = torch.cat([region_weights(source.masks(range(i, min(i + chunk, len(self)))), power).half() for i in range(0, len(self), chunk)])
+    self.weights = torch.cat(
+        [
+            region_weights(source.masks(range(i, min(i + chunk, len(self)))), power).half()
+            for i in range(0, len(self), chunk)
+        ]
+    )
     return self

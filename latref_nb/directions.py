@@ -26,192 +26,247 @@ from .core import ABOVE, COUNT, SHARE, WEIGHT, WHOLE, Tag, TagSet, check_range, 
 @dataclass
 class EigenFaces:
     "The simplest autoencoder: z is the coordinates along principal components, x_T the image that is left over."
-    mean: Tensor   # (D,) the mean face, D = 3·H·W
+
+    mean: Tensor  # (D,) the mean face, D = 3·H·W
     basis: Tensor  # (D,d) orthonormal components, strongest first
-    size: int      # H = W
+    size: int  # H = W
 
-    def encode(self, x): # (B,3,H,W) → z (B,d)
+    def encode(self, x):  # (B,3,H,W) → z (B,d)
         "Coordinates of the images along the components."
-        return (x.flatten(1) - self.mean) @ self.basis              # (B,D) @ (D,d) → (B,d)
+        return (x.flatten(1) - self.mean) @ self.basis  # (B,D) @ (D,d) → (B,d)
 
-    def invert(self, x, z, num_inference_steps=None): # → (B,3,H,W)
+    def invert(self, x, z, num_inference_steps=None):  # → (B,3,H,W)
         "What z does not hold; no steps are needed."
         return x - self.decode(z)
 
-    def render(self, xT, z, num_inference_steps=None): # → (B,3,H,W) in [-1, 1]
+    def render(self, xT, z, num_inference_steps=None):  # → (B,3,H,W) in [-1, 1]
         "The picture of a code, with the left-over of `invert` (None: without)."
         x = self.decode(z)
         return (x if xT is None else x + xT).clamp(-1, 1)
 
-    def decode(self, z): # (B,d) → (B,3,H,W), not clipped
+    def decode(self, z):  # (B,d) → (B,3,H,W), not clipped
         "The picture of a code alone."
         return (self.mean + z @ self.basis.T).unflatten(1, (3, self.size, self.size))  # (B,D) → (B,3,H,W)
 
 # %% ../nbs/08_directions.ipynb #bd8378cb
-def fit_eigenfaces(images, # (n,3,H,W) in [-1, 1]
-                   n_codes=64, # d, at most n − 1
-                  ): # EigenFaces
+def fit_eigenfaces(
+    images,  # (n,3,H,W) in [-1, 1]
+    n_codes=64,  # d, at most n − 1
+):  # EigenFaces
     "Principal components of images, by the eigenvectors of their Gram matrix."
-    x = images.flatten(1); n = len(x)                               # (n,D)
-    if not 0 < n_codes < n: raise ValueError(f"{n_codes} components asked of {n} images. Allowed: 1 to {n - 1}.")
-    mean = x.mean(0); x = x - mean
-    _, vectors = torch.linalg.eigh((x @ x.T).double())              # (n,n), weakest first
-    basis = x.T @ vectors[:, -n_codes:].flip(1).to(x)               # (D,n) @ (n,d) → (D,d)
+    x = images.flatten(1)
+    n = len(x)  # (n,D)
+    if not 0 < n_codes < n:
+        raise ValueError(f"{n_codes} components asked of {n} images. Allowed: 1 to {n - 1}.")
+    mean = x.mean(0)
+    x = x - mean
+    _, vectors = torch.linalg.eigh((x @ x.T).double())  # (n,n), weakest first
+    basis = x.T @ vectors[:, -n_codes:].flip(1).to(x)  # (D,n) @ (n,d) → (D,d)
     return EigenFaces(mean, basis / basis.norm(dim=0), images.shape[-1])
 
 # %% ../nbs/08_directions.ipynb #ca72a543
-def tag_list(tags # TagSet, or already such a list
-            ): # [{"name", "values", "attributes"}, …]
+def tag_list(
+    tags,  # TagSet, or already such a list
+):  # [{"name", "values", "attributes"}, …]
     "Tags as plain data that keeps their order in a config file."
-    if not isinstance(tags, TagSet): tags = tag_set(tags)
+    if not isinstance(tags, TagSet):
+        tags = tag_set(tags)
     return [dict(name=t.name, values=list(t.values), attributes=list(t.attributes)) for t in tags]
 
-def tag_set(tags # what `tag_list` gave, or a TagSet
-           ): # TagSet
+
+def tag_set(
+    tags,  # what `tag_list` gave, or a TagSet
+):  # TagSet
     "The inverse of `tag_list`."
-    if isinstance(tags, TagSet): return tags
+    if isinstance(tags, TagSet):
+        return tags
     return TagSet(Tag(t["name"], tuple(t["values"]), tuple(t.get("attributes", ()))) for t in tags)
 
 # %% ../nbs/08_directions.ipynb #628a943b
 KINDS = ("linear", "mlp")
 
-def value_head(z_dim, # d
-               n_values, # values of the tag
-               kind="linear", # "linear" or "mlp"
-               hidden=64, # width of the two hidden layers of an "mlp"
-              ): # nn.Module (B,d) → (B,n_values)
+
+def value_head(
+    z_dim,  # d
+    n_values,  # values of the tag
+    kind="linear",  # "linear" or "mlp"
+    hidden=64,  # width of the two hidden layers of an "mlp"
+):  # nn.Module (B,d) → (B,n_values)
     "Logits of one tag's values from a normalised code."
-    if kind not in KINDS: raise ValueError(f"kind {kind!r} came. Allowed: {', '.join(KINDS)}.")
-    if kind == "linear": return nn.Linear(z_dim, n_values)
-    return nn.Sequential(nn.Linear(z_dim, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, n_values))
+    if kind not in KINDS:
+        raise ValueError(f"kind {kind!r} came. Allowed: {', '.join(KINDS)}.")
+    if kind == "linear":
+        return nn.Linear(z_dim, n_values)
+    return nn.Sequential(
+        nn.Linear(z_dim, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, n_values)
+    )
 
 # %% ../nbs/08_directions.ipynb #6e0b22d2
-def check_strengths(strengths # what should be {method: {"Tag=value": strength}}
-                   ): # None, or a ValueError
+def check_strengths(
+    strengths,  # what should be {method: {"Tag=value": strength}}
+):  # None, or a ValueError
     "Refuse strengths of edits that are not finite numbers, and what is no such table."
     rows = strengths.values() if isinstance(strengths, dict) else [strengths]
     numbers = [s for row in rows for s in (row.values() if isinstance(row, dict) else [row])]
     for s in numbers:
         if isinstance(s, bool) or not isinstance(s, (int, float)) or not math.isfinite(s):
-            raise ValueError(f"strengths hold {str(s)[:40]!r}. Needed: {{method: {{'Tag=value': a finite number}}}}, "
-                             f"as set_strengths writes them.")
+            raise ValueError(
+                f"strengths hold {str(s)[:40]!r}. Needed: {{method: {{'Tag=value': a finite number}}}}, "
+                f"as set_strengths writes them."
+            )
+
 
 class ValueClassifier(Network):
     "Reads the value of every tag off a semantic code, by one small head a tag on the normalised code."
+
     @register_to_config
-    def __init__(self, z_dim: int,      # d
-                 tags: list = (),       # TagSet, or `tag_list` of one
-                 kind: str = "linear",  # "linear" or "mlp"
-                 hidden: int = 64,      # width of an "mlp"
-                 strengths: dict = None # {method: {"Tag=value": strength}}, from `calibrate`
-                ):
+    def __init__(
+        self,
+        z_dim: int,  # d
+        tags: list = (),  # TagSet, or `tag_list` of one
+        kind: str = "linear",  # "linear" or "mlp"
+        hidden: int = 64,  # width of an "mlp"
+        strengths: dict = None,  # {method: {"Tag=value": strength}}, from `calibrate`
+    ):
         super().__init__()
         check_strengths(strengths or {})
-        self.tags = tag_set(tags); n = len(self.tags.pairs)
+        self.tags = tag_set(tags)
+        n = len(self.tags.pairs)
         self.register_to_config(tags=tag_list(self.tags), strengths=dict(strengths or {}), _use_default_values=[])
         self.heads = nn.ModuleList(value_head(z_dim, len(t), kind, hidden) for t in self.tags)
-        for name, start in dict(z_mean=torch.zeros(z_dim), z_std=torch.ones(z_dim), u_cov=torch.eye(z_dim), u_means=torch.zeros(n, z_dim)).items():
+        for name, start in dict(
+            z_mean=torch.zeros(z_dim), z_std=torch.ones(z_dim), u_cov=torch.eye(z_dim), u_means=torch.zeros(n, z_dim)
+        ).items():
             self.register_buffer(name, start)
 
-    def forward(self, z): # (B,d) → {tag: (B,n_values)}
+    def forward(self, z):  # (B,d) → {tag: (B,n_values)}
         "Logits of every tag's values."
         return self.logits(self.normalise(z))
 
 # %% ../nbs/08_directions.ipynb #0d50351e
 @patch
-def normalise(self:ValueClassifier, z): # (B,d) → u (B,d)
+def normalise(self: ValueClassifier, z):  # (B,d) → u (B,d)
     "A code in units of its own spread."
     return (z - self.z_mean) / self.z_std
 
+
 @patch
-def denormalise(self:ValueClassifier, u): # (B,d) → z (B,d)
+def denormalise(self: ValueClassifier, u):  # (B,d) → z (B,d)
     "The inverse of `normalise`."
     return u * self.z_std + self.z_mean
 
+
 @patch
-def logits(self:ValueClassifier, u): # normalised code (B,d) → {tag: (B,n_values)}
+def logits(self: ValueClassifier, u):  # normalised code (B,d) → {tag: (B,n_values)}
     "Logits of every tag from a code that is normalised already."
     return {t.name: head(u) for t, head in zip(self.tags, self.heads)}
 
+
 @patch
-def log_probs(self:ValueClassifier, u): # normalised code (B,d) → {tag: (B,n_values)}
+def log_probs(self: ValueClassifier, u):  # normalised code (B,d) → {tag: (B,n_values)}
     "Log-probabilities of every tag's values."
     return {name: out.log_softmax(-1) for name, out in self.logits(u).items()}
 
-@patch
-def predict(self:ValueClassifier, z): # (B,d) → labels (B,n_tags)
-    "The most probable value of every tag."
-    with torch.no_grad(): return torch.stack([out.argmax(-1) for out in self(z).values()], 1)
 
 @patch
-def probabilities(self:ValueClassifier, z): # (B,d) → {tag: (B,n_values)}
+def predict(self: ValueClassifier, z):  # (B,d) → labels (B,n_tags)
+    "The most probable value of every tag."
+    with torch.no_grad():
+        return torch.stack([out.argmax(-1) for out in self(z).values()], 1)
+
+
+@patch
+def probabilities(self: ValueClassifier, z):  # (B,d) → {tag: (B,n_values)}
     "Probabilities of every tag's values."
-    with torch.no_grad(): return {name: out.softmax(-1) for name, out in self(z).items()}
+    with torch.no_grad():
+        return {name: out.softmax(-1) for name, out in self(z).items()}
 
 # %% ../nbs/08_directions.ipynb #5b1c2a02
-def label_reader(net, # a network with `tags` and `predict`, or its `predict`; or any function, which is left as it is
-                 tags, # TagSet
-                 who="the judge", # how a message calls it
-                 mend="Train it on these tags." # what to do where it lacks one of them
-                ): # function → labels (B,n_tags) in the columns of `tags`
+def label_reader(
+    net,  # a network with `tags` and `predict`, or its `predict`; or any function, which is left as it is
+    tags,  # TagSet
+    who="the judge",  # how a message calls it
+    mend="Train it on these tags.",  # what to do where it lacks one of them
+):  # function → labels (B,n_tags) in the columns of `tags`
     "What a network reads, by the names of tags."
     owner = getattr(net, "__self__", net) if getattr(net, "__name__", "predict") == "predict" else None
-    if not (hasattr(owner, "tags") and hasattr(owner, "predict")): return net
+    if not (hasattr(owner, "tags") and hasattr(owner, "predict")):
+        return net
     where = tags.columns(owner.tags, who, mend)
     return lambda x: owner.predict(x)[:, where]
 
 # %% ../nbs/08_directions.ipynb #d1c8a5a9
-def balanced_accuracy(predicted, # (B,) of label numbers
-                      labels, # (B,), -1 where unknown
-                     ): # float in [0, 1]; nan without any known label
+def balanced_accuracy(
+    predicted,  # (B,) of label numbers
+    labels,  # (B,), -1 where unknown
+):  # float in [0, 1]; nan without any known label
     "Mean over the values that occur of the share of their faces predicted right."
     recalls = [(predicted[labels == v] == v).float().mean() for v in labels[labels >= 0].unique()]
     return float(torch.stack(recalls).mean()) if recalls else float("nan")
 
-def probe_accuracy(predicted, # (B,n_tags) label numbers
-                   labels, # (B,n_tags), -1 where unknown
-                   tags, # TagSet
-                  ): # {tag: balanced accuracy}
+
+def probe_accuracy(
+    predicted,  # (B,n_tags) label numbers
+    labels,  # (B,n_tags), -1 where unknown
+    tags,  # TagSet
+):  # {tag: balanced accuracy}
     "Balanced accuracy of every tag."
     return {t.name: balanced_accuracy(predicted[:, i], labels[:, i]) for i, t in enumerate(tags)}
 
 # %% ../nbs/08_directions.ipynb #84f7fb21
-def check_labels(z, # (n,d) codes
-                 labels, # (n,n_tags) label numbers
-                 tags, # TagSet
-                ):
+def check_labels(
+    z,  # (n,d) codes
+    labels,  # (n,n_tags) label numbers
+    tags,  # TagSet
+):
     "Raise a ValueError where codes, labels and tags do not go together, or a value has no face."
     if z.ndim != 2 or labels.shape != (len(z), len(tags)):
-        raise ValueError(f"codes of shape {tuple(z.shape)} and labels of shape {tuple(labels.shape)} came. Needed: (n, d) and (n, {len(tags)}).")
-    if not torch.isfinite(z).all(): raise ValueError("the codes hold NaN or infinite numbers. Look at the encoder that made them.")
+        raise ValueError(
+            f"codes of shape {tuple(z.shape)} and labels of shape {tuple(labels.shape)} came. Needed: (n, d) and (n, {len(tags)})."
+        )
+    if not torch.isfinite(z).all():
+        raise ValueError("the codes hold NaN or infinite numbers. Look at the encoder that made them.")
     for i, t in enumerate(tags):
         missing = [v for k, v in enumerate(t.values) if not (labels[:, i] == k).any()]
-        if missing: raise ValueError(f"{t.name}: no face has the value {', '.join(missing)}. Every value needs some faces, or leave the tag out of the tags.")
+        if missing:
+            raise ValueError(
+                f"{t.name}: no face has the value {', '.join(missing)}. Every value needs some faces, or leave the tag out of the tags."
+            )
+
 
 @patch
-def set_statistics(self:ValueClassifier, z, labels): # (n,d), (n,n_tags)
+def set_statistics(self: ValueClassifier, z, labels):  # (n,d), (n,n_tags)
     "Take mean, spread, covariance and the mean code of every value from codes."
-    self.z_mean.copy_(z.mean(0)); self.z_std.copy_(z.std(0).clamp(min=1e-6))
+    self.z_mean.copy_(z.mean(0))
+    self.z_std.copy_(z.std(0).clamp(min=1e-6))
     u = self.normalise(z)
-    self.u_cov.copy_(u.T @ u / len(u))                              # (d,n) @ (n,d) → (d,d)
-    self.u_means.copy_(torch.stack([u[labels[:, i] == k].mean(0) for i, t in enumerate(self.tags) for k in range(len(t))]))
+    self.u_cov.copy_(u.T @ u / len(u))  # (d,n) @ (n,d) → (d,d)
+    self.u_means.copy_(
+        torch.stack([u[labels[:, i] == k].mean(0) for i, t in enumerate(self.tags) for k in range(len(t))])
+    )
     return self
 
 # %% ../nbs/08_directions.ipynb #4e6ca607
-def value_weights(labels, # (n,n_tags), -1 where unknown
-                  tags, # TagSet
-                 ): # list of (n_values,), mean 1 over the faces
+def value_weights(
+    labels,  # (n,n_tags), -1 where unknown
+    tags,  # TagSet
+):  # list of (n_values,), mean 1 over the faces
     "Weights that make every value of a tag count the same."
-    counts = [torch.stack([(labels[:, i] == k).sum() for k in range(len(t))]).float().clamp(min=1) for i, t in enumerate(tags)]
+    counts = [
+        torch.stack([(labels[:, i] == k).sum() for k in range(len(t))]).float().clamp(min=1) for i, t in enumerate(tags)
+    ]
     return [c.sum() / (len(c) * c) for c in counts]
 
-def head_losses(logits, # {tag: (B,n_values)}
-                labels, # (B,n_tags), -1 where unknown
-                weights=None, # list of (n_values,) from `value_weights`
-               ): # (n_tags,)
+
+def head_losses(
+    logits,  # {tag: (B,n_values)}
+    labels,  # (B,n_tags), -1 where unknown
+    weights=None,  # list of (n_values,) from `value_weights`
+):  # (n_tags,)
     "Cross-entropy of each tag over the faces whose label is known."
     n, names = labels.shape[1], ", ".join(logits)
-    if n != len(logits): raise ValueError(f"{n} columns of labels came for the tags {names}. Give one for each.")
+    if n != len(logits):
+        raise ValueError(f"{n} columns of labels came for the tags {names}. Give one for each.")
     losses = []
     for i, out in enumerate(logits.values()):
         w = None if weights is None else weights[i].to(out)
@@ -220,32 +275,57 @@ def head_losses(logits, # {tag: (B,n_values)}
     return torch.stack(losses)
 
 # %% ../nbs/08_directions.ipynb #a630b909
-def fit_classifiers(z, # (n,d) codes of training faces
-                    labels, # (n,n_tags), -1 where unknown
-                    tags, # TagSet
-                    kind="linear", # "linear" or "mlp"
-                    *, hidden=64, # width of an "mlp"
-                    noise=0., # standard deviation added to the normalised codes in every step
-                    steps=600, batch_size=512, lr=None, # lr None: 0.02 for "linear", 0.003 for "mlp"
-                    weight_decay=.02, val_share=.1, check_every=25, # share held out for early stopping, steps between looks
-                    generator=None, # torch.Generator: the same one gives the same weights
-                   ): # ValueClassifier
+def fit_classifiers(
+    z,  # (n,d) codes of training faces
+    labels,  # (n,n_tags), -1 where unknown
+    tags,  # TagSet
+    kind="linear",  # "linear" or "mlp"
+    *,
+    hidden=64,  # width of an "mlp"
+    noise=0.0,  # standard deviation added to the normalised codes in every step
+    steps=600,
+    batch_size=512,
+    lr=None,  # lr None: 0.02 for "linear", 0.003 for "mlp"
+    weight_decay=0.02,
+    val_share=0.1,
+    check_every=25,  # share held out for early stopping, steps between looks
+    generator=None,  # torch.Generator: the same one gives the same weights
+):  # ValueClassifier
     "Fit one head a tag on normalised codes; each keeps the weights that did best on held-out codes."
     check_labels(z, labels, tags)
-    check_ranges(hidden=(hidden, COUNT), noise=(noise, WEIGHT), steps=(steps, COUNT), batch_size=(batch_size, COUNT),
-                 weight_decay=(weight_decay, WEIGHT), val_share=(val_share, (0, 1, "()")),
-                 check_every=(check_every, COUNT))
-    if lr is not None: check_range("lr", lr, *ABOVE)
+    check_ranges(
+        hidden=(hidden, COUNT),
+        noise=(noise, WEIGHT),
+        steps=(steps, COUNT),
+        batch_size=(batch_size, COUNT),
+        weight_decay=(weight_decay, WEIGHT),
+        val_share=(val_share, (0, 1, "()")),
+        check_every=(check_every, COUNT),
+    )
+    if lr is not None:
+        check_range("lr", lr, *ABOVE)
     z, labels = z.detach().float(), labels.long()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-        model = ValueClassifier(z_dim=z.shape[1], tags=tags, kind=kind, hidden=hidden).to(z.device).set_statistics(z, labels)
+        model = (
+            ValueClassifier(z_dim=z.shape[1], tags=tags, kind=kind, hidden=hidden)
+            .to(z.device)
+            .set_statistics(z, labels)
+        )
     order = torch.randperm(len(z), generator=generator).to(z.device)
     n_val = max(1, int(val_share * len(z)))
     data = model.normalise(z)[order], labels[order]
-    run = _HeadRun(model, [o[n_val:] for o in data], [o[:n_val] for o in data], lr or (.02 if kind == "linear" else .003), weight_decay, steps)
+    run = _HeadRun(
+        model,
+        [o[n_val:] for o in data],
+        [o[:n_val] for o in data],
+        lr or (0.02 if kind == "linear" else 0.003),
+        weight_decay,
+        steps,
+    )
     for step in range(steps):
-        if step % check_every == 0: run.look()
+        if step % check_every == 0:
+            run.look()
         run.step(batch_size, noise, generator)
     run.look()
     return run.best()
@@ -257,72 +337,96 @@ class _HeadRun:
         self.weights = value_weights(train[1], model.tags)
         self.optimizer = torch.optim.AdamW(model.heads.parameters(), lr=lr, weight_decay=weight_decay)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
-        self.lowest = torch.full((len(model.tags),), float("inf")); self.kept = [None] * len(model.tags)
+        self.lowest = torch.full((len(model.tags),), float("inf"))
+        self.kept = [None] * len(model.tags)
 
     def step(self, batch_size, noise, generator):
         u, labels = self.train
         pick = torch.randint(len(u), (min(batch_size, len(u)),), generator=generator).to(u.device)
-        u, labels = u[pick], labels[pick]                           # (b,d), (b,n_tags)
-        if noise: u = u + noise * randn(u.shape, generator=generator, device=u.device, dtype=u.dtype)
+        u, labels = u[pick], labels[pick]  # (b,d), (b,n_tags)
+        if noise:
+            u = u + noise * randn(u.shape, generator=generator, device=u.device, dtype=u.dtype)
         loss = head_losses(self.model.logits(u), labels, self.weights).sum()
-        self.optimizer.zero_grad(); loss.backward(); self.optimizer.step(); self.schedule.step()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.schedule.step()
 
     @torch.no_grad()
     def look(self):
         losses = head_losses(self.model.logits(self.val[0]), self.val[1], self.weights).cpu()
         for i in (losses < self.lowest).nonzero().flatten().tolist():
-            self.lowest[i] = losses[i]; self.kept[i] = {k: o.detach().clone() for k, o in self.model.heads[i].state_dict().items()}
+            self.lowest[i] = losses[i]
+            self.kept[i] = {k: o.detach().clone() for k, o in self.model.heads[i].state_dict().items()}
 
     def best(self):
         for head, kept in zip(self.model.heads, self.kept):
-            if kept is not None: head.load_state_dict(kept)
+            if kept is not None:
+                head.load_state_dict(kept)
         return self.model.eval().requires_grad_(False)
 
 # %% ../nbs/08_directions.ipynb #cb6cba56
 @torch.no_grad()
-def contrast(classifier, # linear ValueClassifier
-             tag, # name
-             value, # what should become more probable
-             source=None, # the value it replaces; None: all other values alike
-            ): # (d,)
+def contrast(
+    classifier,  # linear ValueClassifier
+    tag,  # name
+    value,  # what should become more probable
+    source=None,  # the value it replaces; None: all other values alike
+):  # (d,)
     "Weights of a value minus those of the value(s) it replaces: their product with u is the log-odds, up to a constant."
-    if classifier.config.kind != "linear": raise ValueError(f"a global direction needs a linear classifier; one of kind {classifier.config.kind!r} came. Fit one with kind='linear'.")
-    t = classifier.tags[tag]; v = t.index(value)
+    if classifier.config.kind != "linear":
+        raise ValueError(
+            f"a global direction needs a linear classifier; one of kind {classifier.config.kind!r} came. Fit one with kind='linear'."
+        )
+    t = classifier.tags[tag]
+    v = t.index(value)
     others = [k for k in range(len(t)) if k != v] if source is None else [t.index(source)]
-    weight = classifier.heads[classifier.tags.index(tag)].weight    # (n_values,d)
+    weight = classifier.heads[classifier.tags.index(tag)].weight  # (n_values,d)
     return weight[v] - weight[others].mean(0)
 
-def other_contrasts(classifier, # linear ValueClassifier
-                    tag, # name of the tag to leave out
-                   ): # (m,d)
+
+def other_contrasts(
+    classifier,  # linear ValueClassifier
+    tag,  # name of the tag to leave out
+):  # (m,d)
     "The contrasts of all other tags, one row for each value but the first."
-    rows = [contrast(classifier, t.name, v, t.values[0]) for t in classifier.tags if t.name != tag for v in t.values[1:]]
+    rows = [
+        contrast(classifier, t.name, v, t.values[0]) for t in classifier.tags if t.name != tag for v in t.values[1:]
+    ]
     return torch.stack(rows) if rows else classifier.z_mean.new_zeros(0, len(classifier.z_mean))
 
 # %% ../nbs/08_directions.ipynb #f7671fa6
 METRICS = ("identity", "data", "subspace")
 
-def metric_matrix(classifier, # ValueClassifier
-                  metric="data", # "identity", "data" (Σ) or "subspace" (projection onto Σ's strongest components)
-                  share=.95, # "subspace": share of the variance kept
-                 ): # (d,d)
+
+def metric_matrix(
+    classifier,  # ValueClassifier
+    metric="data",  # "identity", "data" (Σ) or "subspace" (projection onto Σ's strongest components)
+    share=0.95,  # "subspace": share of the variance kept
+):  # (d,d)
     "The matrix M that turns a gradient in normalised code space into a direction."
-    if metric not in METRICS: raise ValueError(f"metric {metric!r} came. Allowed: {', '.join(METRICS)}.")
+    if metric not in METRICS:
+        raise ValueError(f"metric {metric!r} came. Allowed: {', '.join(METRICS)}.")
     check_range("share", share, 0, 1, "(]")
-    if metric == "identity": return torch.eye(len(classifier.u_cov)).to(classifier.u_cov)
-    if metric == "data": return classifier.u_cov
-    values, vectors = torch.linalg.eigh(classifier.u_cov)           # weakest first
-    keep = values.flip(0).cumsum(0) <= share * values.sum()         # strongest first
-    basis = vectors.flip(1)[:, :int(keep.sum()) + 1]                # (d,k)
+    if metric == "identity":
+        return torch.eye(len(classifier.u_cov)).to(classifier.u_cov)
+    if metric == "data":
+        return classifier.u_cov
+    values, vectors = torch.linalg.eigh(classifier.u_cov)  # weakest first
+    keep = values.flip(0).cumsum(0) <= share * values.sum()  # strongest first
+    basis = vectors.flip(1)[:, : int(keep.sum()) + 1]  # (d,k)
     return basis @ basis.T
 
-def global_direction(classifier, # linear ValueClassifier
-                     tag, value, # what should become more probable
-                     source=None, # the value it replaces; None: all other values alike
-                     metric="data", # see `metric_matrix`
-                     conditional=True, # leave the linear log-odds of the other tags alone
-                     share=.95, # for metric "subspace"
-                    ): # (d,) unit vector in normalised code space
+
+def global_direction(
+    classifier,  # linear ValueClassifier
+    tag,
+    value,  # what should become more probable
+    source=None,  # the value it replaces; None: all other values alike
+    metric="data",  # see `metric_matrix`
+    conditional=True,  # leave the linear log-odds of the other tags alone
+    share=0.95,  # for metric "subspace"
+):  # (d,) unit vector in normalised code space
     "The one direction that makes a value more probable for everybody."
     w, M = contrast(classifier, tag, value, source), metric_matrix(classifier, metric, share)
     if conditional and len(W := other_contrasts(classifier, tag)):
@@ -333,58 +437,73 @@ def global_direction(classifier, # linear ValueClassifier
 # %% ../nbs/08_directions.ipynb #016bdc0a
 AIMS = ("shift", "mean")
 
-def value_mean(classifier, # ValueClassifier
-               tag, value, # None: the mean over the tag's values
-              ): # (d,) normalised
+
+def value_mean(
+    classifier,  # ValueClassifier
+    tag,
+    value,  # None: the mean over the tag's values
+):  # (d,) normalised
     "Mean normalised code of the training faces that have a value."
-    start = sum(len(t) for t in list(classifier.tags)[:classifier.tags.index(tag)]); t = classifier.tags[tag]
+    start = sum(len(t) for t in list(classifier.tags)[: classifier.tags.index(tag)])
+    t = classifier.tags[tag]
     return classifier.u_means[start + t.index(value)]
 
-def global_edit(z, # (B,d)
-                classifier, # linear ValueClassifier
-                tag, value, # what the faces should get
-                strength=1., # 1: by the gap between the means of the two groups of faces
-                source=None, # the value the faces have now; None: any other; "read": what the classifier reads, face by face
-                aim="shift", # "shift": the same step for all, "mean": each face to the value's mean
-                **direction, # metric, conditional, share of `global_direction`
-               ): # z_edit (B,d)
+
+def global_edit(
+    z,  # (B,d)
+    classifier,  # linear ValueClassifier
+    tag,
+    value,  # what the faces should get
+    strength=1.0,  # 1: by the gap between the means of the two groups of faces
+    source=None,  # the value the faces have now; None: any other; "read": what the classifier reads, face by face
+    aim="shift",  # "shift": the same step for all, "mean": each face to the value's mean
+    **direction,  # metric, conditional, share of `global_direction`
+):  # z_edit (B,d)
     "Move codes along the global direction of a value."
-    if aim not in AIMS: raise ValueError(f"aim {aim!r} came. Allowed: {', '.join(AIMS)}.")
-    if source == "read": return _edit_by_source(z, classifier, tag, value, strength, aim, **direction)
+    if aim not in AIMS:
+        raise ValueError(f"aim {aim!r} came. Allowed: {', '.join(AIMS)}.")
+    if source == "read":
+        return _edit_by_source(z, classifier, tag, value, strength, aim, **direction)
     a, w = global_direction(classifier, tag, value, source, **direction), contrast(classifier, tag, value, source)
     t, u = classifier.tags[tag], classifier.normalise(z)
     rest = [v for v in t.values if v != value] if source is None else [source]
     here = torch.stack([value_mean(classifier, tag, v) for v in rest]).mean(0) @ w if aim == "shift" else u @ w
-    gap = (value_mean(classifier, tag, value) @ w - here).clamp(min=0)     # () or (B,)
+    gap = (value_mean(classifier, tag, value) @ w - here).clamp(min=0)  # () or (B,)
     return classifier.denormalise(u + strength * (gap / (w @ a)).reshape(-1, 1) * a)
+
 
 def _edit_by_source(z, classifier, tag, value, strength, aim, **direction):
     "`global_edit` with the pair of values that each face is between."
     t, out = classifier.tags[tag], z.clone()
-    read = classifier.predict(z)[:, classifier.tags.index(tag)]         # (B,)
+    read = classifier.predict(z)[:, classifier.tags.index(tag)]  # (B,)
     for k in read.unique().tolist():
         source = None if t.values[k] == value else t.values[k]
         out[read == k] = global_edit(z[read == k], classifier, tag, value, strength, source, aim, **direction)
     return out
 
 # %% ../nbs/08_directions.ipynb #e135a3bc
-def edit_scores(before, # (B,n_tags) a judge's labels of the sources
-                after, # (B,n_tags) its labels of the edited faces
-                tags, # TagSet
-                tag, value, # what was edited
-               ): # (target (B,) bool, others (B,) in [0, 1])
+def edit_scores(
+    before,  # (B,n_tags) a judge's labels of the sources
+    after,  # (B,n_tags) its labels of the edited faces
+    tags,  # TagSet
+    tag,
+    value,  # what was edited
+):  # (target (B,) bool, others (B,) in [0, 1])
     "For each face: did it get the value, and which share of its other tags is read as before."
-    i = tags.index(tag); rest = [k for k in range(len(tags)) if k != i]
-    same = (after == before)[:, rest].float()                       # (B,n_tags-1)
+    i = tags.index(tag)
+    rest = [k for k in range(len(tags)) if k != i]
+    same = (after == before)[:, rest].float()  # (B,n_tags-1)
     return after[:, i] == tags[tag].index(value), same.mean(1) if rest else same.new_ones(len(after))
 
 # %% ../nbs/08_directions.ipynb #55231e81
-def value_gradient(classifier, # ValueClassifier, usually "mlp"
-                   u, # (B,d) normalised codes
-                   tag, value, # what should become more probable
-                   held, # (B,n_tags) the labels to keep
-                   keep=1., # weight of the other tags' log-probabilities
-                  ): # (gradient (B,d), probability of the value (B,))
+def value_gradient(
+    classifier,  # ValueClassifier, usually "mlp"
+    u,  # (B,d) normalised codes
+    tag,
+    value,  # what should become more probable
+    held,  # (B,n_tags) the labels to keep
+    keep=1.0,  # weight of the other tags' log-probabilities
+):  # (gradient (B,d), probability of the value (B,))
     "Gradient of a value's log-probability, with the other tags' as a constraint, at each code."
     i, v = classifier.tags.index(tag), classifier.tags[tag].index(value)
     with torch.enable_grad():
@@ -392,15 +511,21 @@ def value_gradient(classifier, # ValueClassifier, usually "mlp"
         logp = list(classifier.log_probs(u).values())
         goal = logp[i][:, v]
         for k, lp in enumerate(logp):
-            if keep and k != i: goal = goal + keep * lp.gather(1, held[:, k:k + 1])[:, 0]
+            if keep and k != i:
+                goal = goal + keep * lp.gather(1, held[:, k : k + 1])[:, 0]
         return torch.autograd.grad(goal.sum(), u)[0], logp[i][:, v].detach().exp()
 
 # %% ../nbs/08_directions.ipynb #0d7861a2
-def shaken_gradient(classifier, u, tag, value, held, keep=1., noise=0., draws=1, generator=None): # as `value_gradient`
+def shaken_gradient(
+    classifier, u, tag, value, held, keep=1.0, noise=0.0, draws=1, generator=None
+):  # as `value_gradient`
     "`value_gradient` averaged over noisy copies of each code."
-    if not noise: return value_gradient(classifier, u, tag, value, held, keep)
+    if not noise:
+        return value_gradient(classifier, u, tag, value, held, keep)
     B, d = u.shape
-    copies = u[:, None] + noise * randn((B, draws, d), generator=generator, device=u.device, dtype=u.dtype)  # (B,draws,d)
+    copies = u[:, None] + noise * randn(
+        (B, draws, d), generator=generator, device=u.device, dtype=u.dtype
+    )  # (B,draws,d)
     g, p = value_gradient(classifier, copies.flatten(0, 1), tag, value, held.repeat_interleave(draws, 0), keep)
     return g.unflatten(0, (B, draws)).mean(1), p.unflatten(0, (B, draws)).mean(1)  # (B·draws,d) → (B,d)
 
@@ -408,103 +533,146 @@ def shaken_gradient(classifier, u, tag, value, held, keep=1., noise=0., draws=1,
 @dataclass
 class CodePath:
     "An image-specific edit, step by step."
-    z_edit: Tensor         # (B,d) where each walk ended
-    codes: Tensor          # (S+1,B,d) all codes, the start first
-    probabilities: Tensor  # (S+1,B) of the value, by the classifier that leads the walk
-    steps: Tensor          # (B,) steps each image took
 
-def image_specific(z, # (B,d)
-                   classifier, # ValueClassifier, usually "mlp"
-                   tag, value, # what the faces should get
-                   *, confidence=.98, # stop at this probability
-                   step=.25, max_steps=60, # length of a step in normalised space, and how many at most
-                   keep=1., # weight of keeping the other tags
-                   metric="data", share=.95, # see `metric_matrix`
-                   noise=0., draws=8, # average over this many copies shaken by `noise`
-                   held=None, # (B,n_tags) labels to keep; None: what the classifier reads now
-                   generator=None, # torch.Generator, or a list of one for each image
-                  ): # CodePath
+    z_edit: Tensor  # (B,d) where each walk ended
+    codes: Tensor  # (S+1,B,d) all codes, the start first
+    probabilities: Tensor  # (S+1,B) of the value, by the classifier that leads the walk
+    steps: Tensor  # (B,) steps each image took
+
+
+def image_specific(
+    z,  # (B,d)
+    classifier,  # ValueClassifier, usually "mlp"
+    tag,
+    value,  # what the faces should get
+    *,
+    confidence=0.98,  # stop at this probability
+    step=0.25,
+    max_steps=60,  # length of a step in normalised space, and how many at most
+    keep=1.0,  # weight of keeping the other tags
+    metric="data",
+    share=0.95,  # see `metric_matrix`
+    noise=0.0,
+    draws=8,  # average over this many copies shaken by `noise`
+    held=None,  # (B,n_tags) labels to keep; None: what the classifier reads now
+    generator=None,  # torch.Generator, or a list of one for each image
+):  # CodePath
     "Follow the gradient of a value's log-probability at each image's own code until the classifier is convinced."
-    check_ranges(confidence=(confidence, SHARE), step=(step, ABOVE), max_steps=(max_steps, WHOLE), keep=(keep, WEIGHT),
-                 noise=(noise, WEIGHT), draws=(draws, COUNT))
+    check_ranges(
+        confidence=(confidence, SHARE),
+        step=(step, ABOVE),
+        max_steps=(max_steps, WHOLE),
+        keep=(keep, WEIGHT),
+        noise=(noise, WEIGHT),
+        draws=(draws, COUNT),
+    )
     u, M = classifier.normalise(z.detach()), metric_matrix(classifier, metric, share)
     held = classifier.predict(z) if held is None else held
     codes, probs, steps = [u], [], torch.zeros(len(z), dtype=torch.long, device=z.device)
     while True:
         g, p = shaken_gradient(classifier, u, tag, value, held, keep, noise, draws, generator)
-        probs.append(p); walking = p < confidence                   # (B,)
-        if len(codes) > max_steps or not walking.any(): break
+        probs.append(p)
+        walking = p < confidence  # (B,)
+        if len(codes) > max_steps or not walking.any():
+            break
         u = u + step * walking[:, None] * F.normalize(g @ M, dim=-1)
-        steps += walking; codes.append(u)
-    codes = classifier.denormalise(torch.stack(codes))              # (S+1,B,d)
+        steps += walking
+        codes.append(u)
+    codes = classifier.denormalise(torch.stack(codes))  # (S+1,B,d)
     return CodePath(codes[-1], codes, torch.stack(probs), steps)
 
 # %% ../nbs/08_directions.ipynb #756d3eda
 @dataclass
 class Calibration:
     "The strengths that did best on decoded pictures, and all that was tried."
-    strengths: dict                           # {(tag, value): strength}
+
+    strengths: dict  # {(tag, value): strength}
     rows: list = field(default_factory=list)  # {"tag", "value", "strength", "target", "others", "n"} each
 
-    def as_config(self): # {"Tag=value": strength}
+    def as_config(self):  # {"Tag=value": strength}
         "The strengths as plain data for a config."
         given = {f"{tag}={value}": s for (tag, value), s in self.strengths.items()}
         return {pair: check_range(f"strength of {pair}", s, *ABOVE) for pair, s in given.items()}
 
-def calibrate(edit, # (z (b,d), tag, value, strength) → z_edit (b,d)
-              decode, # (z_edit (b,d), which faces (b,)) → images
-              judge, # images → labels (b,n_tags), or a network that knows the tags
-              z, # (n,d) codes of some faces no classifier was trained on
-              before, # (n,n_tags) the judge's labels of these faces
-              tags, # TagSet
-              strengths=(.5, .75, 1., 1.5, 2., 3.), # to try, all above 0
-              n=64, # faces for each (tag, value), at most
-              pairs=None, # the (tag, value) to do; None: all
-             ): # Calibration
+
+def calibrate(
+    edit,  # (z (b,d), tag, value, strength) → z_edit (b,d)
+    decode,  # (z_edit (b,d), which faces (b,)) → images
+    judge,  # images → labels (b,n_tags), or a network that knows the tags
+    z,  # (n,d) codes of some faces no classifier was trained on
+    before,  # (n,n_tags) the judge's labels of these faces
+    tags,  # TagSet
+    strengths=(0.5, 0.75, 1.0, 1.5, 2.0, 3.0),  # to try, all above 0
+    n=64,  # faces for each (tag, value), at most
+    pairs=None,  # the (tag, value) to do; None: all
+):  # Calibration
     "Choose a strength for each (tag, value) by a judge on decoded faces."
     result, judge = Calibration({}), label_reader(judge, tags)
     check_range("n", n, *COUNT)
-    for s in strengths: check_range("strength", s, *ABOVE)
+    for s in strengths:
+        check_range("strength", s, *ABOVE)
     wanted = (len(z), len(tags))
     came = tuple(before.shape)
-    if came != wanted: raise ValueError(f"the judge's labels {came} came; {wanted} are needed for {tags}.")
+    if came != wanted:
+        raise ValueError(f"the judge's labels {came} came; {wanted} are needed for {tags}.")
     for tag, value in pairs or tags.pairs:
         i = (before[:, tags.index(tag)] != tags[tag].index(value)).nonzero().flatten()[:n]
-        if not len(i): raise ValueError(f"all {len(z)} faces have {tag}={value} already. Give faces without it.")
+        if not len(i):
+            raise ValueError(f"all {len(z)} faces have {tag}={value} already. Give faces without it.")
         for s in strengths:
             target, others = edit_scores(before[i], judge(decode(edit(z[i], tag, value, s), i)), tags, tag, value)
-            result.rows.append(dict(tag=tag, value=value, strength=s, target=float(target.float().mean()), others=float(others.mean()), n=len(i)))
-        tried = result.rows[-len(strengths):]
-        result.strengths[tag, value] = max(tried, key=lambda r: (round(r["target"] + r["others"], 6), -abs(math.log(r["strength"]))))["strength"]
+            result.rows.append(
+                dict(
+                    tag=tag,
+                    value=value,
+                    strength=s,
+                    target=float(target.float().mean()),
+                    others=float(others.mean()),
+                    n=len(i),
+                )
+            )
+        tried = result.rows[-len(strengths) :]
+        result.strengths[tag, value] = max(
+            tried, key=lambda r: (round(r["target"] + r["others"], 6), -abs(math.log(r["strength"])))
+        )["strength"]
     return result
 
 # %% ../nbs/08_directions.ipynb #3fe2e508
 METHODS = ("global_direction", "image_specific")
 
-@patch
-def strength(self:ValueClassifier, method, tag, value): # → float
-    "The calibrated strength of an edit, 1 where there is none."
-    return float((self.config.strengths or {}).get(method, {}).get(f"{tag}={value}", 1.))
 
 @patch
-def set_strengths(self:ValueClassifier, method, # one of METHODS
-                  found # Calibration
-                 ):
+def strength(self: ValueClassifier, method, tag, value):  # → float
+    "The calibrated strength of an edit, 1 where there is none."
+    return float((self.config.strengths or {}).get(method, {}).get(f"{tag}={value}", 1.0))
+
+
+@patch
+def set_strengths(
+    self: ValueClassifier,
+    method,  # one of METHODS
+    found,  # Calibration
+):
     "Keep calibrated strengths in the config, and so in the saved classifier."
     self.register_to_config(strengths={**(self.config.strengths or {}), method: found.as_config()})
     return self
 
 # %% ../nbs/08_directions.ipynb #043fd142
-def edit_code(z, # (B,d)
-              tag, value, # what the faces should get
-              method="global_direction", # or "image_specific"
-              *, linear, mlp, # ValueClassifiers
-              gain=1., # 0: untouched, 1: the calibrated strength
-              options=None, # more arguments for `global_edit` or `image_specific`
-              generator=None, # for an image-specific walk with noise
-             ): # z_edit (B,d)
+def edit_code(
+    z,  # (B,d)
+    tag,
+    value,  # what the faces should get
+    method="global_direction",  # or "image_specific"
+    *,
+    linear,
+    mlp,  # ValueClassifiers
+    gain=1.0,  # 0: untouched, 1: the calibrated strength
+    options=None,  # more arguments for `global_edit` or `image_specific`
+    generator=None,  # for an image-specific walk with noise
+):  # z_edit (B,d)
     "Edit codes by either method at its calibrated strength."
-    if method not in METHODS: raise ValueError(f"method {method!r} came. Allowed: {', '.join(METHODS)}.")
+    if method not in METHODS:
+        raise ValueError(f"method {method!r} came. Allowed: {', '.join(METHODS)}.")
     if method == "global_direction":
         return global_edit(z, linear, tag, value, gain * linear.strength(method, tag, value), **(options or {}))
     walk = image_specific(z, mlp, tag, value, generator=generator, **(options or {}))

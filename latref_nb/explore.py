@@ -31,16 +31,30 @@ from PIL import Image
 class Overtaken(Exception):
     "Raised inside a piece of work to give it up for a newer request."
 
+
 class Worker:
     "Does the newest of its requests, away from the event that made it."
-    def __init__(self, work, # generator function of a request: a preview, then better results
-                 show, # called with each result
-                 fail # called with an exception
-                ):
+
+    def __init__(
+        self,
+        work,  # generator function of a request: a preview, then better results
+        show,  # called with each result
+        fail,  # called with an exception
+    ):
         self.work, self.show, self.fail = work, show, fail
-        self.news, self.next, self.busy, self.thread, self.done, self.dropped = threading.Condition(), None, False, None, 0, 0
-    def ask(self, request # anything but None
-           ):
+        self.news, self.next, self.busy, self.thread, self.done, self.dropped = (
+            threading.Condition(),
+            None,
+            False,
+            None,
+            0,
+            0,
+        )
+
+    def ask(
+        self,
+        request,  # anything but None
+    ):
         "Leave a request and return at once; one that still waits is replaced."
         with self.news:
             self.dropped += self.next is not None
@@ -49,38 +63,50 @@ class Worker:
                 self.thread = threading.Thread(target=self._run, daemon=True)
                 self.thread.start()
             self.news.notify_all()
-    def wait(self, seconds=1800): # True when nothing is left to do, False when the time is over
+
+    def wait(self, seconds=1800):  # True when nothing is left to do, False when the time is over
         "Until all is done."
-        with self.news: return self.news.wait_for(lambda: self.next is None and not self.busy, seconds)
+        with self.news:
+            return self.news.wait_for(lambda: self.next is None and not self.busy, seconds)
 
 # %% ../nbs/15_explore.ipynb #abd55553
 @patch
-def _take(self:Worker):
+def _take(self: Worker):
     "The next request, or None after a quiet while: then the thread ends."
     with self.news:
         self.busy = False
         self.news.notify_all()
-        if not self.news.wait_for(lambda: self.next is not None, 5): self.thread = None
+        if not self.news.wait_for(lambda: self.next is not None, 5):
+            self.thread = None
         request, self.next = self.next, None
         self.busy = request is not None
         return request
 
+
 @patch
-def _run(self:Worker):
+def _run(self: Worker):
     while (request := self._take()) is not None:
         try:
             for result in self.work(request):
                 self.show(result)
-                if self.next is not None: break
-            else: self.done += 1
-        except Overtaken: pass
-        except Exception as e: self.fail(e)
+                if self.next is not None:
+                    break
+            else:
+                self.done += 1
+        except Overtaken:
+            pass
+        except Exception as e:
+            self.fail(e)
+
 
 @patch
-def give_way(self:Worker, *_ # whatever a callback is called with
-            ):
+def give_way(
+    self: Worker,
+    *_,  # whatever a callback is called with
+):
     "To be called now and then from long work: ends it when a newer request waits."
-    if self.next is not None: raise Overtaken
+    if self.next is not None:
+        raise Overtaken
 
 # %% ../nbs/15_explore.ipynb #0ca2d8b7
 _JS = """
@@ -152,6 +178,7 @@ _CSS = """
 # %% ../nbs/15_explore.ipynb #a7912aa0
 class ClickPicture(anywidget.AnyWidget):
     "A picture with places that can be chosen by mouse and keyboard."
+
     _esm, _css = _JS, _CSS
     png = T.Bytes(b"", help="the picture").tag(sync=True)
     label = T.Unicode("picture", help="what a screen reader says").tag(sync=True)
@@ -164,13 +191,18 @@ class ClickPicture(anywidget.AnyWidget):
     width = T.Int(192, help="in pixels of the page").tag(sync=True)
     follow = T.Bool(False, help="choose by hovering").tag(sync=True)
     smooth = T.Bool(False, help="for charts: pixels are not shown as squares").tag(sync=True)
-    def show(self, picture # (3,H,W) in [-1, 1], (H,W,3) bytes, or PIL
-            ):
+
+    def show(
+        self,
+        picture,  # (3,H,W) in [-1, 1], (H,W,3) bytes, or PIL
+    ):
         "Put another picture in."
         self.png = png_bytes(picture)
 
-def png_bytes(picture # (3,H,W) in [-1, 1], (H,W,3) bytes, or PIL
-             ): # bytes of a PNG file, quickly made
+
+def png_bytes(
+    picture,  # (3,H,W) in [-1, 1], (H,W,3) bytes, or PIL
+):  # bytes of a PNG file, quickly made
     "A picture as it is sent to the page."
     buf = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(as_pictures(picture)[0])).save(buf, "PNG", compress_level=1)
@@ -180,32 +212,44 @@ def png_bytes(picture # (3,H,W) in [-1, 1], (H,W,3) bytes, or PIL
 @dataclass(eq=False)
 class Face:
     "A face to work on."
-    image: torch.Tensor   # (3,S,S) in [-1, 1]
-    name: str             # "face 7", or the file's name
-    index: int = None     # its number among the shipped faces, where it is one
-    path: str = None      # the file, where it came by path
+
+    image: torch.Tensor  # (3,S,S) in [-1, 1]
+    name: str  # "face 7", or the file's name
+    index: int = None  # its number among the shipped faces, where it is one
+    path: str = None  # the file, where it came by path
+
     def code(self, faces="faces"):
         "How a script gets it."
         return f'{faces}[{self.index}]["image"]' if self.index is not None else repr(self.path or self.name)
 
-def sheet(images, # (n,3,S,S) in [-1, 1]
-          columns # faces in a row
-         ): # (rows·S,columns·S,3) bytes
+
+def sheet(
+    images,  # (n,3,S,S) in [-1, 1]
+    columns,  # faces in a row
+):  # (rows·S,columns·S,3) bytes
     "Faces as one picture."
     n, S = len(images), images.shape[-1]
     empty = torch.ones(-n % columns, 3, S, S)
-    whole = torch.cat([images, empty]).reshape(-1, columns, 3, S, S).permute(2, 0, 3, 1, 4)      # (R·C,3,S,S) -> (3,R,S,C,S)
-    return as_pictures(whole.reshape(3, -1, columns * S))[0]                                     # (3,R·S,C·S)
+    whole = (
+        torch.cat([images, empty]).reshape(-1, columns, 3, S, S).permute(2, 0, 3, 1, 4)
+    )  # (R·C,3,S,S) -> (3,R,S,C,S)
+    return as_pictures(whole.reshape(3, -1, columns * S))[0]  # (3,R·S,C·S)
 
 # %% ../nbs/15_explore.ipynb #275f2d64
 class FaceChooser(W.VBox):
     "Choose a face: a shipped one, an upload, or a file."
+
     face = T.Any(help="the chosen Face")
     message = T.Unicode("", help="what went wrong with the last choice; empty: nothing")
-    def __init__(self, faces, # SynthFaces
-                 numbers, # which of them are offered
-                 title="Face", columns=6, size=64 # heading; faces in a row; pixels of a face that comes from outside
-                ):
+
+    def __init__(
+        self,
+        faces,  # SynthFaces
+        numbers,  # which of them are offered
+        title="Face",
+        columns=6,
+        size=64,  # heading; faces in a row; pixels of a face that comes from outside
+    ):
         self.faces, self.columns, self.size = faces, columns, size
         self.sheet = ClickPicture(width=48 * columns, label=f"{title}: choose one of the faces")
         self.upload = W.FileUpload(accept="image/*", description="upload", layout=W.Layout(width="108px"))
@@ -215,69 +259,97 @@ class FaceChooser(W.VBox):
         layout = W.Layout(width=f"{max(48 * columns, 292) + 8}px", max_width="100%")
         super().__init__([W.HTML(f"<b>{html.escape(title)}</b>"), self.sheet, wrapped, self.words], layout=layout)
         self.sheet.observe(self._clicked, ["row", "column"])
-        self.upload.observe(self._uploaded, "value"); self.path.observe(self._typed, "value")
+        self.upload.observe(self._uploaded, "value")
+        self.path.observe(self._typed, "value")
         self.observe(self._say, ["face", "message"])
         self.offer(numbers)
 
 # %% ../nbs/15_explore.ipynb #f1e5a000
 @patch
-def offer(self:FaceChooser, numbers, # of shipped faces
-          choose=0 # which of these is chosen; None: leave the choice
-         ):
+def offer(
+    self: FaceChooser,
+    numbers,  # of shipped faces
+    choose=0,  # which of these is chosen; None: leave the choice
+):
     "Show these faces."
     self.numbers = list(numbers)
     self.sheet.show(sheet(self.faces.batch(self.numbers)["image"], self.columns))
     with self.sheet.hold_trait_notifications():
         self.sheet.rows, self.sheet.columns = -(-len(self.numbers) // self.columns), self.columns
-    if choose is not None: self.choose(self.numbers[choose])
+    if choose is not None:
+        self.choose(self.numbers[choose])
+
 
 @patch
-def choose(self:FaceChooser, index # number of a shipped face
-          ):
+def choose(
+    self: FaceChooser,
+    index,  # number of a shipped face
+):
     "Choose a shipped face by its number."
     self.message = ""
     self.face = Face(self.faces[index]["image"], f"face {index}", index)
     at = self.numbers.index(index) if index in self.numbers else -1
-    with self.sheet.hold_trait_notifications(): self.sheet.row, self.sheet.column = divmod(at, self.columns) if at >= 0 else (-1, -1)
+    with self.sheet.hold_trait_notifications():
+        self.sheet.row, self.sheet.column = divmod(at, self.columns) if at >= 0 else (-1, -1)
 
 # %% ../nbs/15_explore.ipynb #3071ab2b
 @patch
-def _clicked(self:FaceChooser, change):
+def _clicked(self: FaceChooser, change):
     i = self.sheet.row * self.columns + self.sheet.column
-    if self.sheet.row < 0 or i >= len(self.numbers): return
-    if self.face is None or self.face.index != self.numbers[i]: self.choose(self.numbers[i])
+    if self.sheet.row < 0 or i >= len(self.numbers):
+        return
+    if self.face is None or self.face.index != self.numbers[i]:
+        self.choose(self.numbers[i])
+
 
 def _opened(source):
     "Bytes of a file as PIL, a path as it is."
-    if not isinstance(source, bytes): return source
-    try: return Image.open(io.BytesIO(source))
-    except (OSError, Image.DecompressionBombError): raise ImageError("no picture that can be read. Give a PNG, JPEG or WebP file.") from None
+    if not isinstance(source, bytes):
+        return source
+    try:
+        return Image.open(io.BytesIO(source))
+    except (OSError, Image.DecompressionBombError):
+        raise ImageError("no picture that can be read. Give a PNG, JPEG or WebP file.") from None
+
 
 @patch
-def read(self:FaceChooser, source, # path, or bytes of a file
-         name # what to call it
-        ): # True where it could be read
+def read(
+    self: FaceChooser,
+    source,  # path, or bytes of a file
+    name,  # what to call it
+):  # True where it could be read
     "Take a picture from outside; what is wrong with it stands in `message`."
-    try: face = Face(load_image(_opened(source), self.size), name, path=None if isinstance(source, bytes) else str(source))
+    try:
+        face = Face(
+            load_image(_opened(source), self.size), name, path=None if isinstance(source, bytes) else str(source)
+        )
     except (ImageError, OSError) as e:
         self.message = str(e) if name in str(e) else f"{name}: {e}"
         return False
     self.message, self.face = "", face
-    with self.sheet.hold_trait_notifications(): self.sheet.row = self.sheet.column = -1
+    with self.sheet.hold_trait_notifications():
+        self.sheet.row = self.sheet.column = -1
     return True
 
-@patch
-def _uploaded(self:FaceChooser, change):
-    for f in change["new"]: self.read(bytes(f["content"]), f["name"])
 
 @patch
-def _typed(self:FaceChooser, change):
-    if change["new"].strip(): self.read(Path(change["new"].strip()), Path(change["new"].strip()).name)
+def _uploaded(self: FaceChooser, change):
+    for f in change["new"]:
+        self.read(bytes(f["content"]), f["name"])
+
 
 @patch
-def _say(self:FaceChooser, change):
+def _typed(self: FaceChooser, change):
+    if change["new"].strip():
+        self.read(Path(change["new"].strip()), Path(change["new"].strip()).name)
+
+
+@patch
+def _say(self: FaceChooser, change):
     bad = f'<span style="color:#8a3a00"><b>Not taken:</b> {html.escape(self.message)}</span>' if self.message else ""
-    self.words.value = f'<div role="status" style="line-height:1.3">{bad or "chosen: " + html.escape(self.face.name)}</div>'
+    self.words.value = (
+        f'<div role="status" style="line-height:1.3">{bad or "chosen: " + html.escape(self.face.name)}</div>'
+    )
 
 # %% ../nbs/15_explore.ipynb #f1e5a002
 _SAVE_JS = """
@@ -307,20 +379,28 @@ export default { render };
 # %% ../nbs/15_explore.ipynb #f1e5a003
 class Downloads(anywidget.AnyWidget):
     "Buttons that save files through the browser."
+
     _esm, _css = _SAVE_JS, _CSS
     kinds = T.List(T.Unicode(), help="words on the buttons").tag(sync=True)
-    def __init__(self, kinds, # words on the buttons
-                 make, # function of such a word: the file's name and its bytes
-                 fail # called with an exception
-                ):
+
+    def __init__(
+        self,
+        kinds,  # words on the buttons
+        make,  # function of such a word: the file's name and its bytes
+        fail,  # called with an exception
+    ):
         self.make, self.fail = make, fail
         super().__init__(kinds=list(kinds))
         self.on_msg(lambda _, content, buffers: self.hand_over(**content))
-    def hand_over(self, kind, # one of `kinds`
-                  view="" # which view of the page asked
-                 ):
+
+    def hand_over(
+        self,
+        kind,  # one of `kinds`
+        view="",  # which view of the page asked
+    ):
         "Send a file to the page; what goes wrong is told to `fail`."
-        try: name, data = self.make(kind)
+        try:
+            name, data = self.make(kind)
         except Exception as e:
             self.fail(e)
             return self.send({"kind": kind, "view": view})
@@ -329,54 +409,73 @@ class Downloads(anywidget.AnyWidget):
 # %% ../nbs/15_explore.ipynb #a8cc1613
 _NOTE = '<div class="latref-note"><i>If the widget below does not answer the mouse, run this cell.</i></div>'
 
+
 class Live:
     "What a widget shows beside its view: a still picture, and a line that stays when nothing stands behind it any more."
+
     def _ipython_display_(self):
         from IPython.display import HTML, display
+
         display(HTML(_NOTE))
         display(self._repr_mimebundle_(), raw=True)
+
     def _repr_mimebundle_(self, **kwargs):
         bundle = super()._repr_mimebundle_(**kwargs)
-        try: return (bundle or {}) | self.still()._repr_mimebundle_()
-        except (ValueError, TimeoutError): return bundle
+        try:
+            return (bundle or {}) | self.still()._repr_mimebundle_()
+        except (ValueError, TimeoutError):
+            return bundle
 
 # %% ../nbs/15_explore.ipynb #f1e5a006
 class Explorer(Live, W.VBox):
     "A widget whose pictures are made by a worker."
-    stem, takes, main = "state", ("strip", "page"), None     # name of its files; which it gives; the picture to save
-    def __init__(self, children, # widgets, from top to bottom
-                 legend="" # how to read the colours, in words
-                ):
+
+    stem, takes, main = "state", ("strip", "page"), None  # name of its files; which it gives; the picture to save
+
+    def __init__(
+        self,
+        children,  # widgets, from top to bottom
+        legend="",  # how to read the colours, in words
+    ):
         self.status, self.result, self.held = W.HTML(), None, getattr(self, "held", 0)
         self.worker = Worker(self.work, self.shown, self.fail)
         self.downloads = Downloads(self.takes, self.take, self.fail)
         grey = f'<div style="color:#555;line-height:1.3">{legend}</div>'
         super().__init__([*children, self.status, self.downloads, W.HTML(grey)], layout=W.Layout(overflow="visible"))
         self.add_class("latref-explorer")
-    def fail(self, error): # an exception
+
+    def fail(self, error):  # an exception
         "Say what went wrong."
         self.say(str(error) or type(error).__name__, bad=True)
+
     def refresh(self, change=None):
         "Ask for the present state."
-        if not self.held: self.worker.ask(self.request())
-    def wait(self, seconds=1800): # the widget
+        if not self.held:
+            self.worker.ask(self.request())
+
+    def wait(self, seconds=1800):  # the widget
         "Until the newest state is shown in full."
-        if not self.worker.wait(seconds): raise TimeoutError(f"not ready after {seconds} s; wait longer with wait(seconds)")
+        if not self.worker.wait(seconds):
+            raise TimeoutError(f"not ready after {seconds} s; wait longer with wait(seconds)")
         return self
+
     @contextmanager
     def quiet(self):
         "Changes in the block ask for one picture, at its end."
         self.held += 1
-        try: yield
-        finally: self.held -= 1
+        try:
+            yield
+        finally:
+            self.held -= 1
         self.refresh()
 
 # %% ../nbs/15_explore.ipynb #f1e5a007
 @patch
-def say(self:Explorer, words, bad=False): # what to say; whether it is an error
+def say(self: Explorer, words, bad=False):  # what to say; whether it is an error
     "One line under the pictures; a face that the model does not know is warned of."
     bench = getattr(self, "benches", {}).get(id(self.chooser.face)) if hasattr(self, "chooser") else None
-    if bench is not None and bench.strange and not bad: words = f"{words.strip()} {bench.strange}"
+    if bench is not None and bench.strange and not bad:
+        words = f"{words.strip()} {bench.strange}"
     self.words, self.bad = words, bad
     mark, colour = ("<b>This did not work:</b> ", "#8a3a00") if bad else ("", "#222")
     line = f"{mark}{html.escape(words)}"
@@ -384,82 +483,115 @@ def say(self:Explorer, words, bad=False): # what to say; whether it is an error
 
 # %% ../nbs/15_explore.ipynb #f1e5a008
 @patch
-def save(self:Explorer, text, path): # the path, or the text
+def save(self: Explorer, text, path):  # the path, or the text
     "Write a page, and give its path; without a path, give the text."
-    if path is None: return text
-    with atomic_write(path) as tmp: Path(tmp).write_text(text, encoding="utf-8")
+    if path is None:
+        return text
+    with atomic_write(path) as tmp:
+        Path(tmp).write_text(text, encoding="utf-8")
     return Path(path)
 
+
 @patch
-def take(self:Explorer, kind # one of `takes`
-        ): # (name of the file, its bytes)
+def take(
+    self: Explorer,
+    kind,  # one of `takes`
+):  # (name of the file, its bytes)
     "The present state as a file."
     self.wait()
-    if kind == "picture": return f"{self.stem}.png", self.main.png
-    if kind == "strip": return f"{self.stem}_strip.png", figure_png(self.still())
-    if kind == "code": return f"{self.stem}.py", f"{self.code()}\n".encode()
+    if kind == "picture":
+        return f"{self.stem}.png", self.main.png
+    if kind == "strip":
+        return f"{self.stem}_strip.png", figure_png(self.still())
+    if kind == "code":
+        return f"{self.stem}.py", f"{self.code()}\n".encode()
     return f"{self.stem}.html", self.to_html().encode()
 
 # %% ../nbs/15_explore.ipynb #f1e5a009
-def titled(title, widget # words, or a widget that holds them; any widget
-          ): # VBox
+def titled(
+    title,
+    widget,  # words, or a widget that holds them; any widget
+):  # VBox
     "A widget with its name over it."
     mark = '<b style="white-space:nowrap;line-height:1.4">'
-    if isinstance(title, str): title = W.HTML(f"{mark}{html.escape(title)}</b>")
+    if isinstance(title, str):
+        title = W.HTML(f"{mark}{html.escape(title)}</b>")
     return W.VBox([title, widget], layout=W.Layout(margin="0 6px 0 0", overflow="visible"))
 
-def labelled(words, widget, width=60): # words; a widget without a description of its own; pixels → HBox
+
+def labelled(words, widget, width=60):  # words; a widget without a description of its own; pixels → HBox
     "A label on the left, as that of a menu."
     return W.HBox([W.HTML(f'<div style="width:{width}px;text-align:right">{html.escape(words)}</div>'), widget])
 
-def menu(words, options=("",), width=200, label=60): # words; what is offered; pixels; pixels of the words → Dropdown
+
+def menu(words, options=("",), width=200, label=60):  # words; what is offered; pixels; pixels of the words → Dropdown
     "A menu with its name on the left."
     style, layout = {"description_width": f"{label}px"}, W.Layout(width=f"{width}px")
     return W.Dropdown(options=options, description=words, style=style, layout=layout)
 
-def wrapped(*widgets): # HBox
+
+def wrapped(*widgets):  # HBox
     "Side by side, on the next line where the page is too narrow."
     return W.HBox(widgets, layout=W.Layout(flex_flow="row wrap"))
 
-def pictured(**named): # name=picture → HBox
+
+def pictured(**named):  # name=picture → HBox
     "Pictures to compare, each under its name; two in a row on a narrow page."
     return wrapped(*[titled(n, p) for n, p in named.items()]).add_class("latref-row")
 
-def columns(left, right): # lists of widgets → HBox
+
+def columns(left, right):  # lists of widgets → HBox
     "What is chosen on the left, what it does on the right; one below the other where the page is narrow."
     side = W.VBox(left, layout=W.Layout(flex="0 1 304px", max_width="100%", overflow="visible"))
     wide = W.VBox(right, layout=W.Layout(flex="1 1 420px", min_width="0", overflow="visible"))
     return wrapped(side, wide)
 
 # %% ../nbs/15_explore.ipynb #f1e5a00a
-def page(pictures, # list of images, one a state
-         titles, # words for each
-         size=512 # pixels about as wide as they are shown
-        ): # str
+def page(
+    pictures,  # list of images, one a state
+    titles,  # words for each
+    size=512,  # pixels about as wide as they are shown
+):  # str
     "A self-contained page that shows states one after the other, with a slider, the arrow keys and a play button."
     return FramePlayer(pictures, titles, interval=600, size=size).to_html(page=True, colors=200)
 
 # %% ../nbs/15_explore.ipynb #7e7cb711
-GUIDANCES = {"reference": "reference", "noise": "seed", "global direction": "global_direction",
-             "image-specific direction": "image_specific"}   # in words → what the pipeline calls it
+GUIDANCES = {
+    "reference": "reference",
+    "noise": "seed",
+    "global direction": "global_direction",
+    "image-specific direction": "image_specific",
+}  # in words → what the pipeline calls it
 
-def guidances(pipe # LatRefPipeline
-             ): # list of words, the first the best
+
+def guidances(
+    pipe,  # LatRefPipeline
+):  # list of words, the first the best
     "Ways to edit for which this checkpoint has the networks."
     has = set(pipe.parts)
-    need = {"reference": {"modulation", "extractor"}, "noise": {"modulation", "mapper"}, "global direction": {"linear"}, "image-specific direction": {"mlp"}}
+    need = {
+        "reference": {"modulation", "extractor"},
+        "noise": {"modulation", "mapper"},
+        "global direction": {"linear"},
+        "image-specific direction": {"mlp"},
+    }
     return [g for g in GUIDANCES if need[g] <= has]
 
-def without_styles(pipe # LatRefPipeline
-                  ): # str, empty where nothing is missing
+
+def without_styles(
+    pipe,  # LatRefPipeline
+):  # str, empty where nothing is missing
     "What to say of a checkpoint that can only follow directions."
-    if {"reference", "noise"} & set(guidances(pipe)): return ""
+    if {"reference", "noise"} & set(guidances(pipe)):
+        return ""
     return " <b>This checkpoint has no style networks</b>, so editing by reference or by noise is not offered; <code>latref_train styles</code> trains them."
 
-def walk_noise(pipe, # LatRefPipeline with a mapper
-               seed, # from this seed's noise
-               walk # to that of the next: 0 to 1
-              ): # ξ (1,n,d)
+
+def walk_noise(
+    pipe,  # LatRefPipeline with a mapper
+    seed,  # from this seed's noise
+    walk,  # to that of the next: 0 to 1
+):  # ξ (1,n,d)
     "Noise on the way from one seed to the next."
     a, b = (pipe.mapper.draw_noise(1, make_generator([s])) for s in (seed, seed + 1))
     angle = torch.tensor(walk * torch.pi / 2)
@@ -469,105 +601,163 @@ def walk_noise(pipe, # LatRefPipeline with a mapper
 @dataclass(frozen=True, eq=False)
 class Wish:
     "An edit as the widgets hold it."
+
     tag: str
     value: str
-    guidance: str          # a key of GUIDANCES
+    guidance: str  # a key of GUIDANCES
     gain: float = 1.0
-    seed: int = 0          # of noise
-    walk: float = 0.0      # from this seed's noise to the next
+    seed: int = 0  # of noise
+    walk: float = 0.0  # from this seed's noise to the next
     reference: Face = None
+
     def __str__(self):
-        how = {"reference": f" like {self.reference and self.reference.name}", "noise": f" by noise {self.seed + self.walk:g}"}.get(self.guidance, f" by {self.guidance}")
+        how = {
+            "reference": f" like {self.reference and self.reference.name}",
+            "noise": f" by noise {self.seed + self.walk:g}",
+        }.get(self.guidance, f" by {self.guidance}")
         return f"{self.tag} {self.value}, {how.strip()}, gain {self.gain:g}"
-    def edit(self, pipe, x): # LatRefPipeline, (1,3,S,S) → Edit
+
+    def edit(self, pipe, x):  # LatRefPipeline, (1,3,S,S) → Edit
         "As the pipeline takes it."
-        if self.guidance == "reference": return Edit(self.tag, self.value, reference=self.reference.image, gain=self.gain)
-        if self.guidance != "noise": return Edit(self.tag, self.value, method=GUIDANCES[self.guidance], gain=self.gain)
-        if not self.walk: return Edit(self.tag, self.value, seed=self.seed, gain=self.gain)
-        return Edit(self.tag, self.value, style=pipe.latent_style(x, self.tag, self.value, noise=walk_noise(pipe, self.seed, self.walk)), gain=self.gain)
+        if self.guidance == "reference":
+            return Edit(self.tag, self.value, reference=self.reference.image, gain=self.gain)
+        if self.guidance != "noise":
+            return Edit(self.tag, self.value, method=GUIDANCES[self.guidance], gain=self.gain)
+        if not self.walk:
+            return Edit(self.tag, self.value, seed=self.seed, gain=self.gain)
+        return Edit(
+            self.tag,
+            self.value,
+            style=pipe.latent_style(x, self.tag, self.value, noise=walk_noise(pipe, self.seed, self.walk)),
+            gain=self.gain,
+        )
+
     def code(self):
         "The same as a line of Python."
-        how = f"reference={self.reference and self.reference.code()}" if self.guidance == "reference" else f'method="{GUIDANCES[self.guidance]}"' if self.guidance != "noise" else f"seed={self.seed}"
-        if self.walk and self.guidance == "noise": how = f'style=pipe.latent_style(face, "{self.tag}", "{self.value}", noise=walk_noise(pipe, {self.seed}, {self.walk:g}))'
+        how = (
+            f"reference={self.reference and self.reference.code()}"
+            if self.guidance == "reference"
+            else f'method="{GUIDANCES[self.guidance]}"'
+            if self.guidance != "noise"
+            else f"seed={self.seed}"
+        )
+        if self.walk and self.guidance == "noise":
+            how = f'style=pipe.latent_style(face, "{self.tag}", "{self.value}", noise=walk_noise(pipe, {self.seed}, {self.walk:g}))'
         return f'Edit("{self.tag}", "{self.value}", {how}, gain={self.gain:g})'
 
 # %% ../nbs/15_explore.ipynb #5f186665
-def true_face(faces, # SynthFaces
-              index, # number of the face
-              wishes # of Wish, in order
-             ): # (3,S,S) in [-1, 1], or None where a reference is no shipped face
+def true_face(
+    faces,  # SynthFaces
+    index,  # number of the face
+    wishes,  # of Wish, in order
+):  # (3,S,S) in [-1, 1], or None where a reference is no shipped face
     "The face with its tags as wished, drawn and not edited."
     f = faces.factors(index)
     for w in wishes:
         given = w.reference.index if w.guidance == "reference" else None
-        if w.guidance == "reference" and given is None: return None
+        if w.guidance == "reference" and given is None:
+            return None
         new = faces.edited(index, w.tag, w.value, style_from=given)
         column = CELEBA_TAGS.index(w.tag)
-        f.labels[:, column] = new.labels[:, column]; f.style[w.tag] = new.style[w.tag]
+        f.labels[:, column] = new.labels[:, column]
+        f.style[w.tag] = new.style[w.tag]
     return render_faces(f, faces.size)[0]
 
 # %% ../nbs/15_explore.ipynb #43d55b21
 class Bench:
     "A face on the bench: all of it that does not depend on the edit, made once."
-    def __init__(self, pipe, face, steps): # LatRefPipeline, Face, (few, many)
+
+    def __init__(self, pipe, face, steps):  # LatRefPipeline, Face, (few, many)
         self.pipe, self.face, self.steps, self.strange = pipe, face, steps, ""
-        self.x = pipe.load_images(face.image)                                                # (1,3,S,S)
+        self.x = pipe.load_images(face.image)  # (1,3,S,S)
         self.z, self.feats, self.noise, self.edits = pipe.encode(self.x), pipe.features(self.x), {}, []
+
     def x_T(self, n):
-        if n not in self.noise: self.noise[n] = self.pipe.invert(self.x, self.z, n)
+        if n not in self.noise:
+            self.noise[n] = self.pipe.invert(self.x, self.z, n)
         return self.noise[n]
-    def code(self, wishes): # z after the wishes (1,d), which stand in `edits`; what the pipeline warns of stands in `warned`
+
+    def code(
+        self, wishes
+    ):  # z after the wishes (1,d), which stand in `edits`; what the pipeline warns of stands in `warned`
         with warnings.catch_warnings(record=True) as found:
             warnings.simplefilter("always")
-            self.edits = [w.edit(self.pipe, self.x) for w in wishes]; z = self.pipe.edit(self.z, self.edits, feats=self.feats, x=self.x)
+            self.edits = [w.edit(self.pipe, self.x) for w in wishes]
+            z = self.pipe.edit(self.z, self.edits, feats=self.feats, x=self.x)
         self.warned = " ".join(str(w.message) for w in found)
         return z
-    def kept(self, y, z, edits=None): # rendered (1,3,S,S) under z (1,d); list of Edit, None: the last ones → (3,S,S), as the pipeline's call gives it
+
+    def kept(
+        self, y, z, edits=None
+    ):  # rendered (1,3,S,S) under z (1,d); list of Edit, None: the last ones → (3,S,S), as the pipeline's call gives it
         m = self.pipe.keep_mask(self.z, z, self.edits if edits is None else edits)
         return y[0] if m is None else torch.lerp(self.x, y, m)[0]
-    def render(self, z, n, edits=None, **how): return self.kept(self.pipe.render(self.x_T(n), z, n, **how), z, edits)   # (3,S,S)
-    def wear(self, tag, value, code, n): # StyleCode → (3,S,S)
+
+    def render(self, z, n, edits=None, **how):
+        return self.kept(self.pipe.render(self.x_T(n), z, n, **how), z, edits)  # (3,S,S)
+
+    def wear(self, tag, value, code, n):  # StyleCode → (3,S,S)
         edits = [Edit(tag, value, style=code)]
         return self.render(self.pipe.edit(self.z, edits, feats=self.feats, x=self.x), n, edits)
 
-def bench_of(explorer, face): # Explorer with pipe, steps, benches; Face → Bench
+
+def bench_of(explorer, face):  # Explorer with pipe, steps, benches; Face → Bench
     "A face's bench; the last few are kept."
     benches = explorer.benches
     if id(face) not in benches:
-        while len(benches) >= 8: benches.pop(next(iter(benches)))
+        while len(benches) >= 8:
+            benches.pop(next(iter(benches)))
         benches[id(face)] = bench = Bench(explorer.pipe, face, explorer.steps)
-        if face.index is None: bench.strange = strangeness(bench.feats, known_features(explorer), face.name)
+        if face.index is None:
+            bench.strange = strangeness(bench.feats, known_features(explorer), face.name)
     return benches[id(face)]
 
-def known_features(explorer, n=72): # Explorer → F (n,C,4,4)
+
+def known_features(explorer, n=72):  # Explorer → F (n,C,4,4)
     "Features of faces that are surely faces, made once."
-    if not hasattr(explorer, "known"): explorer.known = explorer.pipe.features(explorer.faces.batch(range(min(n, len(explorer.faces))))["image"])
+    if not hasattr(explorer, "known"):
+        explorer.known = explorer.pipe.features(explorer.faces.batch(range(min(n, len(explorer.faces))))["image"])
     return explorer.known
 
-def having(faces, tag, value, n=12): # SynthFaces, … → list of numbers
+
+def having(faces, tag, value, n=12):  # SynthFaces, … → list of numbers
     "The first faces with a value."
     return (faces.labels[:, faces.tags.index(tag)] == faces.tags[tag].index(value)).nonzero().flatten()[:n].tolist()
 
 # %% ../nbs/15_explore.ipynb #21a1574d
-def strangeness(feats, # F (1,C,4,4) of a picture
-                known, # F (n,C,4,4) of faces
-                name="this picture", limit=1.1 # in multiples of the strangest known face
-               ): # str, empty for what looks like the others
+def strangeness(
+    feats,  # F (1,C,4,4) of a picture
+    known,  # F (n,C,4,4) of faces
+    name="this picture",
+    limit=1.1,  # in multiples of the strangest known face
+):  # str, empty for what looks like the others
     "Words for a picture that the model takes for no face."
-    half = len(known) * 2 // 3; mean, spread = known[:half].mean(0), known[:half].std(0).clamp_min(1e-4)
-    far = lambda f: ((f - mean) / spread).pow(2).mean((1, 2, 3)).sqrt()                      # (B,C,4,4) -> (B,)
+    half = len(known) * 2 // 3
+    mean, spread = known[:half].mean(0), known[:half].std(0).clamp_min(1e-4)
+    far = lambda f: ((f - mean) / spread).pow(2).mean((1, 2, 3)).sqrt()  # (B,C,4,4) -> (B,)
     ratio = float(far(feats)[0] / far(known[half:]).max())
-    return f"{name} does not look like the faces this model knows ({ratio:.1f} times as far out as the strangest of them): the edit may mean nothing." if ratio > limit else ""
+    return (
+        f"{name} does not look like the faces this model knows ({ratio:.1f} times as far out as the strangest of them): the edit may mean nothing."
+        if ratio > limit
+        else ""
+    )
 
 # %% ../nbs/15_explore.ipynb #f1e5a011
 class TagExplorer(Explorer):
     "An explorer of one face and one value of a tag, with references that have the value."
+
     tag = T.Unicode(help="name of the tag")
     value = T.Unicode(help="its wished value")
     moves_on = True  # another face or tag: wish for a value that the face lacks
-    def begin(self, pipe, faces, numbers, steps, # LatRefPipeline; SynthFaces or None; which are offered; of rendering
-              title="Reference: a face that has it" # over the second chooser
-             ):
+
+    def begin(
+        self,
+        pipe,
+        faces,
+        numbers,
+        steps,  # LatRefPipeline; SynthFaces or None; which are offered; of rendering
+        title="Reference: a face that has it",  # over the second chooser
+    ):
         "Choosers and menus, before the widget is put together."
         self.pipe, self.steps, self.benches, self.held = pipe, steps, {}, 0
         self.faces = faces or SynthFaces(500, pipe.size, seed=2000)
@@ -575,64 +765,80 @@ class TagExplorer(Explorer):
         self.references = FaceChooser(self.faces, list(numbers)[:6], title, size=pipe.size)
         self.tags, self.values, self.has = menu("tag", pipe.tags.names), menu("value"), W.HTML()
         self.wished = wrapped(self.tags, self.values, self.has)
-    def tag_is_new(self): "What else another tag changes."
-    def value_is_new(self): "What else another tag or value changes."
+
+    def tag_is_new(self):
+        "What else another tag changes."
+
+    def value_is_new(self):
+        "What else another tag or value changes."
 
 # %% ../nbs/15_explore.ipynb #f1e5a012
 @patch
-def has_now(self:TagExplorer): # a value of the tag, or None where nothing tells
+def has_now(self: TagExplorer):  # a value of the tag, or None where nothing tells
     "What the chosen face has: by its labels, or for an upload as the classifier reads it."
     face, values = self.chooser.face, self.pipe.tags[self.tag].values
-    if face.index is not None: return values[int(self.faces.labels[face.index, self.faces.tags.index(self.tag)])]
+    if face.index is not None:
+        return values[int(self.faces.labels[face.index, self.faces.tags.index(self.tag)])]
     read = self.pipe.read(bench_of(self, face).z)
     return None if read is None else values[int(read[self.tag][0].argmax())]
 
+
 @patch
-def lacked(self:TagExplorer): # a value of the tag
+def lacked(self: TagExplorer):  # a value of the tag
     "The last value that the face does not have."
     now = self.has_now()
     return [v for v in self.pipe.tags[self.tag].values if v != now][-1]
 
+
 @patch
-def say_has(self:TagExplorer):
+def say_has(self: TagExplorer):
     "Beside the menus: what the face has, before anything is wished."
     now, name = self.has_now(), html.escape(self.chooser.face.name)
     known = "" if now is None else f"{name} has now: <b>{now}</b>"
-    if known and self.chooser.face.index is None: known += " (read by the classifier)"
+    if known and self.chooser.face.index is None:
+        known += " (read by the classifier)"
     already = ' <span style="color:#8a3a00">It has this value already: choose another to see a change.</span>'
     self.has.value = f'<div style="line-height:1.3">{known}{already if now == self.value else ""}</div>'
 
 # %% ../nbs/15_explore.ipynb #f1e5a013
 @patch
-def _new_tag(self:TagExplorer, change=None):
+def _new_tag(self: TagExplorer, change=None):
     "Another tag: a value of it that the face lacks, and the gain back at 1."
     with self.quiet():
         self.values.options = list(self.pipe.tags[self.tag].values)
         self.value = self.lacked()
-        if self.has_trait("gain"): self.gain = 1.0
+        if self.has_trait("gain"):
+            self.gain = 1.0
         self.tag_is_new()
         self._new_value()
 
+
 @patch
-def _new_value(self:TagExplorer, change=None):
+def _new_value(self: TagExplorer, change=None):
     "Offer references that have the value; changes made quietly call this themselves."
-    if change and self.held: return
+    if change and self.held:
+        return
     self.references.offer(having(self.faces, self.tag, self.value))
     self.value_is_new()
     self.say_has()
 
+
 @patch
-def _new_face(self:TagExplorer, change=None):
+def _new_face(self: TagExplorer, change=None):
     "Another face: not a wish for what it has already."
     with self.quiet():
-        if self.moves_on and self.has_now() == self.value: self.value = self.lacked(); self._new_value()
+        if self.moves_on and self.has_now() == self.value:
+            self.value = self.lacked()
+            self._new_value()
         self.say_has()
 
 # %% ../nbs/15_explore.ipynb #f1e5a014
 @patch
-def link(self:TagExplorer, state, # traits to begin with
-         **controls # name of a trait: the control that shows it
-        ):
+def link(
+    self: TagExplorer,
+    state,  # traits to begin with
+    **controls,  # name of a trait: the control that shows it
+):
     "Join traits and controls, begin with a face that lacks the value, and ask for the first picture."
     names, all_controls = self.pipe.tags.names, {"tag": self.tags, "value": self.values, **controls}
     with self.quiet():
@@ -641,27 +847,33 @@ def link(self:TagExplorer, state, # traits to begin with
         self.value = state.pop("value", self.values.options[-1])
         have = set(having(self.faces, self.tag, self.value, len(self.faces)))
         lacking = [i for i in self.chooser.numbers if i not in have]
-        if lacking: self.chooser.choose(lacking[0])
+        if lacking:
+            self.chooser.choose(lacking[0])
         self.tag_is_new()
         self._new_value()
-        for name, control in all_controls.items(): T.link((self, name), (control, "value"))
-        for k, v in state.items(): setattr(self, k, v)
-        self.observe(self._new_tag, "tag"); self.observe(self._new_value, "value")
+        for name, control in all_controls.items():
+            T.link((self, name), (control, "value"))
+        for k, v in state.items():
+            setattr(self, k, v)
+        self.observe(self._new_tag, "tag")
+        self.observe(self._new_value, "value")
         self.chooser.observe(self._new_face, "face")
         self.observe(self.refresh, list(all_controls))
-        for chooser in (self.chooser, self.references): chooser.observe(self.refresh, "face")
+        for chooser in (self.chooser, self.references):
+            chooser.observe(self.refresh, "face")
 
 # %% ../nbs/15_explore.ipynb #36ea5b0e
 @dataclass
 class EditResult:
     "What an edit looks like."
-    image: torch.Tensor    # (3,S,S)
-    steps: int             # it was rendered in
-    truth: torch.Tensor    # (3,S,S), or None
-    before: float          # the classifier's probability of the last wish, before
-    after: float           # and after; None without a classifier
-    unchanged: bool        # the code is what it was
-    full: bool = False     # not a preview
+
+    image: torch.Tensor  # (3,S,S)
+    steps: int  # it was rendered in
+    truth: torch.Tensor  # (3,S,S), or None
+    before: float  # the classifier's probability of the last wish, before
+    after: float  # and after; None without a classifier
+    unchanged: bool  # the code is what it was
+    full: bool = False  # not a preview
 
 # %% ../nbs/15_explore.ipynb #a8405b07
 _EDIT_LEGEND = """
@@ -669,8 +881,10 @@ _EDIT_LEGEND = """
 noise and directions the face keeps its own, one of many that would be right. Of an upload no truth is known, and none
 is shown."""
 
+
 class EditExplorer(TagExplorer):
     "Edit a face with the mouse."
+
     guidance = T.Unicode(help="a key of GUIDANCES")
     gain = T.Float(1.0, help="0 changes nothing")
     seed = T.Int(0, help="of the noise")
@@ -678,16 +892,20 @@ class EditExplorer(TagExplorer):
     wishes = T.List(help="edits that are kept and come before the present one")
     coded = T.Bool(False, help="show the state as code")
     stem, takes = "edit", ("picture", "strip", "page", "code")
-    def __init__(self, pipe, # LatRefPipeline
-                 faces=None, # SynthFaces; None: 500 that no shipped network was trained on
-                 numbers=range(12), # which of them are offered
-                 steps=(3, 16), # of the preview and of the full result
-                 **state # tag, value, guidance, gain, seed, walk, coded
-                ):
+
+    def __init__(
+        self,
+        pipe,  # LatRefPipeline
+        faces=None,  # SynthFaces; None: 500 that no shipped network was trained on
+        numbers=range(12),  # which of them are offered
+        steps=(3, 16),  # of the preview and of the full result
+        **state,  # tag, value, guidance, gain, seed, walk, coded
+    ):
         self.begin(pipe, faces, numbers, steps)
         self.ways = guidances(pipe)
         names = {"lent": "reference", "source": "source", "main": "edited", "truth": "true"}
-        for name, words in names.items(): setattr(self, name, ClickPicture(label=f"{words} face"))
+        for name, words in names.items():
+            setattr(self, name, ClickPicture(label=f"{words} face"))
         self.edited, self.guidance = self.main, self.ways[0]
         self._controls()
         sides = columns([self.chooser, self.references], [self.panel, self.pictures, self.below])
@@ -696,45 +914,57 @@ class EditExplorer(TagExplorer):
 
 # %% ../nbs/15_explore.ipynb #1b2199a9
 @patch
-def _controls(self:EditExplorer):
+def _controls(self: EditExplorer):
     "Menus, sliders, buttons and the pictures with their names."
     wide = {"style": {"description_width": "60px"}}
     self.ways_menu = menu("edit by", self.ways, 270)
-    self.gains = W.FloatSlider(min=0, max=2, step=.05, value=1, description="gain", **wide)
+    self.gains = W.FloatSlider(min=0, max=2, step=0.05, value=1, description="gain", **wide)
     self.seeds = W.IntSlider(min=0, max=50, description="seed", **wide)
     on = "from this seed's noise to the next"
-    self.walks = W.FloatSlider(min=0, max=1, step=.02, description="walk", tooltip=on, **wide)
+    self.walks = W.FloatSlider(min=0, max=1, step=0.02, description="walk", tooltip=on, **wide)
     self.noise, self.stack, self.listing = W.HBox([self.seeds, self.walks]), W.HTML(), W.HTML()
     self.panel = W.VBox([self.wished, wrapped(self.ways_menu, self.gains), self.noise])
-    self.add, self.back, self.clear = (W.Button(description=d, tooltip=t, layout=W.Layout(width="auto")) for d, t in (
-        ("Keep, edit on", "keep this edit and make the next one on top of it"),
-        ("Undo keep", "take the edit that was kept last in hand again"), ("Start over", "drop the kept edits")))
+    self.add, self.back, self.clear = (
+        W.Button(description=d, tooltip=t, layout=W.Layout(width="auto"))
+        for d, t in (
+            ("Keep, edit on", "keep this edit and make the next one on top of it"),
+            ("Undo keep", "take the edit that was kept last in hand again"),
+            ("Start over", "drop the kept edits"),
+        )
+    )
     self.print = W.ToggleButton(description="Show as code", tooltip="as Python", layout=W.Layout(width="auto"))
     self.pictures = pictured(reference=self.lent, source=self.source, edited=self.edited, truth=self.truth)
     self.lent_box, *_, self.truth_box = self.pictures.children
     self.below = W.VBox([self.stack, wrapped(self.add, self.back, self.clear, self.print), self.listing])
 
+
 @patch
-def _listen(self:EditExplorer, state):
+def _listen(self: EditExplorer, state):
     "Link state and controls, then make the first picture."
-    self.observe(self._new_way, "guidance"); self.observe(self._new_kept, "wishes"); self._new_way(); self._new_kept()
-    self.add.on_click(lambda _: self.keep()); self.back.on_click(lambda _: self.undo())
+    self.observe(self._new_way, "guidance")
+    self.observe(self._new_kept, "wishes")
+    self._new_way()
+    self._new_kept()
+    self.add.on_click(lambda _: self.keep())
+    self.back.on_click(lambda _: self.undo())
     self.clear.on_click(lambda _: self.start_over())
-    self.observe(lambda _: self._list(), "coded"); T.link((self, "coded"), (self.print, "value"))
+    self.observe(lambda _: self._list(), "coded")
+    T.link((self, "coded"), (self.print, "value"))
     controls = dict(guidance=self.ways_menu, gain=self.gains, seed=self.seeds, walk=self.walks)
     self.link(state, **controls)
     self.observe(self.refresh, "wishes")
 
 # %% ../nbs/15_explore.ipynb #cc2ab6f6
 @patch
-def _new_way(self:EditExplorer, change=None):
+def _new_way(self: EditExplorer, change=None):
     "Show what the way of editing needs."
     lends = "" if self.guidance == "reference" else "none"
     self.references.layout.display = self.lent_box.layout.display = lends
     self.noise.layout.display = "" if self.guidance == "noise" else "none"
 
+
 @patch
-def _new_kept(self:EditExplorer, change=None):
+def _new_kept(self: EditExplorer, change=None):
     "List the kept edits; without any there is nothing to undo."
     kept = "; then ".join(html.escape(str(w)) for w in self.wishes)
     self.stack.value = f"<b>kept:</b> {kept}" if kept else ""
@@ -742,41 +972,51 @@ def _new_kept(self:EditExplorer, change=None):
 
 # %% ../nbs/15_explore.ipynb #f1e5a020
 @patch
-def wish(self:EditExplorer): # Wish
+def wish(self: EditExplorer):  # Wish
     "The present edit."
     return Wish(self.tag, self.value, self.guidance, self.gain, self.seed, self.walk, self.references.face)
 
-@patch
-def keep(self:EditExplorer):
-    "Keep the present edit; the picture stays until the next one is chosen."
-    with self.quiet(): self.wishes, self.gain = [*self.wishes, self.wish()], 0.0
 
 @patch
-def undo(self:EditExplorer):
+def keep(self: EditExplorer):
+    "Keep the present edit; the picture stays until the next one is chosen."
+    with self.quiet():
+        self.wishes, self.gain = [*self.wishes, self.wish()], 0.0
+
+
+@patch
+def undo(self: EditExplorer):
     "Take the edit that was kept last in hand again."
-    if not self.wishes: return
+    if not self.wishes:
+        return
     last = self.wishes[-1]
     with self.quiet():
         self.wishes, self.tag = self.wishes[:-1], last.tag
-        for name in ("value", "guidance", "gain", "seed", "walk"): setattr(self, name, getattr(last, name))
+        for name in ("value", "guidance", "gain", "seed", "walk"):
+            setattr(self, name, getattr(last, name))
         self._new_value()
         lent = last.reference
-        if lent is not None and lent.index is not None: self.references.choose(lent.index)
-        elif lent is not None: self.references.face = lent
+        if lent is not None and lent.index is not None:
+            self.references.choose(lent.index)
+        elif lent is not None:
+            self.references.face = lent
+
 
 @patch
-def start_over(self:EditExplorer):
+def start_over(self: EditExplorer):
     "Without the edits that were kept."
-    with self.quiet(): self.wishes, self.gain = [], self.gain or 1.0
+    with self.quiet():
+        self.wishes, self.gain = [], self.gain or 1.0
 
 # %% ../nbs/15_explore.ipynb #400cd542
 @patch
-def request(self:EditExplorer): # (Face, list of Wish)
+def request(self: EditExplorer):  # (Face, list of Wish)
     "The face and its edits; right after one was kept, there is no new one yet."
     return self.chooser.face, [*self.wishes, self.wish()] if self.gain or not self.wishes else self.wishes
 
+
 @patch
-def work(self:EditExplorer, request):
+def work(self: EditExplorer, request):
     "A preview, then the whole."
     face, wishes = request
     bench, last = bench_of(self, face), wishes[-1]
@@ -792,13 +1032,16 @@ def work(self:EditExplorer, request):
 
 # %% ../nbs/15_explore.ipynb #ac08a6d8
 @patch
-def shown(self:EditExplorer, result):
+def shown(self: EditExplorer, result):
     "Put a result on the page."
     face, wishes, r = self.result = result
     last = wishes[-1]
-    self.source.show(face.image); self.edited.show(r.image)
-    if last.reference is not None: self.lent.show(last.reference.image)
-    if r.truth is not None: self.truth.show(r.truth)
+    self.source.show(face.image)
+    self.edited.show(r.image)
+    if last.reference is not None:
+        self.lent.show(last.reference.image)
+    if r.truth is not None:
+        self.truth.show(r.truth)
     self.truth_box.layout.display = "none" if r.truth is None else ""
     self._list()
     notes = ["" if r.full else " A preview."]
@@ -807,12 +1050,13 @@ def shown(self:EditExplorer, result):
         notes.append(f" and {r.after:.2f} after.")
     has_it = r.unchanged and last.gain and last.guidance != "reference"
     notes.append(" Nothing changed: this face has it already." if has_it else "")
-    if self.wishes and not self.gain: notes.append(" Kept. Choose the next tag, or raise the gain.")
+    if self.wishes and not self.gain:
+        notes.append(" Kept. Choose the next tag, or raise the gain.")
     self.say(f"{face.name}: {last}. Rendered in {r.steps} steps.{''.join(notes)} {bench_of(self, face).warned}")
 
 # %% ../nbs/15_explore.ipynb #f1e5a021
 @patch
-def code(self:EditExplorer): # str
+def code(self: EditExplorer):  # str
     "The present state as a script."
     face, wishes = self.request()
     used = [face, *(w.reference for w in wishes if w.guidance == "reference")]
@@ -820,29 +1064,39 @@ def code(self:EditExplorer): # str
     walks = any(w.walk and w.guidance == "noise" for w in wishes)
     name = self.pipe.config.get("_name_or_path") or "synthfaces64"
     edits = ", ".join(w.code() for w in wishes)
-    return "\n".join(["from latref_nb.faces import SynthFaces", "from latref_nb.pipeline import Edit, LatRefPipeline",
-                      *["from latref_nb.explore import walk_noise"] * walks,
-                      f'pipe = LatRefPipeline.from_pretrained("{name}")',
-                      f"faces = SynthFaces({len(self.faces)}, {self.faces.size}, seed={self.faces.seed})", *noted,
-                      f"face = {face.code()}",
-                      f"out = pipe(face, [{edits}], num_inference_steps={self.steps[-1]})",
-                      "out.images[0]"])
+    return "\n".join(
+        [
+            "from latref_nb.faces import SynthFaces",
+            "from latref_nb.pipeline import Edit, LatRefPipeline",
+            *["from latref_nb.explore import walk_noise"] * walks,
+            f'pipe = LatRefPipeline.from_pretrained("{name}")',
+            f"faces = SynthFaces({len(self.faces)}, {self.faces.size}, seed={self.faces.seed})",
+            *noted,
+            f"face = {face.code()}",
+            f"out = pipe(face, [{edits}], num_inference_steps={self.steps[-1]})",
+            "out.images[0]",
+        ]
+    )
+
 
 @patch
-def _list(self:EditExplorer):
+def _list(self: EditExplorer):
     "The code of the state, where it is to be seen."
     style = "line-height:1.3;font-family:monospace;overflow-x:auto"
     self.listing.value = f'<pre style="{style}">{html.escape(self.code())}</pre>' if self.coded else ""
 
+
 @patch
-def show_code(self:EditExplorer):
+def show_code(self: EditExplorer):
     "Show the state as code from now on."
     self.coded = True
 
 # %% ../nbs/15_explore.ipynb #9e27841c
 @patch
-def still(self:EditExplorer, **kwargs # more for `image_strip`
-         ): # Picture
+def still(
+    self: EditExplorer,
+    **kwargs,  # more for `image_strip`
+):  # Picture
     "The present state as a figure."
     face, wishes, r = self.wait().result
     last = wishes[-1]
@@ -854,9 +1108,11 @@ def still(self:EditExplorer, **kwargs # more for `image_strip`
 
 # %% ../nbs/15_explore.ipynb #f1e5a022
 @patch
-def to_html(self:EditExplorer, path=None, # where to write it; None: give the text
-            gains=(0, .25, .5, .75, 1., 1.25, 1.5) # of the last edit, one a state
-           ): # the path, or the text
+def to_html(
+    self: EditExplorer,
+    path=None,  # where to write it; None: give the text
+    gains=(0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5),  # of the last edit, one a state
+):  # the path, or the text
     "A page with a slider over the gain of the last edit; it works offline."
     r = self.wait().result[2]
     face, wishes = self.request()
@@ -872,40 +1128,58 @@ def to_html(self:EditExplorer, path=None, # where to write it; None: give the te
 @dataclass
 class Recording:
     "Attention of one edit of one face."
-    face: Face       # what was edited
-    wish: Wish       # how
-    image: object    # (3,S,S) the result, where it was rendered
-    maps: dict       # {name: AttentionMap}
 
-def record_edit(bench, # Bench
-                wish, # Wish, or None for no edit
-                layers, # names or patterns
-                steps # of inversion and rendering, where a layer of the U-Net is among them
-               ): # Recording
+    face: Face  # what was edited
+    wish: Wish  # how
+    image: object  # (3,S,S) the result, where it was rendered
+    maps: dict  # {name: AttentionMap}
+
+
+def record_edit(
+    bench,  # Bench
+    wish,  # Wish, or None for no edit
+    layers,  # names or patterns
+    steps,  # of inversion and rendering, where a layer of the U-Net is among them
+):  # Recording
     "Record what one edit does."
     unet = any("unet." in n for n in layers)
     with record_attention(bench.pipe, layers, device="cpu") as maps:
         z = bench.code([wish] if wish else [])
-        if unet: image = bench.kept(bench.pipe.render(bench.pipe.invert(bench.x, bench.z, steps), z, steps), z)
+        if unet:
+            image = bench.kept(bench.pipe.render(bench.pipe.invert(bench.x, bench.z, steps), z, steps), z)
     return Recording(bench.face, wish, image if unet else None, dict(maps))
 
 # %% ../nbs/15_explore.ipynb #34cddd3c
-def bars_html(values, # numbers in [0, 1]
-              names, # a name for each
-              chosen=None # the number of the one to set off
-             ): # str
+def bars_html(
+    values,  # numbers in [0, 1]
+    names,  # a name for each
+    chosen=None,  # the number of the one to set off
+):  # str
     "Shares as bars with their numbers."
-    row = lambda n, v, on: (f'<div style="display:flex;align-items:center;gap:6px;line-height:1.5;{"font-weight:bold" if on else ""}"><span style="width:84px">{html.escape(n)}{" ◂" if on else ""}</span>'
-                            f'<span style="width:120px;background:#eee"><span style="display:block;height:12px;width:{100 * v:.1f}%;background:{"#D55E00" if on else "#0072B2"}"></span></span><span>{100 * v:.0f} %</span></div>')
+    row = lambda n, v, on: (
+        f'<div style="display:flex;align-items:center;gap:6px;line-height:1.5;{"font-weight:bold" if on else ""}"><span style="width:84px">{html.escape(n)}{" ◂" if on else ""}</span>'
+        f'<span style="width:120px;background:#eee"><span style="display:block;height:12px;width:{100 * v:.1f}%;background:{"#D55E00" if on else "#0072B2"}"></span></span><span>{100 * v:.0f} %</span></div>'
+    )
     return "".join(row(n, float(v), i == chosen) for i, (n, v) in enumerate(zip(names, values)))
 
-def attention_view(m, # AttentionMap
-                   row, column, key, # the chosen place, the chosen token
-                   step=None, head=None # None: the mean
-                  ): # (side, side) map to show, (keys,) of the place
+
+def attention_view(
+    m,  # AttentionMap
+    row,
+    column,
+    key,  # the chosen place, the chosen token
+    step=None,
+    head=None,  # None: the mean
+):  # (side, side) map to show, (keys,) of the place
     "What there is to see at a place and a token."
     at = m.place(min(row, m.side - 1), min(column, m.side - 1), 0, step, head)
-    return (m.spread(key, 0, step, head) if m.kind == "cross" else at.reshape(m.side, -1) if len(at) == m.side ** 2 else m.key(0, 0, step, head)), at
+    return (
+        m.spread(key, 0, step, head)
+        if m.kind == "cross"
+        else at.reshape(m.side, -1)
+        if len(at) == m.side**2
+        else m.key(0, 0, step, head)
+    ), at
 
 # %% ../nbs/15_explore.ipynb #1190f610
 COMPARE = ("nothing", "another style", "another face")
@@ -913,8 +1187,10 @@ _LOOK_LEGEND = """
 Colours: dark violet is little attention, red more, bright yellow the most in this picture. The white and
 black frame is the chosen place; click, hover or use the arrow keys."""
 
+
 class AttentionExplorer(TagExplorer):
     "Where attention goes in an edit, under the mouse."
+
     layer = T.Unicode(help="which layer is shown, a name of `recordable_layers`")
     row = T.Int(1, help="the chosen place")
     column = T.Int(1)
@@ -924,12 +1200,15 @@ class AttentionExplorer(TagExplorer):
     mask = T.Bool(False, help="show the mask instead")
     compare = T.Unicode("nothing", help="one of COMPARE")
     stem, takes, moves_on = "attention", ("picture", "strip", "page"), False
-    def __init__(self, pipe, # LatRefPipeline
-                 faces=None, # SynthFaces; None: 500 that no shipped network was trained on
-                 numbers=range(12), # which of them are offered
-                 steps=8, # of inversion and rendering, for the layers of the U-Net
-                 **state # tag, value, layer, row, column, token, head, step, mask, compare
-                ):
+
+    def __init__(
+        self,
+        pipe,  # LatRefPipeline
+        faces=None,  # SynthFaces; None: 500 that no shipped network was trained on
+        numbers=range(12),  # which of them are offered
+        steps=8,  # of inversion and rendering, for the layers of the U-Net
+        **state,  # tag, value, layer, row, column, token, head, step, mask, compare
+    ):
         self.begin(pipe, faces, numbers, (steps,), "Reference: whose style")
         self.styles, self.reference = "reference" in guidances(pipe), self.references
         self.other = FaceChooser(self.faces, list(numbers)[:6], "Compare with", size=pipe.size)
@@ -940,7 +1219,7 @@ class AttentionExplorer(TagExplorer):
 
 # %% ../nbs/15_explore.ipynb #f1b260c0
 @patch
-def _controls(self:AttentionExplorer):
+def _controls(self: AttentionExplorer):
     "Menus, sliders and the pictures with their names."
     wide = {"description_width": "60px"}
     slide = lambda words: W.SelectionSlider(options=[("mean", -1)], description=words, style=wide)
@@ -949,8 +1228,9 @@ def _controls(self:AttentionExplorer):
     self.tokens = W.ToggleButtons(options=[("0", 0)], style={"button_width": "44px"})
     self.token_row = labelled("token", self.tokens)
     self.masks = W.Checkbox(description="show the mask", indent=False, layout=W.Layout(width="130px"))
-    self.panel = W.VBox([self.wished, wrapped(self.layers, self.compares, self.masks), self.token_row,
-                         wrapped(self.heads, self.walked)])
+    self.panel = W.VBox(
+        [self.wished, wrapped(self.layers, self.compares, self.masks), self.token_row, wrapped(self.heads, self.walked)]
+    )
     places = (f"attention over {n}: choose a place" for n in ("the face", "the face compared with"))
     self.sides = [ClickPicture(width=256, follow=True, label=words) for words in places]
     self.bars, self.main = [W.HTML(), W.HTML()], self.sides[0]
@@ -959,11 +1239,13 @@ def _controls(self:AttentionExplorer):
     self.left, self.right = (titled(words, W.VBox([p, b])) for words, p, b in boxes)
     self.pictures = wrapped(titled("the face", self.face), self.left, self.right)
 
+
 @patch
-def _listen(self:AttentionExplorer, state):
+def _listen(self: AttentionExplorer, state):
     "Link state and controls."
     for p in self.sides:
-        for name in ("row", "column"): T.link((self, name), (p, name))
+        for name in ("row", "column"):
+            T.link((self, name), (p, name))
     for name, w in (("token", self.tokens), ("head", self.heads), ("step", self.walked), ("mask", self.masks)):
         T.link((self, name), (w, "value"))
     self.observe(lambda _: self.value_is_new(), "compare")
@@ -973,7 +1255,7 @@ def _listen(self:AttentionExplorer, state):
 
 # %% ../nbs/15_explore.ipynb #14ca58c7
 @patch
-def tag_is_new(self:AttentionExplorer):
+def tag_is_new(self: AttentionExplorer):
     "The layers of the tag, and those of the U-Net."
     before, every = self.layer, recordable_layers(self.pipe)
     own = [f"modulation.{t}.{k}" for t in ("all", self.tag) for k in ("cross", "self")] if self.styles else []
@@ -981,111 +1263,169 @@ def tag_is_new(self:AttentionExplorer):
     self.layers.options = names
     self.layer = before if before in names else names[0]
 
+
 @patch
-def value_is_new(self:AttentionExplorer):
+def value_is_new(self: AttentionExplorer):
     "Offer what may stand on the right."
     self.right.layout.display = self.other.layout.display = "none" if self.compare == "nothing" else ""
     self.reference.layout.display = "" if self.styles else "none"
-    if self.compare == "nothing": return
+    if self.compare == "nothing":
+        return
     self.other.offer(self.references.numbers if self.compare == "another style" else self.chooser.numbers, choose=1)
 
 # %% ../nbs/15_explore.ipynb #f1e5a030
 @patch
-def _new_map(self:AttentionExplorer, m): # AttentionMap
+def _new_map(self: AttentionExplorer, m):  # AttentionMap
     "Sliders that fit what was recorded."
     word = (lambda s: f"t = {s}") if "unet." in m.name else str
     tokens = m.weights.shape[-1] if m.kind == "cross" else 1
-    offered = ((self.heads, [("mean", -1)] + [(str(h), i) for i, h in enumerate(m.heads)]),
-               (self.walked, [("mean", -1)] + [(word(s), i) for i, s in enumerate(m.steps)]),
-               (self.tokens, [(str(k), k) for k in range(tokens)]))
+    offered = (
+        (self.heads, [("mean", -1)] + [(str(h), i) for i, h in enumerate(m.heads)]),
+        (self.walked, [("mean", -1)] + [(word(s), i) for i, s in enumerate(m.steps)]),
+        (self.tokens, [(str(k), k) for k in range(tokens)]),
+    )
     for control, options in offered:
-        if tuple(control.options) == tuple(options): continue
+        if tuple(control.options) == tuple(options):
+            continue
         old = control.value
         control.options = options
         control.value = old if old in [v for _, v in options] else options[0][1]
     self.walked.layout.display = "" if len(m.steps) > 1 else "none"
     self.token_row.layout.display = "" if m.kind == "cross" else "none"
     self.tokens.tooltips = [f"token {label}" for label, _ in self.tokens.options]
-    for p in self.sides: p.rows = p.columns = m.side
+    for p in self.sides:
+        p.rows = p.columns = m.side
 
 # %% ../nbs/15_explore.ipynb #1b63baa5
 @patch
-def request(self:AttentionExplorer):
+def request(self: AttentionExplorer):
     wish = lambda ref: Wish(self.tag, self.value, "reference", reference=ref) if self.styles and ref else None
     a, b = (self.chooser.face, wish(self.reference.face)), None
-    if self.compare == "another style": b = (self.chooser.face, wish(self.other.face))
-    if self.compare == "another face": b = (self.other.face, wish(self.reference.face))
+    if self.compare == "another style":
+        b = (self.chooser.face, wish(self.other.face))
+    if self.compare == "another face":
+        b = (self.other.face, wish(self.reference.face))
     return self.layer, [s for s in (a, b) if s]
 
+
 @patch
-def work(self:AttentionExplorer, request):
+def work(self: AttentionExplorer, request):
     "Record each side."
     layer, sides = request
     start, layers = layer.rpartition(".")[0], [layer]
-    if layer.startswith("modulation."): layers = [n for n in recordable_layers(self.pipe, f"{start}.*")]
+    if layer.startswith("modulation."):
+        layers = [n for n in recordable_layers(self.pipe, f"{start}.*")]
     yield [record_edit(bench_of(self, face), wish, layers, self.steps[0]) for face, wish in sides]
 
+
 @patch
-def shown(self:AttentionExplorer, recordings):
+def shown(self: AttentionExplorer, recordings):
     "New recordings: fit the sliders, then draw."
-    layer = next(n for n in recordings[0].maps if n == self.layer or not n.endswith("mask")) if self.layer not in recordings[0].maps else self.layer
+    layer = (
+        next(n for n in recordings[0].maps if n == self.layer or not n.endswith("mask"))
+        if self.layer not in recordings[0].maps
+        else self.layer
+    )
     self.result = layer, recordings
-    self._new_map(recordings[0].maps[layer]); self.draw()
+    self._new_map(recordings[0].maps[layer])
+    self.draw()
 
 # %% ../nbs/15_explore.ipynb #563ed475
 @patch
-def views(self:AttentionExplorer): # list of (picture (H,W,3), shares of the place (keys,), Recording) for each side
+def views(self: AttentionExplorer):  # list of (picture (H,W,3), shares of the place (keys,), Recording) for each side
     "What the present state shows, as plain arrays."
     layer, recordings = self.result
     pick, out = lambda i: None if i < 0 else i, []
     for r in recordings:
         m = r.maps[layer]
-        heat, at = attention_view(m, self.row, self.column, min(self.token, m.weights.shape[-1] - 1), pick(self.step), pick(self.head))
+        heat, at = attention_view(
+            m, self.row, self.column, min(self.token, m.weights.shape[-1] - 1), pick(self.step), pick(self.head)
+        )
         masks = [n for n in r.maps if n.endswith(".mask")]
-        if self.mask and masks: heat = r.maps[masks[0]].key(0)
-        out.append((overlay(r.face.image if r.image is None else r.image, heat, vmax=1. if self.mask and masks else None), at, r))
+        if self.mask and masks:
+            heat = r.maps[masks[0]].key(0)
+        out.append(
+            (
+                overlay(r.face.image if r.image is None else r.image, heat, vmax=1.0 if self.mask and masks else None),
+                at,
+                r,
+            )
+        )
     return out
 
+
 @patch
-def draw(self:AttentionExplorer, change=None):
+def draw(self: AttentionExplorer, change=None):
     "Show the present state; only arrays are read."
-    if self.result is None: return
-    m, views = self.result[1][0].maps[self.result[0]], self.views(); shown = views[0][2]
+    if self.result is None:
+        return
+    m, views = self.result[1][0].maps[self.result[0]], self.views()
+    shown = views[0][2]
     self.face.show(shown.face.image if shown.image is None else shown.image)
     for (picture, at, r), side, bars in zip(views, self.sides, self.bars):
         side.png = png_bytes(Image.fromarray(picture).resize((256, 256), Image.Resampling.BILINEAR))
         bars.value = bars_html(at, [f"token {k}" for k in range(len(at))], self.token) if m.kind == "cross" else ""
     self.say(self.sentence(m, views[0][1]))
 
+
 @patch
-def sentence(self:AttentionExplorer, m, at): # str
+def sentence(self: AttentionExplorer, m, at):  # str
     "The view in words."
     where = f"row {min(self.row, m.side - 1) + 1}, column {min(self.column, m.side - 1) + 1}"
-    shown = "the mask: how far each place may change" if self.mask else f"where token {self.token} goes" if m.kind == "cross" else f"to which places the one in {where} listens"
+    shown = (
+        "the mask: how far each place may change"
+        if self.mask
+        else f"where token {self.token} goes"
+        if m.kind == "cross"
+        else f"to which places the one in {where} listens"
+    )
     first = int(at.argmax())
     most = f"token {first}" if m.kind == "cross" else f"row {first // m.side + 1}, column {first % m.side + 1}"
     return f"{m.name}: {shown}. The place in {where} listens most to {most} ({100 * float(at.max()):.0f} %)."
 
 # %% ../nbs/15_explore.ipynb #b216d2d2
 @patch
-def still(self:AttentionExplorer, **kwargs # more for `image_strip`
-         ): # Picture
+def still(
+    self: AttentionExplorer,
+    **kwargs,  # more for `image_strip`
+):  # Picture
     "The present state as a figure."
     self.wait()
     images = [im for picture, at, r in self.views() for im in (r.face.image, picture)]
     like = lambda r: f"{r.face.name}, like {r.wish.reference.name}" if self.compare == "another style" else r.face.name
-    titles = [t for picture, at, r in self.views() for t in (like(r), "the mask" if self.mask else f"token {self.token}" if self.result[0].endswith("cross") else f"place {self.row + 1}, {self.column + 1}")]
+    titles = [
+        t
+        for picture, at, r in self.views()
+        for t in (
+            like(r),
+            "the mask"
+            if self.mask
+            else f"token {self.token}"
+            if self.result[0].endswith("cross")
+            else f"place {self.row + 1}, {self.column + 1}",
+        )
+    ]
     return image_strip(images, titles, **{"title": self.result[0]} | kwargs)
 
+
 @patch
-def to_html(self:AttentionExplorer, path=None # where to write it; None: give the text
-           ): # the path, or the text
+def to_html(
+    self: AttentionExplorer,
+    path=None,  # where to write it; None: give the text
+):  # the path, or the text
     "A page with a slider over all tokens (cross-attention) or all places (self-attention); it works offline."
-    self.wait(); layer, recordings = self.result; m = recordings[0].maps[layer]
+    self.wait()
+    layer, recordings = self.result
+    m = recordings[0].maps[layer]
     pick, n, pictures, titles = lambda i: None if i < 0 else i, m.weights.shape[-1], [], []
     for k in range(n):
         r, c = (self.row, self.column) if m.kind == "cross" else divmod(k, m.side)
-        heats = [attention_view(o.maps[layer], r, c, min(k, n - 1), pick(self.step), pick(self.head))[0] for o in recordings]
+        heats = [
+            attention_view(o.maps[layer], r, c, min(k, n - 1), pick(self.step), pick(self.head))[0] for o in recordings
+        ]
         pictures.append(np.concatenate([overlay(o.face.image, h) for o, h in zip(recordings, heats)], 1))
-        titles.append(f"{layer}: " + (f"where token {k} goes" if m.kind == "cross" else f"to what row {r + 1}, column {c + 1} listens"))
+        titles.append(
+            f"{layer}: "
+            + (f"where token {k} goes" if m.kind == "cross" else f"to what row {r + 1}, column {c + 1} listens")
+        )
     return self.save(page(pictures, titles), path)

@@ -20,37 +20,79 @@ from torch.utils.data import Dataset
 from .core import CELEBA_TAGS, TagSet
 
 # %% ../nbs/01_faces.ipynb #001a13e0
-IDENTITY = ("head_width", "head_height", "jaw", "eye_spacing", "eye_size", "eye_tilt", "eye_colour", "nose_length", "nose_width",
-            "mouth_width", "mouth_height", "lip_fullness", "skin", "hair_volume", "hairline", "parting", "hair_wave",
-            "brow_height", "brow_thickness", "brow_arch", "ear_size", "face_texture")
-NUISANCE = ("shift_x", "shift_y", "roll", "turn", "light_x", "light_y", "background_hue", "background_light", "cloth_hue", "cloth_light")
+IDENTITY = (
+    "head_width",
+    "head_height",
+    "jaw",
+    "eye_spacing",
+    "eye_size",
+    "eye_tilt",
+    "eye_colour",
+    "nose_length",
+    "nose_width",
+    "mouth_width",
+    "mouth_height",
+    "lip_fullness",
+    "skin",
+    "hair_volume",
+    "hairline",
+    "parting",
+    "hair_wave",
+    "brow_height",
+    "brow_thickness",
+    "brow_arch",
+    "ear_size",
+    "face_texture",
+)
+NUISANCE = (
+    "shift_x",
+    "shift_y",
+    "roll",
+    "turn",
+    "light_x",
+    "light_y",
+    "background_hue",
+    "background_light",
+    "cloth_hue",
+    "cloth_light",
+)
 
 # %% ../nbs/01_faces.ipynb #6d5b9814
-STYLES = {"Smiling": ("width", "openness", "lift"),
-          "Eyeglasses": ("roundness", "size", "thickness", "colour"),
-          "Bangs": ("length", "slant", "density"),
-          "HairColor": ("shade", "warmth", "streaks"),
-          "Young": ("wrinkles", "greying", "freckles", "blush"),
-          "Male": ("beard_shape", "beard_length", "beard_density", "jaw", "lashes", "lip_colour", "hair_length")}
+STYLES = {
+    "Smiling": ("width", "openness", "lift"),
+    "Eyeglasses": ("roundness", "size", "thickness", "colour"),
+    "Bangs": ("length", "slant", "density"),
+    "HairColor": ("shade", "warmth", "streaks"),
+    "Young": ("wrinkles", "greying", "freckles", "blush"),
+    "Male": ("beard_shape", "beard_length", "beard_density", "jaw", "lashes", "lip_colour", "hair_length"),
+}
 
 # %% ../nbs/01_faces.ipynb #d5f1bd9e
 @dataclass
 class Factors:
     "Everything that decides a batch of faces."
+
     identity: torch.Tensor  # (B, 22) in [0, 1], columns named by IDENTITY
     nuisance: torch.Tensor  # (B, 10) in [0, 1], columns named by NUISANCE
     labels: torch.Tensor  # (B, 6) long, columns in the order of CELEBA_TAGS
     style: dict  # tag -> (B, k) in [0, 1], columns named by STYLES[tag]
 
-    def __len__(self): return len(self.labels)
+    def __len__(self):
+        return len(self.labels)
 
-    def __getitem__(self, rows # slice, or indices
-                   ): # Factors
+    def __getitem__(
+        self,
+        rows,  # slice, or indices
+    ):  # Factors
         "The factors of some rows."
-        return Factors(self.identity[rows], self.nuisance[rows], self.labels[rows], {t: s[rows] for t, s in self.style.items()})
+        return Factors(
+            self.identity[rows], self.nuisance[rows], self.labels[rows], {t: s[rows] for t, s in self.style.items()}
+        )
 
 # %% ../nbs/01_faces.ipynb #46aa3bca
-def _signed(c): return c - (1 << 64) if c >= 1 << 63 else c
+def _signed(c):
+    return c - (1 << 64) if c >= 1 << 63 else c
+
 
 def _mix(x):
     "SplitMix64's finaliser on an int64 tensor of any shape: each bit that goes in flips about half of those that come out."
@@ -59,11 +101,12 @@ def _mix(x):
     return x ^ ((x >> 31) & 0x1FFFFFFFF)
 
 # %% ../nbs/01_faces.ipynb #4f83bf3a
-def uniforms(seed, # any int
-             index, # (B,) int tensor
-             k, # how many numbers for each index
-             stream=0, # another stream gives other numbers for the same seed and index
-            ): # (B, k) float32 in [0, 1)
+def uniforms(
+    seed,  # any int
+    index,  # (B,) int tensor
+    k,  # how many numbers for each index
+    stream=0,  # another stream gives other numbers for the same seed and index
+):  # (B, k) float32 in [0, 1)
     "k numbers for each index: a pure function of (seed, stream, index), always drawn on the CPU."
     step = _signed(0x9E3779B97F4A7C15)
     key = _mix(_mix(torch.tensor(_signed(int(seed) % (1 << 64))) + step) + torch.tensor(stream + 1) * step)  # ()
@@ -72,87 +115,110 @@ def uniforms(seed, # any int
     return ((bits >> 40) & 0xFFFFFF).float() / (1 << 24)
 
 # %% ../nbs/01_faces.ipynb #91a22730
-CORRELATED = {"Male": (.42,), "Young": (.87, .65), "Smiling": (.54, .40), "Bangs": (.20, .08),  # P(with); pairs: Male without, with
-              "Eyeglasses": ((.06, .01), (.25, .07)),  # by Male, then by Young
-              "HairColor": ((.25, .39, .36), (.62, .05, .33))}  # P(black, blond, brown) by Male
+CORRELATED = {
+    "Male": (0.42,),
+    "Young": (0.87, 0.65),
+    "Smiling": (0.54, 0.40),
+    "Bangs": (0.20, 0.08),  # P(with); pairs: Male without, with
+    "Eyeglasses": ((0.06, 0.01), (0.25, 0.07)),  # by Male, then by Young
+    "HairColor": ((0.25, 0.39, 0.36), (0.62, 0.05, 0.33)),
+}  # P(black, blond, brown) by Male
 
 # %% ../nbs/01_faces.ipynb #5a2ae00a
-def draw_labels(u, # (B, 6) uniform numbers
-                correlated=False, # odds like CelebA's
-               ): # (B, 6) long
+def draw_labels(
+    u,  # (B, 6) uniform numbers
+    correlated=False,  # odds like CelebA's
+):  # (B, 6) long
     "Uniform numbers to labels."
-    if not correlated: return (u * torch.tensor([len(t) for t in CELEBA_TAGS])).long()
+    if not correlated:
+        return (u * torch.tensor([len(t) for t in CELEBA_TAGS])).long()
     u = dict(zip(CELEBA_TAGS.names, u.T))
     odds = {t: torch.tensor(p) for t, p in CORRELATED.items()}
     out = {"Male": (u["Male"] < odds["Male"]).long()}
-    for t in ("Young", "Smiling", "Bangs"): out[t] = (u[t] < odds[t][out["Male"]]).long()
+    for t in ("Young", "Smiling", "Bangs"):
+        out[t] = (u[t] < odds[t][out["Male"]]).long()
     out["Eyeglasses"] = (u["Eyeglasses"] < odds["Eyeglasses"][out["Male"], out["Young"]]).long()
     out["HairColor"] = (u["HairColor"][:, None] >= odds["HairColor"][out["Male"]].cumsum(1)[:, :2]).sum(1)
     return torch.stack([out[t] for t in CELEBA_TAGS.names], 1)  # (B, 6)
 
 # %% ../nbs/01_faces.ipynb #363b4f9b
-def draw_factors(seed, # any int
-                 index, # (B,) int tensor or list: which faces
-                 person=None, # (B,) whose identity each face has; None: each its own
-                 correlated=False, # labels like CelebA's
-                ): # Factors
+def draw_factors(
+    seed,  # any int
+    index,  # (B,) int tensor or list: which faces
+    person=None,  # (B,) whose identity each face has; None: each its own
+    correlated=False,  # labels like CelebA's
+):  # Factors
     "The factors of some faces: a pure function of the seed, each face's index and its person."
     index = torch.as_tensor(index).reshape(-1).long()  # (B,)
     style = {t: uniforms(seed, index, len(n), 10 + j) for j, (t, n) in enumerate(STYLES.items())}
-    return Factors(uniforms(seed, index if person is None else person, len(IDENTITY), 1), uniforms(seed, index, len(NUISANCE), 2),
-                   draw_labels(uniforms(seed, index, len(CELEBA_TAGS), 3), correlated), style)
+    return Factors(
+        uniforms(seed, index if person is None else person, len(IDENTITY), 1),
+        uniforms(seed, index, len(NUISANCE), 2),
+        draw_labels(uniforms(seed, index, len(CELEBA_TAGS), 3), correlated),
+        style,
+    )
 
 # %% ../nbs/01_faces.ipynb #f8c855d3
-def cover(d, # signed distance, any shape
-          width, # width of a pixel in the same unit; a tensor for softer edges
-         ): # same shape, in [0, 1]
+def cover(
+    d,  # signed distance, any shape
+    width,  # width of a pixel in the same unit; a tensor for softer edges
+):  # same shape, in [0, 1]
     "How much of a pixel lies inside a shape: antialiasing from the distance alone."
     return (0.5 - d * (1 / width)).clamp_(0, 1)
 
 # %% ../nbs/01_faces.ipynb #aa372403
-def smooth(t # any shape
-          ): # same shape, in [0, 1]
+def smooth(
+    t,  # any shape
+):  # same shape, in [0, 1]
     "The smoothstep 3t² − 2t³ of t held to [0, 1]."
     t = t.clamp(0, 1)
     return t * t * (3 - 2 * t)
 
-def bump(r2 # a squared distance in units of the spot's radius
-        ): # same shape, in [0, 1]
+
+def bump(
+    r2,  # a squared distance in units of the spot's radius
+):  # same shape, in [0, 1]
     "A soft spot: 1 in the middle, exactly 0 from r² = 1 on."
     t = (1 - r2).clamp_(min=0)
     return t * t
 
-def wave(t # any shape
-        ): # same shape, in [-1, 1]
+
+def wave(
+    t,  # any shape
+):  # same shape, in [-1, 1]
     "A sine's stand-in of period 1: two parabolas."
     t = t - torch.floor(t)
     s = t - 0.5
     return s * (s.abs() - 0.5) * 16
 
 # %% ../nbs/01_faces.ipynb #70d826ef
-def round_box(x, y, # where, from the middle of the box
-              half_w, half_h, # half its width and height
-              radius, # of its corners, at most the smaller half
-             ): # signed distance
+def round_box(
+    x,
+    y,  # where, from the middle of the box
+    half_w,
+    half_h,  # half its width and height
+    radius,  # of its corners, at most the smaller half
+):  # signed distance
     "A rectangle with round corners; with the radius of its half height, a stadium or a circle."
     qx, qy = x.abs() - half_w + radius, y.abs() - half_h + radius
     px, py = qx.clamp(min=0), qy.clamp(min=0)
     return torch.sqrt(px * px + py * py + 1e-9) + torch.maximum(qx, qy).clamp(max=0) - radius
 
 # %% ../nbs/01_faces.ipynb #db55a832
-SKIN = [[.98, .84, .74], [.95, .76, .63], [.87, .65, .50], [.72, .50, .36], [.52, .34, .24]]
-IRIS = [[.24, .15, .09], [.40, .25, .13], [.36, .42, .22], [.28, .48, .52], [.30, .48, .72]]
-HAIR = [[.085, .075, .085], [.84, .67, .40], [.35, .205, .12]]  # black, blond, brown
-BACKGROUND = [[.55, .62, .70], [.66, .69, .64], [.74, .68, .62], [.62, .60, .68]]
-CLOTH = [[.20, .27, .40], [.30, .40, .38], [.48, .28, .28], [.33, .31, .36]]
-FRAME = [[.05, .05, .06], [.30, .15, .06], [.55, .08, .12], [.08, .16, .42]]
-LIPS = [[.80, .50, .46], [.82, .40, .42], [.74, .14, .22]]
+SKIN = [[0.98, 0.84, 0.74], [0.95, 0.76, 0.63], [0.87, 0.65, 0.50], [0.72, 0.50, 0.36], [0.52, 0.34, 0.24]]
+IRIS = [[0.24, 0.15, 0.09], [0.40, 0.25, 0.13], [0.36, 0.42, 0.22], [0.28, 0.48, 0.52], [0.30, 0.48, 0.72]]
+HAIR = [[0.085, 0.075, 0.085], [0.84, 0.67, 0.40], [0.35, 0.205, 0.12]]  # black, blond, brown
+BACKGROUND = [[0.55, 0.62, 0.70], [0.66, 0.69, 0.64], [0.74, 0.68, 0.62], [0.62, 0.60, 0.68]]
+CLOTH = [[0.20, 0.27, 0.40], [0.30, 0.40, 0.38], [0.48, 0.28, 0.28], [0.33, 0.31, 0.36]]
+FRAME = [[0.05, 0.05, 0.06], [0.30, 0.15, 0.06], [0.55, 0.08, 0.12], [0.08, 0.16, 0.42]]
+LIPS = [[0.80, 0.50, 0.46], [0.82, 0.40, 0.42], [0.74, 0.14, 0.22]]
 ZOOM = 1.06  # the head fills the frame as in CelebA-HQ's crops
 
 # %% ../nbs/01_faces.ipynb #8ef2303c
-def ramp(stops, # k colours as lists of three
-         t, # (B,1,1) in [0, 1]
-        ): # (B,3,1,1)
+def ramp(
+    stops,  # k colours as lists of three
+    t,  # (B,1,1) in [0, 1]
+):  # (B,3,1,1)
     "The colour at t along evenly spaced stops."
     stops = torch.tensor(stops, device=t.device)  # (k, 3)
     t = t.reshape(-1) * (len(stops) - 1)  # (B,)
@@ -164,28 +230,28 @@ def ramp(stops, # k colours as lists of three
 def _hair_colour(f):
     "The hair's own colour (B,3,1,1): one of three by the tag, moved by shade and warmth."
     base = torch.tensor(HAIR, device=f.skin.device)[f.HairColor.reshape(-1).long()][:, :, None, None]  # (B, 3, 1, 1)
-    shade = (.78 + .44 * f.HairColor_shade)[:, None]
-    red = torch.tensor([.12, -.005, -.11], device=f.skin.device).view(1, 3, 1, 1)
-    warm = (f.HairColor_warmth - .5)[:, None] * red * (.35 + base)
-    return (base * shade + warm * .8).clamp(.03, 1)
+    shade = (0.78 + 0.44 * f.HairColor_shade)[:, None]
+    red = torch.tensor([0.12, -0.005, -0.11], device=f.skin.device).view(1, 3, 1, 1)
+    warm = (f.HairColor_warmth - 0.5)[:, None] * red * (0.35 + base)
+    return (base * shade + warm * 0.8).clamp(0.03, 1)
 
 # %% ../nbs/01_faces.ipynb #73c433de
 def _geometry(f):
     "Where things are, in units of half the picture."
-    f.x0, f.y0 = (f.shift_x - .5) * .08, (f.shift_y - .5) * .06 + .02
-    f.roll, f.turn = (f.roll - .5) * .10, (f.turn - .5) * .09
+    f.x0, f.y0 = (f.shift_x - 0.5) * 0.08, (f.shift_y - 0.5) * 0.06 + 0.02
+    f.roll, f.turn = (f.roll - 0.5) * 0.10, (f.turn - 0.5) * 0.09
     f.male, f.old = f.Male, 1 - f.Young
-    f.W = .565 + (f.head_width - .5) * .07
-    f.top, f.yc, f.low = .74, -.06, .80 + (f.head_height - .5) * .07
-    f.narrow = .17 - f.jaw * .09 - f.male * (.02 + .07 * f.Male_jaw)
-    f.square = .12 + .22 * f.jaw + f.male * (.08 + .20 * f.Male_jaw)
-    f.ex, f.ey = .245 + (f.eye_spacing - .5) * .04, torch.full_like(f.skin, -.09)
-    f.ew = .142 + (f.eye_size - .5) * .024
-    f.ny, f.nw = .19 + (f.nose_length - .5) * .06, .105 + (f.nose_width - .5) * .04
-    f.my = .44 + (f.mouth_height - .5) * .05
-    f.mw = .255 + (f.mouth_width - .5) * .05 + f.Smiling * (.020 + .060 * f.Smiling_width)
-    f.lx, f.ly = (f.light_x - .5) * 1.1, -.25 - .25 * f.light_y
-    f.part_x = (f.parting - .5) * .5
+    f.W = 0.565 + (f.head_width - 0.5) * 0.07
+    f.top, f.yc, f.low = 0.74, -0.06, 0.80 + (f.head_height - 0.5) * 0.07
+    f.narrow = 0.17 - f.jaw * 0.09 - f.male * (0.02 + 0.07 * f.Male_jaw)
+    f.square = 0.12 + 0.22 * f.jaw + f.male * (0.08 + 0.20 * f.Male_jaw)
+    f.ex, f.ey = 0.245 + (f.eye_spacing - 0.5) * 0.04, torch.full_like(f.skin, -0.09)
+    f.ew = 0.142 + (f.eye_size - 0.5) * 0.024
+    f.ny, f.nw = 0.19 + (f.nose_length - 0.5) * 0.06, 0.105 + (f.nose_width - 0.5) * 0.04
+    f.my = 0.44 + (f.mouth_height - 0.5) * 0.05
+    f.mw = 0.255 + (f.mouth_width - 0.5) * 0.05 + f.Smiling * (0.020 + 0.060 * f.Smiling_width)
+    f.lx, f.ly = (f.light_x - 0.5) * 1.1, -0.25 - 0.25 * f.light_y
+    f.part_x = (f.parting - 0.5) * 0.5
     f.skin_rgb, f.hair_rgb = ramp(SKIN, f.skin), _hair_colour(f)
     return f
 
@@ -193,25 +259,53 @@ def _geometry(f):
 def _named(factors, device=None):
     "Each factor under its own name as (B,1,1), styles as tag_style, tags as numbers; then the geometry that follows from them."
     f = SimpleNamespace()
+
     def put(names, m):
         m = m.to(device or m.device).float()
-        for j, n in enumerate(names): setattr(f, n, m[:, j, None, None])  # (B, 1, 1)
-    put(IDENTITY, factors.identity); put(NUISANCE, factors.nuisance); put(CELEBA_TAGS.names, factors.labels)
-    for tag, names in STYLES.items(): put([f"{tag}_{n}" for n in names], factors.style[tag])
+        for j, n in enumerate(names):
+            setattr(f, n, m[:, j, None, None])  # (B, 1, 1)
+
+    put(IDENTITY, factors.identity)
+    put(NUISANCE, factors.nuisance)
+    put(CELEBA_TAGS.names, factors.labels)
+    for tag, names in STYLES.items():
+        put([f"{tag}_{n}" for n in names], factors.style[tag])
     return _geometry(f)
 
 # %% ../nbs/01_faces.ipynb #fb64b937
-CLASSES = ("background", "skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear", "mouth", "u_lip", "l_lip",
-           "hair", "hat", "ear_r", "neck_l", "neck", "cloth")
+CLASSES = (
+    "background",
+    "skin",
+    "nose",
+    "eye_g",
+    "l_eye",
+    "r_eye",
+    "l_brow",
+    "r_brow",
+    "l_ear",
+    "r_ear",
+    "mouth",
+    "u_lip",
+    "l_lip",
+    "hair",
+    "hat",
+    "ear_r",
+    "neck_l",
+    "neck",
+    "cloth",
+)
 
 # %% ../nbs/01_faces.ipynb #e4186769
 class Scene:
     "A batch of faces under way: coordinates in the head's own frame, the picture so far, and which class each pixel shows."
-    def __init__(self, factors, # Factors of B faces
-                 size, # S
-                 masks=False, # keep track of the classes
-                 device=None, # where to draw; None: where the factors are
-                ):
+
+    def __init__(
+        self,
+        factors,  # Factors of B faces
+        size,  # S
+        masks=False,  # keep track of the classes
+        device=None,  # where to draw; None: where the factors are
+    ):
         self.f = f = _named(factors, device)
         self.size, self.device = size, f.skin.device
         self.px = max(2 / size, 0.011) / ZOOM  # the width of an edge
@@ -226,38 +320,48 @@ class Scene:
         at = lambda v, up: max(0, min(self.size, int((v * ZOOM + 1) * self.size / 2) + up))
         return slice(at(top, 0), at(bottom, 1)), slice(at(left, 0), at(right, 1))
 
-    def xy(self, w): return self.x[:, w[0], w[1]], self.y[:, w[0], w[1]]  # two of (B, h, w)
+    def xy(self, w):
+        return self.x[:, w[0], w[1]], self.y[:, w[0], w[1]]  # two of (B, h, w)
 
-    def cover(self, d, soft=0.0): return cover(d, self.px + soft)
+    def cover(self, d, soft=0.0):
+        return cover(d, self.px + soft)
 
-    def rgb(self, *c): return torch.tensor(c, device=self.device).view(1, 3, 1, 1)
+    def rgb(self, *c):
+        return torch.tensor(c, device=self.device).view(1, 3, 1, 1)
 
 # %% ../nbs/01_faces.ipynb #56e21e5d
 @patch
-def paint(self:Scene, w, # a window
-          alpha, # (B,h,w) in [0, 1]
-          rgb, # (B,3,1,1) or (B,3,h,w)
-          name=None, # the class of the pixels mostly covered
-         ):
+def paint(
+    self: Scene,
+    w,  # a window
+    alpha,  # (B,h,w) in [0, 1]
+    rgb,  # (B,3,1,1) or (B,3,h,w)
+    name=None,  # the class of the pixels mostly covered
+):
     "Lay a colour over a window."
     view = self.image[:, :, w[0], w[1]]  # (B, 3, h, w)
     view += (rgb - view).mul_(alpha[:, None])
-    if name is not None: self.name(w, alpha > 0.5, name)
+    if name is not None:
+        self.name(w, alpha > 0.5, name)
+
 
 @patch
-def name(self:Scene, w, # a window
-         where, # (B,h,w) bool
-         name, # one of CLASSES
-        ):
+def name(
+    self: Scene,
+    w,  # a window
+    where,  # (B,h,w) bool
+    name,  # one of CLASSES
+):
     "Give some pixels of a window a class."
-    if self.classes is not None: self.classes[:, w[0], w[1]].masked_fill_(where, CLASSES.index(name))
+    if self.classes is not None:
+        self.classes[:, w[0], w[1]].masked_fill_(where, CLASSES.index(name))
 
 # %% ../nbs/01_faces.ipynb #eaa1a6b8
 def paint_background(s):
     "A soft wall: one hue, lighter towards the side the light comes from."
     f, x, y = s.f, s.c, s.c[None, :, None]
-    rgb = ramp(BACKGROUND, f.background_hue) * (.86 + .26 * f.background_light)[:, None]
-    fall = 1 + x * f.lx * .18 - (y + .2) * (y + .2) * .12 - x * x * .06  # (B, S, S)
+    rgb = ramp(BACKGROUND, f.background_hue) * (0.86 + 0.26 * f.background_light)[:, None]
+    fall = 1 + x * f.lx * 0.18 - (y + 0.2) * (y + 0.2) * 0.12 - x * x * 0.06  # (B, S, S)
     torch.mul(rgb, fall[:, None], out=s.image)
 
 # %% ../nbs/01_faces.ipynb #1c00fef2
@@ -267,44 +371,56 @@ def head_shape(f, x, y):
     t = torch.where(t > 0, t / f.low, t / f.top)
     a = x / (f.W * (1 - f.narrow * smooth(t) * 1.6))
     a2, t2 = a * a, t * t
-    return a2 + t2 - torch.where(t > 0, f.square, .22) * a2 * t2, a, t
+    return a2 + t2 - torch.where(t > 0, f.square, 0.22) * a2 * t2, a, t
 
 # %% ../nbs/01_faces.ipynb #c4333811
 def hair_outline(f, x, y):
     "About the signed distance to the outside of the hair: a dome on top, curtains down to its length."
-    vol = .07 + .07 * f.hair_volume
+    vol = 0.07 + 0.07 * f.hair_volume
     long = 1 - f.male
-    w = f.W + vol * (.8 - .45 * f.male) + long * .04 * smooth(y * 1.2) + long * .012 * wave(y * 1.6 + f.hair_wave * 3) * f.hair_wave
-    t = ((y - f.yc) / (f.top + vol * .9)).clamp(max=0)
+    w = (
+        f.W
+        + vol * (0.8 - 0.45 * f.male)
+        + long * 0.04 * smooth(y * 1.2)
+        + long * 0.012 * wave(y * 1.6 + f.hair_wave * 3) * f.hair_wave
+    )
+    t = ((y - f.yc) / (f.top + vol * 0.9)).clamp(max=0)
     a = x / w
-    rough = .0035 * wave(x * 11 + y * 5)
-    dome = (torch.sqrt((a * a + t * t - .46 * a * a * t * t).clamp_(min=0)) - 1) * .62 + rough + .003 * wave(x * 4.3 - y * 7)
-    end = f.male * .04 + long * (.42 + .62 * f.Male_hair_length)
-    under = y - end + (x * x) * .35 * long
-    return torch.maximum(dome, under * .8)
+    rough = 0.0035 * wave(x * 11 + y * 5)
+    dome = (
+        (torch.sqrt((a * a + t * t - 0.46 * a * a * t * t).clamp_(min=0)) - 1) * 0.62
+        + rough
+        + 0.003 * wave(x * 4.3 - y * 7)
+    )
+    end = f.male * 0.04 + long * (0.42 + 0.62 * f.Male_hair_length)
+    under = y - end + (x * x) * 0.35 * long
+    return torch.maximum(dome, under * 0.8)
 
 # %% ../nbs/01_faces.ipynb #227fa8fd
 def strands(f, x, y, fine=1.0):
     "How bright the hair is along its strands, about 0 on average: they fan out from the parting."
     q = (x - f.part_x) / (y + 1.75)
-    q = q + .015 * wave(y * 1.1 + f.hair_wave) * (.3 + f.hair_wave)
-    return wave(q * 7 + .3) * .45 + wave(q * 17 + .6) * .28 + wave(q * 41) * .25 * fine
+    q = q + 0.015 * wave(y * 1.1 + f.hair_wave) * (0.3 + f.hair_wave)
+    return wave(q * 7 + 0.3) * 0.45 + wave(q * 17 + 0.6) * 0.28 + wave(q * 41) * 0.25 * fine
 
 # %% ../nbs/01_faces.ipynb #24dd7483
 def hair_shade(s, x, y, a, t):
     "The hair's colour (B,3,h,w): strands, a band of light, the parting, streaks, and grey temples on the old."
     f = s.f
-    st = strands(f, x, y, min(1., s.size / 128))
-    lit = a * f.lx * .45 - t * .30 + .80 + st * .22
-    off = t + .72 - a * f.lx * .25
-    band = bump(off * off * 14) * (.55 + .5 * st)
-    off = x - f.part_x - y * .05
-    lit = lit - .30 * bump(off * off * 2500) * smooth(-y * 4 - 1.9)
-    streak = smooth(wave((x - f.part_x) / (y + 1.75) * 9 + .2) * 2 - .6) * f.HairColor_streaks
-    grey = f.old * (smooth(a.abs() * 1.9 - .55 + t * .3 + st * .25) * (.68 + .27 * f.Young_greying) + .18 * f.Young_greying * smooth(st * 2))
-    rgb = f.hair_rgb * lit.clamp(.35, 1.22)[:, None]
-    rgb += (f.hair_rgb * .45 + .11) * (band * .55 + streak * .35)[:, None]
-    rgb += (s.rgb(.74, .74, .76) * (lit * .9 + .05)[:, None] - rgb).mul_(grey.clamp_(0, .92)[:, None])
+    st = strands(f, x, y, min(1.0, s.size / 128))
+    lit = a * f.lx * 0.45 - t * 0.30 + 0.80 + st * 0.22
+    off = t + 0.72 - a * f.lx * 0.25
+    band = bump(off * off * 14) * (0.55 + 0.5 * st)
+    off = x - f.part_x - y * 0.05
+    lit = lit - 0.30 * bump(off * off * 2500) * smooth(-y * 4 - 1.9)
+    streak = smooth(wave((x - f.part_x) / (y + 1.75) * 9 + 0.2) * 2 - 0.6) * f.HairColor_streaks
+    grey = f.old * (
+        smooth(a.abs() * 1.9 - 0.55 + t * 0.3 + st * 0.25) * (0.68 + 0.27 * f.Young_greying)
+        + 0.18 * f.Young_greying * smooth(st * 2)
+    )
+    rgb = f.hair_rgb * lit.clamp(0.35, 1.22)[:, None]
+    rgb += (f.hair_rgb * 0.45 + 0.11) * (band * 0.55 + streak * 0.35)[:, None]
+    rgb += (s.rgb(0.74, 0.74, 0.76) * (lit * 0.9 + 0.05)[:, None] - rgb).mul_(grey.clamp_(0, 0.92)[:, None])
     return rgb
 
 # %% ../nbs/01_faces.ipynb #6c9f5506
@@ -313,130 +429,155 @@ def paint_back_hair(s):
     f, w = s.f, s.window(-1, 1)
     x, y = s.xy(w)
     s.d_hair = hair_outline(f, x, y)
-    s.hair = hair_shade(s, x, y, x / (f.W + .1), (y - f.yc) / (f.top + .1))
-    depth = (.62 - .25 * smooth((f.W - x.abs()) * 4 - .3))
-    s.paint(w, s.cover(s.d_hair, .012) * (1 - f.male * smooth((y + .10) * 7)), s.hair * depth[:, None], "hair")
+    s.hair = hair_shade(s, x, y, x / (f.W + 0.1), (y - f.yc) / (f.top + 0.1))
+    depth = 0.62 - 0.25 * smooth((f.W - x.abs()) * 4 - 0.3)
+    s.paint(w, s.cover(s.d_hair, 0.012) * (1 - f.male * smooth((y + 0.10) * 7)), s.hair * depth[:, None], "hair")
 
 # %% ../nbs/01_faces.ipynb #69715702
 def paint_neck(s):
     "Neck with the chin's shadow, then shoulders and a neckline."
-    f, w = s.f, s.window(.35, 1)
+    f, w = s.f, s.window(0.35, 1)
     x, y = s.xy(w)
-    x = x - f.turn * .3
-    half = .25 + .06 * f.male + .35 * (y - .62).clamp(min=0) * (y - .62).clamp(min=0)
+    x = x - f.turn * 0.3
+    half = 0.25 + 0.06 * f.male + 0.35 * (y - 0.62).clamp(min=0) * (y - 0.62).clamp(min=0)
     chin = y - f.yc - f.low
-    tone = .80 + x * f.lx * .6 - x * x * 1.4 - .42 * bump(chin * chin * 12 + x * x * 3)
-    s.paint(w, s.cover(x.abs() - half), f.skin_rgb * tone[:, None] * s.rgb(1., .95, .92), "neck")
-    edge = .80 + .28 * x * x + .17 * bump(x * x * 7)  # the collar dips in the middle
-    rgb = ramp(CLOTH, f.cloth_hue) * (.75 + .6 * f.cloth_light)[:, None]
-    fold = .92 + x * f.lx * .3 + .07 * wave(x * 2.2 + y * .8) - .25 * bump((y - edge) * (y - edge) * 300)
+    tone = 0.80 + x * f.lx * 0.6 - x * x * 1.4 - 0.42 * bump(chin * chin * 12 + x * x * 3)
+    s.paint(w, s.cover(x.abs() - half), f.skin_rgb * tone[:, None] * s.rgb(1.0, 0.95, 0.92), "neck")
+    edge = 0.80 + 0.28 * x * x + 0.17 * bump(x * x * 7)  # the collar dips in the middle
+    rgb = ramp(CLOTH, f.cloth_hue) * (0.75 + 0.6 * f.cloth_light)[:, None]
+    fold = 0.92 + x * f.lx * 0.3 + 0.07 * wave(x * 2.2 + y * 0.8) - 0.25 * bump((y - edge) * (y - edge) * 300)
     s.paint(w, s.cover(edge - y), rgb * fold[:, None], "cloth")
 
 # %% ../nbs/01_faces.ipynb #ee32a7b5
 def paint_ears(s):
     "Two ears with a darker shell."
-    f, w = s.f, s.window(-.32, .36)
+    f, w = s.f, s.window(-0.32, 0.36)
     x, y = s.xy(w)
-    ax, ay = x.abs() - (f.W + .005), y - .04
-    h = .155 + .03 * f.ear_size
-    r2 = ax * ax * (1 / (.085 * .085)) + ay * ay / (h * h)
-    tone = .86 + x * f.lx * .25 - .34 * bump(r2 * 2.6)
-    a = s.cover((torch.sqrt(r2) - 1) * .09)
-    s.paint(w, a, f.skin_rgb * tone[:, None] * s.rgb(1.0, .92, .90))
-    s.name(w, (a > .5) & (x < 0), "l_ear"); s.name(w, (a > .5) & (x >= 0), "r_ear")
+    ax, ay = x.abs() - (f.W + 0.005), y - 0.04
+    h = 0.155 + 0.03 * f.ear_size
+    r2 = ax * ax * (1 / (0.085 * 0.085)) + ay * ay / (h * h)
+    tone = 0.86 + x * f.lx * 0.25 - 0.34 * bump(r2 * 2.6)
+    a = s.cover((torch.sqrt(r2) - 1) * 0.09)
+    s.paint(w, a, f.skin_rgb * tone[:, None] * s.rgb(1.0, 0.92, 0.90))
+    s.name(w, (a > 0.5) & (x < 0), "l_ear")
+    s.name(w, (a > 0.5) & (x >= 0), "r_ear")
 
 # %% ../nbs/01_faces.ipynb #e9d2da88
 def skin_fields(f, x, y, r2, a, t):
     "Light and redness of the bare head."
     nz = torch.sqrt((1 - r2).clamp_(min=0))
-    light = .13 + (a * f.lx + t * f.ly) * .62 + nz * .72
-    cx, cy = x.abs() - .33, y - .17
-    red = bump((cx * cx + cy * cy * 1.3) * 18) * (.16 + f.Young * .62 * f.Young_blush + .2 * f.Smiling * f.Smiling_lift) * (1.1 - .6 * f.skin)
+    light = 0.13 + (a * f.lx + t * f.ly) * 0.62 + nz * 0.72
+    cx, cy = x.abs() - 0.33, y - 0.17
+    red = (
+        bump((cx * cx + cy * cy * 1.3) * 18)
+        * (0.16 + f.Young * 0.62 * f.Young_blush + 0.2 * f.Smiling * f.Smiling_lift)
+        * (1.1 - 0.6 * f.skin)
+    )
     return light, red
 
 # %% ../nbs/01_faces.ipynb #63c4c2d4
 def shade_eyes(f, light, red, x, y):
     "Sockets; bags below the old eye and crow's feet beside it."
     ax, ay = x.abs() - f.ex, y - f.ey
-    root = x.abs() - .10
-    light -= .20 * bump(ax * ax * 22 + (ay + .04) * (ay + .04) * 30) + .10 * bump(root * root * 90 + (ay + .02) * (ay + .02) * 50)
-    deep = f.old * (.48 + .52 * f.Young_wrinkles)
-    bag = ay - .125 + ax * ax * 3.2
-    light -= deep * .42 * bump(bag * bag * 1400) * bump(ax * ax * 38)
-    light += deep * .10 * bump((bag + .035) * (bag + .035) * 1200) * bump(ax * ax * 38)
-    out = ax - f.ew - .015
-    feet = wave(ay * 13 + out * 2 * ay) * bump((out - .05) * (out - .05) * 200 + ay * ay * 60)
-    light -= deep * .30 * feet.clamp_(min=0)
+    root = x.abs() - 0.10
+    light -= 0.20 * bump(ax * ax * 22 + (ay + 0.04) * (ay + 0.04) * 30) + 0.10 * bump(
+        root * root * 90 + (ay + 0.02) * (ay + 0.02) * 50
+    )
+    deep = f.old * (0.48 + 0.52 * f.Young_wrinkles)
+    bag = ay - 0.125 + ax * ax * 3.2
+    light -= deep * 0.42 * bump(bag * bag * 1400) * bump(ax * ax * 38)
+    light += deep * 0.10 * bump((bag + 0.035) * (bag + 0.035) * 1200) * bump(ax * ax * 38)
+    out = ax - f.ew - 0.015
+    feet = wave(ay * 13 + out * 2 * ay) * bump((out - 0.05) * (out - 0.05) * 200 + ay * ay * 60)
+    light -= deep * 0.30 * feet.clamp_(min=0)
 
 # %% ../nbs/01_faces.ipynb #4ebc28ba
 def shade_mouth(f, light, red, x, y):
     "Folds from nose to mouth, cheeks lifted by a smile, the shadow under the lip."
     ax = x.abs()
-    fold = ax - (.135 + .62 * (y - .20) - .35 * (y - .20) * (y - .20) + .02 * f.Smiling)
-    on = bump((y - .33) * (y - .33) * 42)
-    deep = f.Smiling * (.16 + .16 * f.Smiling_lift) + f.old * (.26 + .24 * f.Young_wrinkles)
+    fold = ax - (0.135 + 0.62 * (y - 0.20) - 0.35 * (y - 0.20) * (y - 0.20) + 0.02 * f.Smiling)
+    on = bump((y - 0.33) * (y - 0.33) * 42)
+    deep = f.Smiling * (0.16 + 0.16 * f.Smiling_lift) + f.old * (0.26 + 0.24 * f.Young_wrinkles)
     light -= deep * bump(fold * fold * 620) * on
-    light += (deep * .30) * bump((fold - .05) * (fold - .05) * 420) * on
-    cx, cy = ax - .34, y - .15
-    light += f.Smiling * (.06 + .12 * f.Smiling_lift) * bump(cx * cx * 45 + cy * cy * 60)
-    under = y - f.my - .155 - f.Smiling * .06 * f.Smiling_openness
-    light -= .20 * bump(x * x * 40 + under * under * 330)
-    light += .07 * bump(x * x * 60 + (y - .66) * (y - .66) * 150)
+    light += (deep * 0.30) * bump((fold - 0.05) * (fold - 0.05) * 420) * on
+    cx, cy = ax - 0.34, y - 0.15
+    light += f.Smiling * (0.06 + 0.12 * f.Smiling_lift) * bump(cx * cx * 45 + cy * cy * 60)
+    under = y - f.my - 0.155 - f.Smiling * 0.06 * f.Smiling_openness
+    light -= 0.20 * bump(x * x * 40 + under * under * 330)
+    light += 0.07 * bump(x * x * 60 + (y - 0.66) * (y - 0.66) * 150)
 
 # %% ../nbs/01_faces.ipynb #ef36456e
 def shade_forehead(f, light, red, x, y):
     "The old forehead's lines."
-    lines = wave((y + .04 * wave(x * .8 + f.face_texture * .5) - x * x * .25) * 12.5 + f.face_texture * .3).clamp_(min=0)
-    light -= f.old * (.24 + .28 * f.Young_wrinkles) * lines * bump(x * x * 7 + (y + .40) * (y + .40) * 45)
+    lines = wave((y + 0.04 * wave(x * 0.8 + f.face_texture * 0.5) - x * x * 0.25) * 12.5 + f.face_texture * 0.3).clamp_(
+        min=0
+    )
+    light -= f.old * (0.24 + 0.28 * f.Young_wrinkles) * lines * bump(x * x * 7 + (y + 0.40) * (y + 0.40) * 45)
 
 # %% ../nbs/01_faces.ipynb #b0fabf7d
 def shade_nose(f, light, red, x, y):
     "Bridge and tip by light, wings and nostrils by shadow; returns which pixels the nose takes."
     x, ty = x - f.turn * 1.1, y - f.ny
-    along = smooth((y + .20) * 5) * smooth((f.ny + .05 - y) * 9)
-    u = x / (f.nw * (.40 + .55 * smooth((y + .05) * 3.3)))
+    along = smooth((y + 0.20) * 5) * smooth((f.ny + 0.05 - y) * 9)
+    u = x / (f.nw * (0.40 + 0.55 * smooth((y + 0.05) * 3.3)))
     flank = u.abs() - 1.15
-    light += along * (u * (.35 * f.lx) * bump(u * u * .30) - .17 * bump(flank * flank * 5) + .10 * bump(u * u * 3))
-    tip = x - f.lx * .02
-    light += .20 * bump(tip * tip * 300 + (ty + .02) * (ty + .02) * 220)
+    light += along * (u * (0.35 * f.lx) * bump(u * u * 0.30) - 0.17 * bump(flank * flank * 5) + 0.10 * bump(u * u * 3))
+    tip = x - f.lx * 0.02
+    light += 0.20 * bump(tip * tip * 300 + (ty + 0.02) * (ty + 0.02) * 220)
     wing = x.abs() - f.nw
-    ring = torch.sqrt(wing * wing * 2.2 + (ty - .012) * (ty - .012)) - .046
-    light -= .26 * bump(ring * ring * 900) * smooth((wing + .02) * 22) * smooth((ty + .06) * 16)
-    light -= .30 * bump(x * x / (f.nw * f.nw) * .75 + (ty - .085) * (ty - .085) * 320)
-    hole = x.abs() - f.nw * .52
-    rise = ty - .050 - hole * .20
-    light -= .75 * bump(hole * hole * 900 + rise * rise * 3200)
-    red += .22 * bump(x * x * 60 + ty * ty * 60)
-    return torch.maximum(x.abs() - f.nw * (.45 + .75 * smooth((y + .02) * 4.5)), torch.maximum(-.10 - y, ty - .075)) < 0
+    ring = torch.sqrt(wing * wing * 2.2 + (ty - 0.012) * (ty - 0.012)) - 0.046
+    light -= 0.26 * bump(ring * ring * 900) * smooth((wing + 0.02) * 22) * smooth((ty + 0.06) * 16)
+    light -= 0.30 * bump(x * x / (f.nw * f.nw) * 0.75 + (ty - 0.085) * (ty - 0.085) * 320)
+    hole = x.abs() - f.nw * 0.52
+    rise = ty - 0.050 - hole * 0.20
+    light -= 0.75 * bump(hole * hole * 900 + rise * rise * 3200)
+    red += 0.22 * bump(x * x * 60 + ty * ty * 60)
+    return (
+        torch.maximum(x.abs() - f.nw * (0.45 + 0.75 * smooth((y + 0.02) * 4.5)), torch.maximum(-0.10 - y, ty - 0.075))
+        < 0
+    )
 
 # %% ../nbs/01_faces.ipynb #81ce013d
 def shade_freckles(f, light, red, x, y):
     "Freckles of the young across cheeks and nose."
-    spots = wave(x * 9.7 + y * 3.9 + .16 * wave(y * 4.1)) * wave(y * 10.3 - x * 4.7 + .16 * wave(x * 3.7))
-    spots = smooth(spots * 3 - .9) * bump(x * x * 3.2 + (y - .10) * (y - .10) * 22) * f.Young * smooth(f.Young_freckles * 1.5 - .3)
-    light -= .34 * spots
-    red += .35 * spots
+    spots = wave(x * 9.7 + y * 3.9 + 0.16 * wave(y * 4.1)) * wave(y * 10.3 - x * 4.7 + 0.16 * wave(x * 3.7))
+    spots = (
+        smooth(spots * 3 - 0.9)
+        * bump(x * x * 3.2 + (y - 0.10) * (y - 0.10) * 22)
+        * f.Young
+        * smooth(f.Young_freckles * 1.5 - 0.3)
+    )
+    light -= 0.34 * spots
+    red += 0.35 * spots
 
 # %% ../nbs/01_faces.ipynb #2547627f
-SHADING = ((shade_eyes, (-.32, .18, -.64, .64)), (shade_mouth, (.0, .82, -.6, .6)), (shade_forehead, (-.62, -.20, -.5, .5)),
-           (shade_nose, (-.26, .40, -.34, .34)), (shade_freckles, (-.20, .40, -.62, .62)))
+SHADING = (
+    (shade_eyes, (-0.32, 0.18, -0.64, 0.64)),
+    (shade_mouth, (0.0, 0.82, -0.6, 0.6)),
+    (shade_forehead, (-0.62, -0.20, -0.5, 0.5)),
+    (shade_nose, (-0.26, 0.40, -0.34, 0.34)),
+    (shade_freckles, (-0.20, 0.40, -0.62, 0.62)),
+)
+
 
 def paint_head(s):
     "The face's skin with all its shading."
-    f, w = s.f, s.window(-.86, .92, -.74, .74)
+    f, w = s.f, s.window(-0.86, 0.92, -0.74, 0.74)
     x, y = s.xy(w)
     r2, a, t = head_shape(f, x, y)
     light, red = skin_fields(f, x, y, r2, a, t)
     regions = {}
     for shade, box in SHADING:
         v = s.window(*box)
-        i = tuple(slice(n.start - o.start, n.stop - o.start) for o, n in zip(w, v))  # the same window, counted from w's corner
+        i = tuple(
+            slice(n.start - o.start, n.stop - o.start) for o, n in zip(w, v)
+        )  # the same window, counted from w's corner
         regions[shade] = v, shade(f, light[:, i[0], i[1]], red[:, i[0], i[1]], *s.xy(v))
-    light.clamp_(-.25, 1.25)
-    dark = f.skin_rgb * s.rgb(.50, .38, .36)
-    rgb = dark + ((f.skin_rgb * 1.04 + .015) - dark) * light[:, None]
-    rgb += s.rgb(.10, -.055, -.035) * red[:, None]
-    s.paint(w, s.cover((torch.sqrt(r2) - 1) * .6, .004), rgb, "skin")
+    light.clamp_(-0.25, 1.25)
+    dark = f.skin_rgb * s.rgb(0.50, 0.38, 0.36)
+    rgb = dark + ((f.skin_rgb * 1.04 + 0.015) - dark) * light[:, None]
+    rgb += s.rgb(0.10, -0.055, -0.035) * red[:, None]
+    s.paint(w, s.cover((torch.sqrt(r2) - 1) * 0.6, 0.004), rgb, "skin")
     s.name(*regions[shade_nose], "nose")
 
 # %% ../nbs/01_faces.ipynb #6bfbbc9d
@@ -444,360 +585,459 @@ def mouth_lines(f, x):
     "The curves of the mouth: upper edge and lower edge of the upper lip, the same of the lower lip; and u."
     u = x / f.mw
     e = (1 - u * u).clamp(min=0)
-    lift = f.Smiling * (.070 + .048 * f.Smiling_lift) + (1 - f.Smiling) * .034
-    mid = f.my + lift * (.45 - u * u)
-    gape = f.Smiling * (.040 + .075 * f.Smiling_openness)
-    full = .75 + .5 * f.lip_fullness - f.male * .18
-    up = mid - gape * .25 * e
-    lo = mid + gape * e + .004
-    cupid = 1 - .28 * bump(u * u * 30)  # the bow
-    return up - .041 * full * torch.sqrt(e) * (.40 + .60 * e) * cupid, up, lo, lo + .070 * full * (1 - .25 * f.Smiling) * e * (.6 + .4 * e), u
+    lift = f.Smiling * (0.070 + 0.048 * f.Smiling_lift) + (1 - f.Smiling) * 0.034
+    mid = f.my + lift * (0.45 - u * u)
+    gape = f.Smiling * (0.040 + 0.075 * f.Smiling_openness)
+    full = 0.75 + 0.5 * f.lip_fullness - f.male * 0.18
+    up = mid - gape * 0.25 * e
+    lo = mid + gape * e + 0.004
+    cupid = 1 - 0.28 * bump(u * u * 30)  # the bow
+    return (
+        up - 0.041 * full * torch.sqrt(e) * (0.40 + 0.60 * e) * cupid,
+        up,
+        lo,
+        lo + 0.070 * full * (1 - 0.25 * f.Smiling) * e * (0.6 + 0.4 * e),
+        u,
+    )
 
 # %% ../nbs/01_faces.ipynb #88a6fbf3
 def _lip_colour(s):
     "Lips: by style for women, nearer to the skin for men, darker on dark skin."
     f = s.f
     lip = ramp(LIPS, f.Male_lip_colour * (1 - f.male))
-    lip = lip * (1 - .38 * f.male[:, None]) + f.skin_rgb * s.rgb(.82, .60, .56) * .38 * f.male[:, None]
-    return lip * (.58 + .42 * f.skin_rgb[:, :1])
+    lip = lip * (1 - 0.38 * f.male[:, None]) + f.skin_rgb * s.rgb(0.82, 0.60, 0.56) * 0.38 * f.male[:, None]
+    return lip * (0.58 + 0.42 * f.skin_rgb[:, :1])
 
 # %% ../nbs/01_faces.ipynb #56d20591
 def paint_mouth(s):
     "Lips with their highlight, teeth and the dark between."
-    f, w = s.f, s.window(.22, .72, -.50, .50)
+    f, w = s.f, s.window(0.22, 0.72, -0.50, 0.50)
     x, y = s.xy(w)
-    top, up, lo, low, u = mouth_lines(f, x - f.turn * .5)
+    top, up, lo, low, u = mouth_lines(f, x - f.turn * 0.5)
     side = (u.abs() - 1) * f.mw
     band = lambda a, b: torch.maximum(torch.maximum(a - y, y - b), side)
     lip = _lip_colour(s)
-    tone = .92 + (y - f.my) * .9 + .04 * wave(u * 7)
+    tone = 0.92 + (y - f.my) * 0.9 + 0.04 * wave(u * 7)
     s.paint(w, s.cover(band(lo, low)), lip * tone[:, None], "l_lip")
-    gx, gy = u - f.lx * .25, (y - lo) / (low - lo + .01) - .45
-    s.paint(w, bump(gx * gx * 6 + gy * gy * 6) * .38 * (1 - .45 * f.male), s.rgb(1., .93, .92))
-    s.paint(w, s.cover(band(top, up)), lip * (.80 + .05 * wave(u * 5))[:, None], "u_lip")
+    gx, gy = u - f.lx * 0.25, (y - lo) / (low - lo + 0.01) - 0.45
+    s.paint(w, bump(gx * gx * 6 + gy * gy * 6) * 0.38 * (1 - 0.45 * f.male), s.rgb(1.0, 0.93, 0.92))
+    s.paint(w, s.cover(band(top, up)), lip * (0.80 + 0.05 * wave(u * 5))[:, None], "u_lip")
     inside = s.cover(band(up, lo))
-    s.paint(w, inside, s.rgb(.30, .07, .08))
-    s.name(w, (inside > .5) & (f.Smiling > .5), "mouth")
-    teeth = torch.maximum(torch.maximum(band(up, lo), y - up - (lo - up) * .78 - .006), (u.abs() - .90) * f.mw)
-    comb = wave(u * 3.5 + .25)
-    gap = 1 - .10 * bump(comb * comb * 12) - .25 * u * u
-    s.paint(w, s.cover(teeth, .004) * f.Smiling, s.rgb(.97, .95, .92) * gap[:, None])
+    s.paint(w, inside, s.rgb(0.30, 0.07, 0.08))
+    s.name(w, (inside > 0.5) & (f.Smiling > 0.5), "mouth")
+    teeth = torch.maximum(torch.maximum(band(up, lo), y - up - (lo - up) * 0.78 - 0.006), (u.abs() - 0.90) * f.mw)
+    comb = wave(u * 3.5 + 0.25)
+    gap = 1 - 0.10 * bump(comb * comb * 12) - 0.25 * u * u
+    s.paint(w, s.cover(teeth, 0.004) * f.Smiling, s.rgb(0.97, 0.95, 0.92) * gap[:, None])
 
 # %% ../nbs/01_faces.ipynb #17b1c694
 def _beard_distance(f, x, y):
     "About the signed distance to the beard: from a goatee to all of the jaw, plus a moustache, minus the lips."
-    r2, a, t = head_shape(f, x, y / (1 + .11 * f.Male_beard_length) + .02 * f.Male_beard_length)
-    body = (torch.sqrt(r2) - 1.0 - .03 * f.Male_beard_length) * .6
-    ax = (x - f.turn * .3).abs()
-    far = (ax - .20).clamp(min=0)
-    line = .35 - 1.5 * far * far - .10 * f.Male_beard_shape
-    cheek = torch.maximum(torch.maximum(line - y, (ax - .30 - .40 * f.Male_beard_shape) * .8), body)
-    top, up, lo, low, u = mouth_lines(f, x - f.turn * .5)
-    tache = torch.maximum((y - top + .048).abs() - .040 - .010 * (1 - u * u), (u.abs() - 1.12) * f.mw)
+    r2, a, t = head_shape(f, x, y / (1 + 0.11 * f.Male_beard_length) + 0.02 * f.Male_beard_length)
+    body = (torch.sqrt(r2) - 1.0 - 0.03 * f.Male_beard_length) * 0.6
+    ax = (x - f.turn * 0.3).abs()
+    far = (ax - 0.20).clamp(min=0)
+    line = 0.35 - 1.5 * far * far - 0.10 * f.Male_beard_shape
+    cheek = torch.maximum(torch.maximum(line - y, (ax - 0.30 - 0.40 * f.Male_beard_shape) * 0.8), body)
+    top, up, lo, low, u = mouth_lines(f, x - f.turn * 0.5)
+    tache = torch.maximum((y - top + 0.048).abs() - 0.040 - 0.010 * (1 - u * u), (u.abs() - 1.12) * f.mw)
     e = (1 - u * u).clamp(min=0)
-    hole = -torch.maximum(torch.maximum(top - .012 * e - y, y - low - .020 * e), (u.abs() - 1.0) * f.mw)
-    return torch.minimum(torch.maximum(cheek, hole), torch.maximum(tache, top - .11 - y))
+    hole = -torch.maximum(torch.maximum(top - 0.012 * e - y, y - low - 0.020 * e), (u.abs() - 1.0) * f.mw)
+    return torch.minimum(torch.maximum(cheek, hole), torch.maximum(tache, top - 0.11 - y))
 
 # %% ../nbs/01_faces.ipynb #b8f7e3d9
 def paint_beard(s):
     "Stubble to full beard, longer below the chin, grey on the old."
-    f, w = s.f, s.window(.05, 1, -.74, .74)
+    f, w = s.f, s.window(0.05, 1, -0.74, 0.74)
     x, y = s.xy(w)
     d = _beard_distance(f, x, y)
-    ax = (x - f.turn * .3).abs()
-    hair = wave(x * 24 + wave(y * 3.1 + ax * 2) * .45 + y * 3 * x) * .6 + wave(x * 37 - y * 5 + wave(y * 5.3) * .3) * .4
-    hair = hair * (.3 + .7 * min(1., s.size / 160))
-    alpha = s.cover(d, .05) * (.56 + .38 * f.Male_beard_density + .22 * hair * (1.1 - f.Male_beard_density)).clamp_(0, .96) * f.male
-    rgb = f.hair_rgb * .70 + f.skin_rgb * .06
-    rgb = rgb + (s.rgb(.72, .71, .71) - rgb) * (f.old * (.18 + .50 * f.Young_greying))[:, None]
-    s.paint(w, alpha, rgb * (.92 + x * f.lx * .5 + .20 * hair - .25 * (y - .5))[:, None])
+    ax = (x - f.turn * 0.3).abs()
+    hair = (
+        wave(x * 24 + wave(y * 3.1 + ax * 2) * 0.45 + y * 3 * x) * 0.6
+        + wave(x * 37 - y * 5 + wave(y * 5.3) * 0.3) * 0.4
+    )
+    hair = hair * (0.3 + 0.7 * min(1.0, s.size / 160))
+    alpha = (
+        s.cover(d, 0.05)
+        * (0.56 + 0.38 * f.Male_beard_density + 0.22 * hair * (1.1 - f.Male_beard_density)).clamp_(0, 0.96)
+        * f.male
+    )
+    rgb = f.hair_rgb * 0.70 + f.skin_rgb * 0.06
+    rgb = rgb + (s.rgb(0.72, 0.71, 0.71) - rgb) * (f.old * (0.18 + 0.50 * f.Young_greying))[:, None]
+    s.paint(w, alpha, rgb * (0.92 + x * f.lx * 0.5 + 0.20 * hair - 0.25 * (y - 0.5))[:, None])
 
 # %% ../nbs/01_faces.ipynb #b9558e9e
 def paint_eyes(s):
     "Sclera, iris, pupil and catch-light between two lids."
-    f, w = s.f, s.window(-.32, .13, -.58, .58)
+    f, w = s.f, s.window(-0.32, 0.13, -0.58, 0.58)
     x, y = s.xy(w)
-    x = x - f.turn * .45
-    sign = (x > 0) * 2. - 1
+    x = x - f.turn * 0.45
+    sign = (x > 0) * 2.0 - 1
     ax = x.abs() - f.ex
-    ay = y - f.ey + ax * (f.eye_tilt - .35) * .22
+    ay = y - f.ey + ax * (f.eye_tilt - 0.35) * 0.22
     u = ax / f.ew
     e = (1 - u * u).clamp(min=0)
-    tall = .070 + (f.eye_size - .5) * .012 - .010 * f.old
-    upper, lower = -tall * e * (1.18 - .18 * e), (.052 - .020 * f.Smiling * (.4 + .6 * f.Smiling_lift)) * e
+    tall = 0.070 + (f.eye_size - 0.5) * 0.012 - 0.010 * f.old
+    upper, lower = -tall * e * (1.18 - 0.18 * e), (0.052 - 0.020 * f.Smiling * (0.4 + 0.6 * f.Smiling_lift)) * e
     white = s.cover(torch.maximum(torch.maximum(upper - ay, ay - lower), (u.abs() - 1) * f.ew))
-    s.paint(w, white, s.rgb(.94, .92, .90) * (1 - .34 * bump((ay - upper) * (ay - upper) * 500))[:, None])
-    s.name(w, (white > .5) & (sign < 0), "l_eye"); s.name(w, (white > .5) & (sign > 0), "r_eye")
-    ix = ax - f.turn * .12 * sign
-    r = torch.sqrt(ix * ix + (ay + .010) * (ay + .010))
-    iris = ramp(IRIS, f.eye_colour) * (.72 + 4.2 * (ay + .02).clamp(-.06, .08) + .5 * smooth((.066 - r) * 20))[:, None]
-    s.paint(w, s.cover(r - .068) * white, iris)
-    s.paint(w, s.cover(r - .030) * white, s.rgb(.03, .03, .04))
-    gx, gy = ix * sign - f.lx * .035, ay + .036
-    s.paint(w, s.cover(torch.sqrt(gx * gx + gy * gy) - .017) * white, s.rgb(1., 1., 1.))
+    s.paint(w, white, s.rgb(0.94, 0.92, 0.90) * (1 - 0.34 * bump((ay - upper) * (ay - upper) * 500))[:, None])
+    s.name(w, (white > 0.5) & (sign < 0), "l_eye")
+    s.name(w, (white > 0.5) & (sign > 0), "r_eye")
+    ix = ax - f.turn * 0.12 * sign
+    r = torch.sqrt(ix * ix + (ay + 0.010) * (ay + 0.010))
+    iris = (
+        ramp(IRIS, f.eye_colour)
+        * (0.72 + 4.2 * (ay + 0.02).clamp(-0.06, 0.08) + 0.5 * smooth((0.066 - r) * 20))[:, None]
+    )
+    s.paint(w, s.cover(r - 0.068) * white, iris)
+    s.paint(w, s.cover(r - 0.030) * white, s.rgb(0.03, 0.03, 0.04))
+    gx, gy = ix * sign - f.lx * 0.035, ay + 0.036
+    s.paint(w, s.cover(torch.sqrt(gx * gx + gy * gy) - 0.017) * white, s.rgb(1.0, 1.0, 1.0))
     paint_lids(s, w, ax, ay, u, upper, lower)
 
 # %% ../nbs/01_faces.ipynb #9d954828
 def paint_lids(s, w, ax, ay, u, upper, lower):
     "The lash line with its lashes, the crease above and the lower lid."
     f = s.f
-    dark = f.hair_rgb * .18 + s.rgb(.07, .04, .03)
-    lash = (1 - f.male) * (.25 + .75 * f.Male_lashes)
-    thick = (.0085 + .015 * lash * smooth(u * .5 + .5)) * (1 - .75 * smooth((u - .92) * 3.5))
-    wing = (u.abs() - 1.02 - .28 * lash * (u > 0)) * f.ew
-    line = upper - lash * .050 * (u - .8).clamp(min=0)
-    s.paint(w, s.cover(torch.maximum((ay - line + thick * .4).abs() - thick, wing)), dark)
-    crease = (ay - upper + .038 + .008 * lash).abs() - .005
-    soft = f.skin_rgb * s.rgb(.58, .44, .40)
-    s.paint(w, s.cover(torch.maximum(crease, (u.abs() - .92) * f.ew), .008) * .62, soft)
-    s.paint(w, s.cover(torch.maximum((ay - lower).abs() - .004, (u.abs() - .95) * f.ew), .008) * .5, soft)
+    dark = f.hair_rgb * 0.18 + s.rgb(0.07, 0.04, 0.03)
+    lash = (1 - f.male) * (0.25 + 0.75 * f.Male_lashes)
+    thick = (0.0085 + 0.015 * lash * smooth(u * 0.5 + 0.5)) * (1 - 0.75 * smooth((u - 0.92) * 3.5))
+    wing = (u.abs() - 1.02 - 0.28 * lash * (u > 0)) * f.ew
+    line = upper - lash * 0.050 * (u - 0.8).clamp(min=0)
+    s.paint(w, s.cover(torch.maximum((ay - line + thick * 0.4).abs() - thick, wing)), dark)
+    crease = (ay - upper + 0.038 + 0.008 * lash).abs() - 0.005
+    soft = f.skin_rgb * s.rgb(0.58, 0.44, 0.40)
+    s.paint(w, s.cover(torch.maximum(crease, (u.abs() - 0.92) * f.ew), 0.008) * 0.62, soft)
+    s.paint(w, s.cover(torch.maximum((ay - lower).abs() - 0.004, (u.abs() - 0.95) * f.ew), 0.008) * 0.5, soft)
 
 # %% ../nbs/01_faces.ipynb #0040f542
 def paint_brows(s):
     "Two brows: an arch that thins outwards, drawn with strokes; heavier on men, greyer on the old."
-    f, w = s.f, s.window(-.46, -.10, -.60, .60)
+    f, w = s.f, s.window(-0.46, -0.10, -0.60, 0.60)
     x, y = s.xy(w)
-    x = x - f.turn * .4
-    ax = x.abs() - f.ex - .012
-    u = ax * (1 / .172)
-    mid = f.ey - .178 - .03 * (f.brow_height - .5) + .02 * f.male - (.012 + .03 * f.brow_arch) * (1 - (u - .12) * (u - .12)) + .02
-    thick = (.020 + .010 * f.brow_thickness + f.male * .012) * (1 - .55 * smooth(u * .6 + .25))
-    d = torch.maximum((y - mid).abs() - thick, (u.abs() - 1) * .172)
-    stroke = wave(ax * 22 + (y - mid) * 16) * min(1., s.size / 128)
-    rgb = f.hair_rgb * .62 + s.rgb(.03, .02, .015)
-    rgb = rgb + (s.rgb(.70, .69, .69) - rgb) * (f.old * (.30 + .55 * f.Young_greying))[:, None]
-    a = s.cover(d, .022) * (.86 + .14 * stroke)
-    s.paint(w, a, rgb * (1 + .12 * stroke)[:, None])
-    s.name(w, (a > .45) & (x < 0), "l_brow"); s.name(w, (a > .45) & (x >= 0), "r_brow")
+    x = x - f.turn * 0.4
+    ax = x.abs() - f.ex - 0.012
+    u = ax * (1 / 0.172)
+    mid = (
+        f.ey
+        - 0.178
+        - 0.03 * (f.brow_height - 0.5)
+        + 0.02 * f.male
+        - (0.012 + 0.03 * f.brow_arch) * (1 - (u - 0.12) * (u - 0.12))
+        + 0.02
+    )
+    thick = (0.020 + 0.010 * f.brow_thickness + f.male * 0.012) * (1 - 0.55 * smooth(u * 0.6 + 0.25))
+    d = torch.maximum((y - mid).abs() - thick, (u.abs() - 1) * 0.172)
+    stroke = wave(ax * 22 + (y - mid) * 16) * min(1.0, s.size / 128)
+    rgb = f.hair_rgb * 0.62 + s.rgb(0.03, 0.02, 0.015)
+    rgb = rgb + (s.rgb(0.70, 0.69, 0.69) - rgb) * (f.old * (0.30 + 0.55 * f.Young_greying))[:, None]
+    a = s.cover(d, 0.022) * (0.86 + 0.14 * stroke)
+    s.paint(w, a, rgb * (1 + 0.12 * stroke)[:, None])
+    s.name(w, (a > 0.45) & (x < 0), "l_brow")
+    s.name(w, (a > 0.45) & (x >= 0), "r_brow")
 
 # %% ../nbs/01_faces.ipynb #ac8a97c4
 def paint_hair(s):
     "Cap and curtains around the face's opening, after their shadow; then bangs."
     f, w = s.f, s.window(-1, 1)
     x, y = s.xy(w)
-    wide = f.W * (.93 + .07 * f.male) + .02 * f.male
-    xo = x - f.part_x * .12 * smooth(-y * 2)
-    ty = (y - .16 + .30 * f.part_x * xo).clamp(max=0) / (.735 + .05 * (f.hairline - .5))
+    wide = f.W * (0.93 + 0.07 * f.male) + 0.02 * f.male
+    xo = x - f.part_x * 0.12 * smooth(-y * 2)
+    ty = (y - 0.16 + 0.30 * f.part_x * xo).clamp(max=0) / (0.735 + 0.05 * (f.hairline - 0.5))
     o2 = xo * xo / (wide * wide)
-    o = torch.sqrt((o2 + ty * ty - (.35 + .35 * f.male) * o2 * ty * ty).clamp_(min=0))
-    opening = (o - 1) * .6 + (.008 + .010 * f.male) * strands(f, x, y)
+    o = torch.sqrt((o2 + ty * ty - (0.35 + 0.35 * f.male) * o2 * ty * ty).clamp_(min=0))
+    opening = (o - 1) * 0.6 + (0.008 + 0.010 * f.male) * strands(f, x, y)
     front = torch.maximum(s.d_hair, -opening)
-    front = torch.maximum(front, (y - .02) * f.male * .8 - (1 - f.male))
-    shadow = bump((opening / .10) * (opening / .10)) * (opening < 0) * smooth(-y * 3 + .8)
-    s.paint(w, shadow * .35 * cover(s.d_hair, s.px), f.skin_rgb * s.rgb(.45, .33, .30))
-    s.front = s.cover(front, .010 + .022 * f.male) * (1 - f.male * smooth((y + .10) * 7))
+    front = torch.maximum(front, (y - 0.02) * f.male * 0.8 - (1 - f.male))
+    shadow = bump((opening / 0.10) * (opening / 0.10)) * (opening < 0) * smooth(-y * 3 + 0.8)
+    s.paint(w, shadow * 0.35 * cover(s.d_hair, s.px), f.skin_rgb * s.rgb(0.45, 0.33, 0.30))
+    s.front = s.cover(front, 0.010 + 0.022 * f.male) * (1 - f.male * smooth((y + 0.10) * 7))
     s.paint(w, s.front, s.hair, "hair")
     paint_bangs(s)
 
 # %% ../nbs/01_faces.ipynb #e68a6776
 def paint_bangs(s):
     "Strands from the hairline down over the forehead, cut at a length and a slant, after their shadow."
-    f, w = s.f, s.window(-.80, .02, -.70, .70)
+    f, w = s.f, s.window(-0.80, 0.02, -0.70, 0.70)
     x, y = s.xy(w)
     q = (x - f.part_x) / (y + 1.75)
-    jag = wave(q * 8 + .1)
-    edge = -.345 + .135 * f.Bangs_length + (f.Bangs_slant - .5) * .42 * x - .22 * x * x + .028 * jag
-    side = x.abs() - f.W * .93
-    d = torch.maximum(torch.maximum(y - edge, side), -.74 - y)
-    thin = (1 - f.Bangs_density) * smooth(wave(q * 12 + .4) * 1.4 - .1) * smooth((y + .60) * 5)
-    shadow = s.cover(torch.maximum(y - edge - .035, side), .06) * .42
+    jag = wave(q * 8 + 0.1)
+    edge = -0.345 + 0.135 * f.Bangs_length + (f.Bangs_slant - 0.5) * 0.42 * x - 0.22 * x * x + 0.028 * jag
+    side = x.abs() - f.W * 0.93
+    d = torch.maximum(torch.maximum(y - edge, side), -0.74 - y)
+    thin = (1 - f.Bangs_density) * smooth(wave(q * 12 + 0.4) * 1.4 - 0.1) * smooth((y + 0.60) * 5)
+    shadow = s.cover(torch.maximum(y - edge - 0.035, side), 0.06) * 0.42
     on = f.Bangs * s.cover(s.d_hair[:, w[0], w[1]])
-    s.paint(w, shadow * on * (1 - s.front[:, w[0], w[1]]), f.skin_rgb * s.rgb(.45, .33, .30))
-    a = s.cover(d, .012) * on * (1 - .75 * thin)
-    lit = 1 + (.14 * jag - .16 * smooth((y - edge) * 4 + 1.)) * smooth((y + .70) * 4)
+    s.paint(w, shadow * on * (1 - s.front[:, w[0], w[1]]), f.skin_rgb * s.rgb(0.45, 0.33, 0.30))
+    a = s.cover(d, 0.012) * on * (1 - 0.75 * thin)
+    lit = 1 + (0.14 * jag - 0.16 * smooth((y - edge) * 4 + 1.0)) * smooth((y + 0.70) * 4)
     s.paint(w, a, s.hair[:, :, w[0], w[1]] * lit[:, None], "hair")
 
 # %% ../nbs/01_faces.ipynb #898c728e
 def _frame_distance(f, x):
     "Half width, half height, corner radius and thickness of the frames."
-    half_h = (.105 + .045 * f.Eyeglasses_size) + .025 * f.Eyeglasses_roundness
-    return .165 + .035 * f.Eyeglasses_size, half_h, .03 + (half_h - .03) * f.Eyeglasses_roundness, .014 + .020 * f.Eyeglasses_thickness
+    half_h = (0.105 + 0.045 * f.Eyeglasses_size) + 0.025 * f.Eyeglasses_roundness
+    return (
+        0.165 + 0.035 * f.Eyeglasses_size,
+        half_h,
+        0.03 + (half_h - 0.03) * f.Eyeglasses_roundness,
+        0.014 + 0.020 * f.Eyeglasses_thickness,
+    )
 
 # %% ../nbs/01_faces.ipynb #241c9162
 def paint_glasses(s):
     "Frames with bridge and temples, from square to round, and a glint on the lenses."
-    f, w = s.f, s.window(-.42, .26, -.74, .74)
+    f, w = s.f, s.window(-0.42, 0.26, -0.74, 0.74)
     x, y = s.xy(w)
-    x, on = x - f.turn * .55, f.Eyeglasses
-    ax, ay = x.abs() - f.ex - .015, y - f.ey - .02
+    x, on = x - f.turn * 0.55, f.Eyeglasses
+    ax, ay = x.abs() - f.ex - 0.015, y - f.ey - 0.02
     half_w, half_h, radius, th = _frame_distance(f, x)
     lens = round_box(ax, ay, half_w, half_h, radius)
-    bridge = torch.maximum(torch.maximum((ay + .045 - x * x * 1.5).abs() - th * .8, x.abs() - f.ex), -lens)
-    temple = torch.maximum(torch.maximum((ay + .05).abs() - th * .9, f.ex + half_w - x.abs()), torch.maximum(x.abs() - f.W - .01, -lens))
+    bridge = torch.maximum(torch.maximum((ay + 0.045 - x * x * 1.5).abs() - th * 0.8, x.abs() - f.ex), -lens)
+    temple = torch.maximum(
+        torch.maximum((ay + 0.05).abs() - th * 0.9, f.ex + half_w - x.abs()), torch.maximum(x.abs() - f.W - 0.01, -lens)
+    )
     frame = torch.minimum(torch.minimum(lens.abs() - th, bridge), temple)
-    s.paint(w, s.cover(lens) * on * .10, s.rgb(.75, .85, .95))
-    ray = ax + ay * .8 + .04
-    s.paint(w, bump(ray * ray * 1200) * s.cover(lens + .015) * on * .30, s.rgb(1., 1., 1.))
-    s.paint(w, s.cover(lens.abs() - th - .02, .03) * s.cover(-lens) * on * .16, f.skin_rgb * .35)  # the frame's shadow on the cheek
-    edge = lens + th * .3
+    s.paint(w, s.cover(lens) * on * 0.10, s.rgb(0.75, 0.85, 0.95))
+    ray = ax + ay * 0.8 + 0.04
+    s.paint(w, bump(ray * ray * 1200) * s.cover(lens + 0.015) * on * 0.30, s.rgb(1.0, 1.0, 1.0))
+    s.paint(
+        w, s.cover(lens.abs() - th - 0.02, 0.03) * s.cover(-lens) * on * 0.16, f.skin_rgb * 0.35
+    )  # the frame's shadow on the cheek
+    edge = lens + th * 0.3
     a = s.cover(frame) * on
     s.paint(w, a, ramp(FRAME, f.Eyeglasses_colour) * (1 + 1.2 * bump(edge * edge * 9000) * smooth(-ay * 6))[:, None])
     if s.classes is not None:
         seen = s.classes[:, w[0], w[1]]
-        s.name(w, (a > .5) | ((lens < 0) & (on > .5) & (seen < 3) & (seen > 0)), "eye_g")
+        s.name(w, (a > 0.5) | ((lens < 0) & (on > 0.5) & (seen < 3) & (seen > 0)), "eye_g")
 
 # %% ../nbs/01_faces.ipynb #e376307b
-PARTS = (paint_background, paint_back_hair, paint_neck, paint_ears, paint_head, paint_mouth, paint_beard, paint_eyes, paint_brows, paint_hair, paint_glasses)
+PARTS = (
+    paint_background,
+    paint_back_hair,
+    paint_neck,
+    paint_ears,
+    paint_head,
+    paint_mouth,
+    paint_beard,
+    paint_eyes,
+    paint_brows,
+    paint_hair,
+    paint_glasses,
+)
+
 
 def _draw(factors, size, masks=False, device=None):
     s = Scene(factors, size, masks, device)
-    for part in PARTS: part(s)
+    for part in PARTS:
+        part(s)
     return s
+
 
 def _chunks(factors, device):
     "Small bites on a CPU, so that they stay in its cache; large ones on anything else."
     k = 16 if torch.device(device or factors.labels.device).type == "cpu" else 512
-    return [factors[i:i + k] for i in range(0, len(factors), k)]
+    return [factors[i : i + k] for i in range(0, len(factors), k)]
+
 
 def _check_size(size):
-    if isinstance(size, bool) or not isinstance(size, int) or not 32 <= size <= 256: raise ValueError(f"size {size!r} came; a whole number from 32 to 256 is needed.")
+    if isinstance(size, bool) or not isinstance(size, int) or not 32 <= size <= 256:
+        raise ValueError(f"size {size!r} came; a whole number from 32 to 256 is needed.")
 
 # %% ../nbs/01_faces.ipynb #fb1f9e6f
-def render_faces(factors, # Factors of B faces
-                 size=64, # S, from 32 to 256
-                 supersample=1, # draw this many times larger and average
-                 device=None, # where to draw; None: where the factors are
-                ): # (B,3,S,S) in [-1, 1]
+def render_faces(
+    factors,  # Factors of B faces
+    size=64,  # S, from 32 to 256
+    supersample=1,  # draw this many times larger and average
+    device=None,  # where to draw; None: where the factors are
+):  # (B,3,S,S) in [-1, 1]
     "Factors to faces."
     _check_size(size)
     out = []
     for part in _chunks(factors, device):
         im = _draw(part, size * supersample, device=device).image
-        if (k := supersample) > 1: im = sum(im[:, :, a::k, b::k] for a in range(k) for b in range(k)) / (k * k)  # (B, 3, S, S)
+        if (k := supersample) > 1:
+            im = sum(im[:, :, a::k, b::k] for a in range(k) for b in range(k)) / (k * k)  # (B, 3, S, S)
         out.append(im.clamp_(0, 1).mul_(2).sub_(1))
     return torch.cat(out)
 
 # %% ../nbs/01_faces.ipynb #8f468ef2
-def render_masks(factors, # Factors of B faces
-                 size=64, # S, from 32 to 256
-                 device=None, # where to draw; None: where the factors are
-                ): # (B,19,S,S) bool, exactly one class at each pixel, in the order of CLASSES
+def render_masks(
+    factors,  # Factors of B faces
+    size=64,  # S, from 32 to 256
+    device=None,  # where to draw; None: where the factors are
+):  # (B,19,S,S) bool, exactly one class at each pixel, in the order of CLASSES
     "Factors to the classes of CelebAMask-HQ, the background first."
     _check_size(size)
-    c = torch.cat([_draw(part, size, True, device).classes for part in _chunks(factors, device)])[:, None]  # (B, 1, S, S)
+    c = torch.cat([_draw(part, size, True, device).classes for part in _chunks(factors, device)])[
+        :, None
+    ]  # (B, 1, S, S)
     return c == torch.arange(len(CLASSES), device=c.device, dtype=c.dtype).view(1, -1, 1, 1)  # (B, 19, S, S)
 
 # %% ../nbs/01_faces.ipynb #7dc2918c
 class SynthFaces(Dataset):
     "Labelled faces, each a pure function of (seed, index)."
-    def __init__(self, n=10_000, # how many faces
-                 size=64, # S, from 32 to 256
-                 seed=0, # another seed gives other people
-                 correlated=False, # tags correlated as in CelebA, instead of balanced and independent
-                 tags=CELEBA_TAGS, # which of CELEBA_TAGS to report, in which order; the others still vary
-                 device="cpu", # where to draw
-                 faces_per_person=1, # consecutive faces that share an identity
-                ):
+
+    def __init__(
+        self,
+        n=10_000,  # how many faces
+        size=64,  # S, from 32 to 256
+        seed=0,  # another seed gives other people
+        correlated=False,  # tags correlated as in CelebA, instead of balanced and independent
+        tags=CELEBA_TAGS,  # which of CELEBA_TAGS to report, in which order; the others still vary
+        device="cpu",  # where to draw
+        faces_per_person=1,  # consecutive faces that share an identity
+    ):
         _check_size(size)
-        if n < 1 or faces_per_person < 1: raise ValueError(f"n={n} faces, {faces_per_person} for each person came; both must be at least 1.")
+        if n < 1 or faces_per_person < 1:
+            raise ValueError(f"n={n} faces, {faces_per_person} for each person came; both must be at least 1.")
         self.tags = TagSet(tags)
         self.columns = [CELEBA_TAGS.index(t.name) for t in self.tags]
-        self.tags.columns(CELEBA_TAGS, "the painter", "Leave out what it does not know.")        # nor other values
+        self.tags.columns(CELEBA_TAGS, "the painter", "Leave out what it does not know.")  # nor other values
         self.n, self.size, self.seed, self.correlated = n, size, seed, correlated
         self.device, self.faces_per_person = torch.device(device), faces_per_person
         self.style_names = {t.name: STYLES[t.name] for t in self.tags}
 
-    def __len__(self): return self.n
+    def __len__(self):
+        return self.n
 
 # %% ../nbs/01_faces.ipynb #27ee9d35
-def _single(index): return not isinstance(index, (list, tuple, range)) and getattr(index, "ndim", 0) == 0
+def _single(index):
+    return not isinstance(index, (list, tuple, range)) and getattr(index, "ndim", 0) == 0
+
 
 @patch
-def _rows(self:SynthFaces, indices):
+def _rows(self: SynthFaces, indices):
     "Indices as a checked (B,) LongTensor."
     rows = torch.as_tensor(indices).reshape(-1)  # (B,)
-    if not len(rows): raise IndexError(f"no face was asked for; this set has the faces 0 to {self.n - 1}.")
-    if rows.dtype == torch.bool or rows.is_floating_point(): raise IndexError(f"{rows[0].item()!r} came as the number of a face; whole numbers from 0 to {self.n - 1} are needed.")
+    if not len(rows):
+        raise IndexError(f"no face was asked for; this set has the faces 0 to {self.n - 1}.")
+    if rows.dtype == torch.bool or rows.is_floating_point():
+        raise IndexError(
+            f"{rows[0].item()!r} came as the number of a face; whole numbers from 0 to {self.n - 1} are needed."
+        )
     bad = rows[(rows < 0) | (rows >= self.n)]
-    if len(bad): raise IndexError(f"face {int(bad[0])} came; this set has the faces 0 to {self.n - 1}.")
+    if len(bad):
+        raise IndexError(f"face {int(bad[0])} came; this set has the faces 0 to {self.n - 1}.")
     return rows.long()
 
 # %% ../nbs/01_faces.ipynb #93a284e9
 @patch
-def factors(self:SynthFaces, indices # an int or several
-           ): # Factors
+def factors(
+    self: SynthFaces,
+    indices,  # an int or several
+):  # Factors
     "All that decides these faces."
     rows = self._rows(indices)
     return draw_factors(self.seed, rows, rows // self.faces_per_person, self.correlated)
 
+
 @patch
-def batch(self:SynthFaces, indices # an int or several
-         ): # {"image": (B,3,S,S) in [-1, 1], "labels": (B, n_tags) long, "index": (B,) long}
+def batch(
+    self: SynthFaces,
+    indices,  # an int or several
+):  # {"image": (B,3,S,S) in [-1, 1], "labels": (B, n_tags) long, "index": (B,) long}
     "Some faces with their labels, rendered in one go."
     f = self.factors(indices)
-    return {"image": render_faces(f, self.size, device=self.device), "labels": f.labels[:, self.columns].to(self.device), "index": self._rows(indices)}
+    return {
+        "image": render_faces(f, self.size, device=self.device),
+        "labels": f.labels[:, self.columns].to(self.device),
+        "index": self._rows(indices),
+    }
 
 # %% ../nbs/01_faces.ipynb #34f6b5e8
 @patch
-def __getitem__(self:SynthFaces, i # an int
-               ): # {"image": (3,S,S), "labels": (n_tags,), "index": int}
+def __getitem__(
+    self: SynthFaces,
+    i,  # an int
+):  # {"image": (3,S,S), "labels": (n_tags,), "index": int}
     "One face."
     b = self.batch(i)
     return {"image": b["image"][0], "labels": b["labels"][0], "index": int(b["index"][0])}
 
+
 @patch
-def __getitems__(self:SynthFaces, indices # what a data loader wants for a batch
-                ): # list of items
+def __getitems__(
+    self: SynthFaces,
+    indices,  # what a data loader wants for a batch
+):  # list of items
     "A data loader's batch, rendered in one go."
     b = self.batch(indices)
     return [{"image": x, "labels": l, "index": int(i)} for x, l, i in zip(b["image"], b["labels"], b["index"])]
 
 # %% ../nbs/01_faces.ipynb #f84b0c7f
 @patch(as_prop=True)
-def labels(self:SynthFaces): # (n, n_tags) long
+def labels(self: SynthFaces):  # (n, n_tags) long
     "The labels of the whole set, without rendering."
     if not hasattr(self, "_labels"):
-        self._labels = draw_labels(uniforms(self.seed, torch.arange(self.n), len(CELEBA_TAGS), 3), self.correlated)[:, self.columns]
+        self._labels = draw_labels(uniforms(self.seed, torch.arange(self.n), len(CELEBA_TAGS), 3), self.correlated)[
+            :, self.columns
+        ]
     return self._labels
 
+
 @patch
-def style(self:SynthFaces, indices, # an int or several
-          tag, # the name of a tag
-         ): # (B, k) in [0, 1], columns named by style_names[tag]
+def style(
+    self: SynthFaces,
+    indices,  # an int or several
+    tag,  # the name of a tag
+):  # (B, k) in [0, 1], columns named by style_names[tag]
     "The style factors of one tag."
     return self.factors(indices).style[self.tags[tag].name]
 
 # %% ../nbs/01_faces.ipynb #3e2579a7
 @patch
-def edited(self:SynthFaces, index, # an int or several: B faces
-           tag, # the name of a tag
-           value, # one of its values
-           style_from=None, # a face, or one for each: whose style of this tag to take
-          ): # Factors
+def edited(
+    self: SynthFaces,
+    index,  # an int or several: B faces
+    tag,  # the name of a tag
+    value,  # one of its values
+    style_from=None,  # a face, or one for each: whose style of this tag to take
+):  # Factors
     "The factors of the edited faces: one tag at another value, all else as it was."
     column = CELEBA_TAGS.index(self.tags[tag].name)
     f = self.factors(index)
     f.labels[:, column] = self.tags[tag].index(value)
     if style_from is not None:
         style = self.style(style_from, tag)
-        if len(style) not in (1, len(f)): raise ValueError(f"styles of {len(style)} faces came for {len(f)} faces; one, or one for each, is needed.")
+        if len(style) not in (1, len(f)):
+            raise ValueError(f"styles of {len(style)} faces came for {len(f)} faces; one, or one for each, is needed.")
         f.style[tag] = style.expand(len(f), -1).clone()  # (B, k)
     return f
 
 # %% ../nbs/01_faces.ipynb #62abd933
 @patch
-def counterfactual(self:SynthFaces, index, # an int or several: B faces
-                   tag, # the name of a tag
-                   value, # one of its values
-                   style_from=None, # a face, or one for each: whose style of this tag to take
-                   size=None, # S; None: the set's own
-                  ): # (3,S,S), or (B,3,S,S) for several, in [-1, 1]
+def counterfactual(
+    self: SynthFaces,
+    index,  # an int or several: B faces
+    tag,  # the name of a tag
+    value,  # one of its values
+    style_from=None,  # a face, or one for each: whose style of this tag to take
+    size=None,  # S; None: the set's own
+):  # (3,S,S), or (B,3,S,S) for several, in [-1, 1]
     "The true edited face: what the tag does not reach stays as it was, to the bit."
-    im = render_faces(self.edited(index, tag, value, style_from), self.size if size is None else size, device=self.device)
+    im = render_faces(
+        self.edited(index, tag, value, style_from), self.size if size is None else size, device=self.device
+    )
     return im[0] if _single(index) else im
 
 # %% ../nbs/01_faces.ipynb #5346007f
 @patch
-def identity(self:SynthFaces, index # an int or several
-            ): # int, or (B,) long for several
+def identity(
+    self: SynthFaces,
+    index,  # an int or several
+):  # int, or (B,) long for several
     "Who a face shows."
     rows = self._rows(index) // self.faces_per_person
     return int(rows[0]) if _single(index) else rows
 
+
 @patch
-def masks(self:SynthFaces, index, # an int or several
-          size=None, # S; None: the set's own
-         ): # (19,S,S) bool, or (B,19,S,S) for several
+def masks(
+    self: SynthFaces,
+    index,  # an int or several
+    size=None,  # S; None: the set's own
+):  # (19,S,S) bool, or (B,19,S,S) for several
     "The classes of CelebAMask-HQ, one at each pixel, the background first."
     m = render_masks(self.factors(index), self.size if size is None else size, self.device)
     return m[0] if _single(index) else m

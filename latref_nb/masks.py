@@ -22,97 +22,142 @@ from .training import fit
 # %% ../nbs/11a_masks.ipynb #cadd42be
 class PictureMask(Network):
     "Two codes of a face → where their pictures differ: what an edit may change, at the scale of the picture."
+
     @register_to_config
-    def __init__(self, tags: list,       # TagSet, or `tag_list` of one: whose edits it learned from
-                 z_dim: int,             # d
-                 image_size: int,        # S
-                 grid: int = 32,         # places along a side, before the mask is enlarged to S
-                 width: int = 256,       # of the hidden layers
-                ):
+    def __init__(
+        self,
+        tags: list,  # TagSet, or `tag_list` of one: whose edits it learned from
+        z_dim: int,  # d
+        image_size: int,  # S
+        grid: int = 32,  # places along a side, before the mask is enlarged to S
+        width: int = 256,  # of the hidden layers
+    ):
         super().__init__()
-        self.tags = tag_set(tags); self.register_to_config(tags=tag_list(self.tags), _use_default_values=[])
-        self.net = nn.Sequential(nn.Linear(3 * z_dim, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, grid * grid))
-        nn.init.constant_(self.net[-1].bias, 2.)                                       # nearly open at first
-        self.register_buffer("z_mean", torch.zeros(z_dim)); self.register_buffer("z_std", torch.ones(z_dim))
+        self.tags = tag_set(tags)
+        self.register_to_config(tags=tag_list(self.tags), _use_default_values=[])
+        self.net = nn.Sequential(
+            nn.Linear(3 * z_dim, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, grid * grid)
+        )
+        nn.init.constant_(self.net[-1].bias, 2.0)  # nearly open at first
+        self.register_buffer("z_mean", torch.zeros(z_dim))
+        self.register_buffer("z_std", torch.ones(z_dim))
 
     @classmethod
-    def beside(cls, autoencoder, mlp, **sizes): # DiffusionAutoencoder, ValueClassifier, grid and width → PictureMask
+    def beside(cls, autoencoder, mlp, **sizes):  # DiffusionAutoencoder, ValueClassifier, grid and width → PictureMask
         "A fresh mask that sees codes in the units of the classifier."
         mask = cls(tag_list(mlp.tags), autoencoder.config.z_dim, autoencoder.config.image_size, **sizes)
-        mask.z_mean.copy_(mlp.z_mean); mask.z_std.copy_(mlp.z_std)
+        mask.z_mean.copy_(mlp.z_mean)
+        mask.z_std.copy_(mlp.z_std)
         return mask
 
-    def forward(self, z, z_edit): # (B,d) twice → m (B,1,S,S) in (0, 1)
+    def forward(self, z, z_edit):  # (B,d) twice → m (B,1,S,S) in (0, 1)
         c = self.config
-        if z.shape != z_edit.shape or z.ndim != 2 or z.shape[1] != c.z_dim: raise ValueError(f"codes of shapes {tuple(z.shape)} and {tuple(z_edit.shape)} came. Needed: (B,{c.z_dim}) twice, before and after an edit.")
+        if z.shape != z_edit.shape or z.ndim != 2 or z.shape[1] != c.z_dim:
+            raise ValueError(
+                f"codes of shapes {tuple(z.shape)} and {tuple(z_edit.shape)} came. Needed: (B,{c.z_dim}) twice, before and after an edit."
+            )
         a, b = ((o - self.z_mean) / self.z_std for o in (z, z_edit))
-        m = self.net(torch.cat([a, b, b - a], 1)).sigmoid().unflatten(1, (1, c.grid, c.grid))   # (B,grid²) → (B,1,grid,grid)
+        m = (
+            self.net(torch.cat([a, b, b - a], 1)).sigmoid().unflatten(1, (1, c.grid, c.grid))
+        )  # (B,grid²) → (B,1,grid,grid)
         return F.interpolate(m, size=(c.image_size, c.image_size), mode="bilinear")
 
 # %% ../nbs/11a_masks.ipynb #0e985819
 @dataclass
 class MaskWeights:
     "How much each term of the mask's loss counts."
-    factors: float = 20.0      # what the perceptual network reads of the face, in squared standard deviations of a factor
-    pixels: float = 100.0      # squared difference
-    area: float = 1.0          # λ: share of the picture that is open
-    union: float = 1.0         # two changes at once open what each of them does
-    gain_from: float = 0.5     # the code is moved by a gain between these two,
-    gain_to: float = 1.2       # and the mask must not depend on it
+
+    factors: float = 20.0  # what the perceptual network reads of the face, in squared standard deviations of a factor
+    pixels: float = 100.0  # squared difference
+    area: float = 1.0  # λ: share of the picture that is open
+    union: float = 1.0  # two changes at once open what each of them does
+    gain_from: float = 0.5  # the code is moved by a gain between these two,
+    gain_to: float = 1.2  # and the mask must not depend on it
+
     def __post_init__(self):
         check_fields(self, **dict.fromkeys(vars(self), WEIGHT))
         check_range("gain_to", self.gain_to, self.gain_from)
 
+
 class MaskTask:
     "What `fit` asks of a mask: the least of a picture with which a change arrives."
-    def __init__(self, frozen, # Frozen
-                 mask, # PictureMask
-                 weights=None, # MaskWeights
-                ):
+
+    def __init__(
+        self,
+        frozen,  # Frozen
+        mask,  # PictureMask
+        weights=None,  # MaskWeights
+    ):
         frozen.check_tags(mask.tags, "the mask")
         self.frozen, self.modules, self.weights = frozen, {"picture_mask": mask}, weights or MaskWeights()
-    def to(self, device): self.frozen.to(device)
+
+    def to(self, device):
+        self.frozen.to(device)
+
     def config(self):
         own = {k: v for k, v in self.modules["picture_mask"].config.items() if not k.startswith("_")}
         return {"weights": asdict(self.weights), "frozen": weights_key(*self.frozen.parts)[:16], "picture_mask": own}
 
-    def pair(self, batch, generator): # → x, y (B,3,S,S) and their codes (B,d); the code of the face with the first, the second and with both tags gone, (B,d) each
+    def pair(
+        self, batch, generator
+    ):  # → x, y (B,3,S,S) and their codes (B,d); the code of the face with the first, the second and with both tags gone, (B,d) each
         "A tag for every face, read forwards or backwards; and a second tag."
         rows, n = torch.arange(len(batch["z"]), device=batch["z"].device), len(self.frozen.tags)
-        c = generator.randint(n); second = (c + 1 + generator.randint(n - 1)) % n      # (B,)
-        x, y, z, back = from_uint8(batch["images"]), from_uint8(batch["removed"][rows, c]), batch["z"], generator.rand() < .5
-        with torch.no_grad(): gone, also = (self.frozen.autoencoder.head(batch["removed_feats"][rows, k]).float() for k in (c, second))
-        swap = lambda a, b: torch.where(back.reshape(-1, *[1] * (a.ndim - 1)), b, a)   # b where a face is read backwards
+        c = generator.randint(n)
+        second = (c + 1 + generator.randint(n - 1)) % n  # (B,)
+        x, y, z, back = (
+            from_uint8(batch["images"]),
+            from_uint8(batch["removed"][rows, c]),
+            batch["z"],
+            generator.rand() < 0.5,
+        )
+        with torch.no_grad():
+            gone, also = (self.frozen.autoencoder.head(batch["removed_feats"][rows, k]).float() for k in (c, second))
+        swap = lambda a, b: torch.where(back.reshape(-1, *[1] * (a.ndim - 1)), b, a)  # b where a face is read backwards
         return swap(x, y), swap(y, x), swap(z, gone), swap(gone, z), (z, gone, also, gone + also - z)
 
-    def loss(self, batch, generator): # the terms, and their weighted sum
+    def loss(self, batch, generator):  # the terms, and their weighted sum
         "Through the mask the second picture must arrive in the first."
         w, mask, read = self.weights, self.modules["picture_mask"], self.frozen.critic.features
         x, y, a, b, (z, gone, also, both) = self.pair(batch, generator)
-        gain = w.gain_from + (w.gain_to - w.gain_from) * generator.rand()[:, None]     # (B,1)
-        m = mask(a, a + gain * (b - a)).float()                                        # (B,1,S,S)
+        gain = w.gain_from + (w.gain_to - w.gain_from) * generator.rand()[:, None]  # (B,1)
+        m = mask(a, a + gain * (b - a)).float()  # (B,1,S,S)
         made = torch.lerp(x, y, m)
-        with torch.no_grad(): either = torch.maximum(mask(z, gone), mask(z, also))
-        terms = {"factors": (read(made) - read(y)).square().mean(), "pixels": (made - y).square().mean(), "area": m.mean(), "union": (mask(z, both) - either).square().mean()}
+        with torch.no_grad():
+            either = torch.maximum(mask(z, gone), mask(z, also))
+        terms = {
+            "factors": (read(made) - read(y)).square().mean(),
+            "pixels": (made - y).square().mean(),
+            "area": m.mean(),
+            "union": (mask(z, both) - either).square().mean(),
+        }
         return {"loss": sum(getattr(w, k) * v for k, v in terms.items()), **terms}
 
 # %% ../nbs/11a_masks.ipynb #dda845fe
-MASK_HOW = dict(batch_size=32, lr=2e-3, warmup=50, decay=.8, ema_decay=.99)            # what `train_mask` asks of `fit`, where nothing else is said
+MASK_HOW = dict(
+    batch_size=32, lr=2e-3, warmup=50, decay=0.8, ema_decay=0.99
+)  # what `train_mask` asks of `fit`, where nothing else is said
 
-def train_mask(autoencoder, # DiffusionAutoencoder, stays as it is
-               classifiers, # (linear, mlp)
-               cache, # StyleCache of these
-               out, # folder
-               steps, # updates
-               *, critic=None, # PerceptualNet that knows the tags; None: the one that ships
-               weights=None, # MaskWeights
-               grid=32, width=256, seed=0, # of the mask, and of its first weights and all noise
-               **how # for `fit`
-              ): # PictureMask, with averaged weights
+
+def train_mask(
+    autoencoder,  # DiffusionAutoencoder, stays as it is
+    classifiers,  # (linear, mlp)
+    cache,  # StyleCache of these
+    out,  # folder
+    steps,  # updates
+    *,
+    critic=None,  # PerceptualNet that knows the tags; None: the one that ships
+    weights=None,  # MaskWeights
+    grid=32,
+    width=256,
+    seed=0,  # of the mask, and of its first weights and all noise
+    **how,  # for `fit`
+):  # PictureMask, with averaged weights
     "Train a mask on what the forward step has made; the style networks play no part in it."
     frozen = Frozen(autoencoder, *classifiers, critic)
     frozen.check_tags(cache.tags, "the cache")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed); mask = PictureMask.beside(autoencoder, frozen.mlp, grid=grid, width=width)
+        torch.manual_seed(seed)
+        mask = PictureMask.beside(autoencoder, frozen.mlp, grid=grid, width=width)
     fit(MaskTask(frozen, mask, weights), cache, out, steps, seed=seed, **{**MASK_HOW, **how})
     return mask.eval().requires_grad_(False)

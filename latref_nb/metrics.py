@@ -21,12 +21,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .checkpoints import Network, load_part, not_finite, one_line
-from .core import (ABOVE, CELEBA_TAGS, COUNT, atomic_write, batched, check_range, check_ranges, make_generator,
-                            nearest, randn, resolve_precision, shipped_path)
+from latref_nb.core import (
+    ABOVE,
+    CELEBA_TAGS,
+    COUNT,
+    atomic_write,
+    batched,
+    check_range,
+    check_ranges,
+    make_generator,
+    nearest,
+    randn,
+    resolve_precision,
+    shipped_path,
+)
 from .datasets import cached
 from .directions import edit_scores, head_losses, label_reader, probe_accuracy, tag_list, tag_set
 from .faces import STYLES, Factors, SynthFaces, draw_factors, render_faces
-from .perceptual import FaceTrunk, FactorFaces, PerceptualNet, PerceptualTask, face_head, fit_size, roughen, soften
+from latref_nb.perceptual import (
+    FaceTrunk,
+    FactorFaces,
+    PerceptualNet,
+    PerceptualTask,
+    face_head,
+    fit_size,
+    roughen,
+    soften,
+)
 from .pipeline import Edit
 from .training import fit
 
@@ -40,47 +61,68 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 from tqdm.auto import tqdm
 
 # %% ../nbs/14_metrics.ipynb #0f163b9a
-SEEDS = {"training faces": 0, "judge": 101, "identity": 102, "perceptual": 103, "check of the judges": 104, "factors": 105}  # who trains on what
-HELD_OUT_SEED = 1000                                                                                                          # evaluation, unless told otherwise
+SEEDS = {
+    "training faces": 0,
+    "judge": 101,
+    "identity": 102,
+    "perceptual": 103,
+    "check of the judges": 104,
+    "factors": 105,
+}  # who trains on what
+HELD_OUT_SEED = 1000  # evaluation, unless told otherwise
 
-def check_seed(seed # of the faces to evaluate on
-              ): # the seed
+
+def check_seed(
+    seed,  # of the faces to evaluate on
+):  # the seed
     "Refuse to evaluate on faces that something was trained on."
     for who, used in SEEDS.items():
-        if seed == used: raise ValueError(f"seed {seed} is that of the {who}: these faces have been trained on. Take another, such as {HELD_OUT_SEED}.")
+        if seed == used:
+            raise ValueError(
+                f"seed {seed} is that of the {who}: these faces have been trained on. Take another, such as {HELD_OUT_SEED}."
+            )
     return seed
 
 # %% ../nbs/14_metrics.ipynb #0dd728d8
 class Judge(Network):
     "Reads the value of every tag off a picture."
+
     @register_to_config
-    def __init__(self, tags: list = tuple(tag_list(CELEBA_TAGS)), # TagSet, or `tag_list` of one
-                 size: int = 64, widths: list = (16, 40, 80, 128) # side of the pictures, channels of the trunk
-                ):
+    def __init__(
+        self,
+        tags: list = tuple(tag_list(CELEBA_TAGS)),  # TagSet, or `tag_list` of one
+        size: int = 64,
+        widths: list = (16, 40, 80, 128),  # side of the pictures, channels of the trunk
+    ):
         super().__init__()
         self.tags = tag_set(tags)
         self.register_to_config(tags=tag_list(self.tags), widths=list(widths), _use_default_values=[])
         self.trunk = FaceTrunk(widths)
         self.head = face_head(size, widths[-1], sum(len(t) for t in self.tags))
 
-    def forward(self, x): # (B,3,S,S) in [-1, 1] → {tag: (B,n_values) logits}
+    def forward(self, x):  # (B,3,S,S) in [-1, 1] → {tag: (B,n_values) logits}
         return dict(zip(self.tags.names, self.head(self.trunk(x)[-1]).split([len(t) for t in self.tags], 1)))
 
     @torch.no_grad()
-    def predict(self, x): # (B,3,S,S) → labels (B,n_tags)
+    def predict(self, x):  # (B,3,S,S) → labels (B,n_tags)
         "The most probable value of every tag."
         return torch.stack([out.argmax(1) for out in self(fit_size(x, self.config.size)).values()], 1)
 
     @torch.no_grad()
-    def features(self, x): # (B,3,S,S) → (B,w), for Fréchet distances
+    def features(self, x):  # (B,3,S,S) → (B,w), for Fréchet distances
         "The last feature map, averaged over places."
         return self.trunk(fit_size(x, self.config.size))[-1].mean((2, 3))  # (B,w,4,4) → (B,w)
 
 # %% ../nbs/14_metrics.ipynb #c0fa7ed8
 class JudgeTask:
     "Cross-entropy of all tags on roughened faces."
-    def __init__(self, model): self.modules = {"model": model}
-    def config(self): return {"task": "judge"}
+
+    def __init__(self, model):
+        self.modules = {"model": model}
+
+    def config(self):
+        return {"task": "judge"}
+
     def loss(self, batch, generator):
         losses = head_losses(self.modules["model"](roughen(batch["image"], generator)), batch["labels"])
         return {"loss": losses.sum(), **{t: l for t, l in zip(self.modules["model"].tags.names, losses)}}
@@ -88,28 +130,38 @@ class JudgeTask:
 # %% ../nbs/14_metrics.ipynb #bccfd92d
 class IdentityNet(Network):
     "A unit vector for each picture: close for one person under other tags, far for other people."
+
     @register_to_config
-    def __init__(self, size: int = 64, widths: list = (16, 40, 80, 128), dim: int = 64, n_factors: int = 22, n_context: int = 16):
+    def __init__(
+        self, size: int = 64, widths: list = (16, 40, 80, 128), dim: int = 64, n_factors: int = 22, n_context: int = 16
+    ):
         super().__init__()
         self.register_to_config(widths=list(widths), _use_default_values=[])
-        self.trunk, self.head, self.factors = FaceTrunk(widths), face_head(size, widths[-1], dim), nn.Linear(dim, n_factors)
+        self.trunk, self.head, self.factors = (
+            FaceTrunk(widths),
+            face_head(size, widths[-1], dim),
+            nn.Linear(dim, n_factors),
+        )
         self.context = face_head(size, widths[-1], n_context)
 
-    def embed(self, x): # (B,3,S,S) in [-1, 1] → (B,dim), of any length
+    def embed(self, x):  # (B,3,S,S) in [-1, 1] → (B,dim), of any length
         "The embedding before it is scaled to length 1."
         return self.head(self.trunk(fit_size(x, self.config.size))[-1])
 
-    def named(self, x): # (B,3,S,S) → embedding (B,dim), identity factors (B,22), nuisance and tags (B,16)
+    def named(self, x):  # (B,3,S,S) → embedding (B,dim), identity factors (B,22), nuisance and tags (B,16)
         "What training looks at."
-        h = self.trunk(x)[-1]; e = self.head(h)
+        h = self.trunk(x)[-1]
+        e = self.head(h)
         return e, self.factors(e), self.context(h)
 
-    def forward(self, x): # (B,3,S,S) in [-1, 1] → (B,dim), norm 1
+    def forward(self, x):  # (B,3,S,S) in [-1, 1] → (B,dim), norm 1
         return F.normalize(self.embed(x), dim=1)
 
-def pair_loss(e, # (2P,dim) unit vectors: P persons, then the same persons again
-              temperature=.1, # τ
-             ): # scalar
+
+def pair_loss(
+    e,  # (2P,dim) unit vectors: P persons, then the same persons again
+    temperature=0.1,  # τ
+):  # scalar
     "Cross-entropy of finding one's partner among all other faces of the batch."
     itself, P = torch.eye(len(e), dtype=torch.bool, device=e.device), len(e) // 2
     logits = (e @ e.T / temperature).masked_fill(itself, -torch.inf)  # (2P,2P)
@@ -118,150 +170,258 @@ def pair_loss(e, # (2P,dim) unit vectors: P persons, then the same persons again
 # %% ../nbs/14_metrics.ipynb #d5c0ea49
 class Persons(Dataset):
     "All faces of one person as one sample."
-    def __init__(self, faces, # TensorFaces, the faces of a person side by side
-                 faces_per_person,
-                 factors): # Factors of all faces
+
+    def __init__(
+        self,
+        faces,  # TensorFaces, the faces of a person side by side
+        faces_per_person,
+        factors,
+    ):  # Factors of all faces
         self.faces, self.k, self.identity = faces, faces_per_person, factors.identity
-        self.context = torch.cat([factors.nuisance, factors.labels / 2], 1)                  # (n,16)
-    def __len__(self): return len(self.faces) // self.k
+        self.context = torch.cat([factors.nuisance, factors.labels / 2], 1)  # (n,16)
+
+    def __len__(self):
+        return len(self.faces) // self.k
+
     def batch(self, indices):
-        rows = torch.as_tensor(indices).long()[:, None] * self.k + torch.arange(self.k)      # (P,k)
-        return {"image": self.faces.batch(rows.flatten())["image"].unflatten(0, rows.shape),  # (P·k,3,S,S) → (P,k,3,S,S)
-                "identity": self.identity[rows], "context": self.context[rows]}              # (P,k,22), (P,k,16)
-    def __getitem__(self, i): return {k: v[0] for k, v in self.batch([i]).items()}
+        rows = torch.as_tensor(indices).long()[:, None] * self.k + torch.arange(self.k)  # (P,k)
+        return {
+            "image": self.faces.batch(rows.flatten())["image"].unflatten(0, rows.shape),  # (P·k,3,S,S) → (P,k,3,S,S)
+            "identity": self.identity[rows],
+            "context": self.context[rows],
+        }  # (P,k,22), (P,k,16)
+
+    def __getitem__(self, i):
+        return {k: v[0] for k, v in self.batch([i]).items()}
+
 
 class IdentityTask:
     "Two faces of each person, drawn anew each time and half of them roughened, have to find each other."
-    def __init__(self, model, factors=8., context=2.): self.modules, self.factors, self.context = {"model": model}, factors, context
-    def config(self): return {"task": "identity", "factors": self.factors, "context": self.context}
+
+    def __init__(self, model, factors=8.0, context=2.0):
+        self.modules, self.factors, self.context = {"model": model}, factors, context
+
+    def config(self):
+        return {"task": "identity", "factors": self.factors, "context": self.context}
+
     def loss(self, batch, generator):
-        P, k = batch["image"].shape[:2]; dev = batch["image"].device                     # (P,k,3,S,S)
-        pick = torch.rand((P, k), generator=generator, device=dev).argsort(1)[:, :2]     # two different ones of k
-        x, identity, context = (torch.cat([v[torch.arange(P, device=dev), pick[:, j]] for j in (0, 1)]) for v in (batch["image"], batch["identity"], batch["context"]))  # (2P,…)
-        half = torch.rand((2 * P, 1, 1, 1), generator=generator, device=dev) < .5
+        P, k = batch["image"].shape[:2]
+        dev = batch["image"].device  # (P,k,3,S,S)
+        pick = torch.rand((P, k), generator=generator, device=dev).argsort(1)[:, :2]  # two different ones of k
+        x, identity, context = (
+            torch.cat([v[torch.arange(P, device=dev), pick[:, j]] for j in (0, 1)])
+            for v in (batch["image"], batch["identity"], batch["context"])
+        )  # (2P,…)
+        half = torch.rand((2 * P, 1, 1, 1), generator=generator, device=dev) < 0.5
         e, factors, around = self.modules["model"].named(torch.where(half, x, roughen(x, generator, mirror=False)))
-        pairs, named = pair_loss(F.normalize(e, dim=1)), 12 * F.mse_loss(factors, identity)  # named: 1 for knowing nothing
+        pairs, named = (
+            pair_loss(F.normalize(e, dim=1)),
+            12 * F.mse_loss(factors, identity),
+        )  # named: 1 for knowing nothing
         around = 12 * F.mse_loss(around, context)
-        return {"loss": pairs + self.factors * named + self.context * around, "pairs": pairs, "named": named, "context": around}
+        return {
+            "loss": pairs + self.factors * named + self.context * around,
+            "pairs": pairs,
+            "named": named,
+            "context": around,
+        }
 
 # %% ../nbs/14_metrics.ipynb #28e3a63f
-def visible_styles(tags=CELEBA_TAGS, # TagSet
-                   n=16, size=64, seed=SEEDS["factors"] # of the faces to try it on
-                  ): # {"Tag=value": [names of the style factors that show]}
+def visible_styles(
+    tags=CELEBA_TAGS,  # TagSet
+    n=16,
+    size=64,
+    seed=SEEDS["factors"],  # of the faces to try it on
+):  # {"Tag=value": [names of the style factors that show]}
     "Which style factors change the picture under which value: found by rendering."
     base, out = draw_factors(seed, range(n)), {}
+
     def render(tag, k, j, u):
         labels, style = base.labels.clone(), base.style[tag].clone()
         labels[:, CELEBA_TAGS.index(tag)], style[:, j] = k, u
         return render_faces(Factors(base.identity, base.nuisance, labels, {**base.style, tag: style}), size)
+
     for tag in tags:
         for k, value in enumerate(tag.values):
-            out[f"{tag.name}={value}"] = [name for j, name in enumerate(STYLES[tag.name]) if not torch.equal(render(tag.name, k, j, .1), render(tag.name, k, j, .9))]
+            out[f"{tag.name}={value}"] = [
+                name
+                for j, name in enumerate(STYLES[tag.name])
+                if not torch.equal(render(tag.name, k, j, 0.1), render(tag.name, k, j, 0.9))
+            ]
     return out
 
 # %% ../nbs/14_metrics.ipynb #0c445d33
 class FactorNet(Network):
     "Reads the style factors of every tag off a picture, where they show."
+
     @register_to_config
-    def __init__(self, tags: list = tuple(tag_list(CELEBA_TAGS)), # TagSet, or `tag_list` of one
-                 size: int = 64, widths: list = (16, 40, 80, 128), # side of the pictures, channels of the trunk
-                 shown: dict = None # {"Tag=value": [factors that show]}; None: found by rendering
-                ):
+    def __init__(
+        self,
+        tags: list = tuple(tag_list(CELEBA_TAGS)),  # TagSet, or `tag_list` of one
+        size: int = 64,
+        widths: list = (16, 40, 80, 128),  # side of the pictures, channels of the trunk
+        shown: dict = None,  # {"Tag=value": [factors that show]}; None: found by rendering
+    ):
         super().__init__()
         self.tags = tag_set(tags)
-        with torch.device("cpu"): shown = shown or visible_styles(self.tags)     # also where the network takes no memory
+        with torch.device("cpu"):
+            shown = shown or visible_styles(self.tags)  # also where the network takes no memory
         self.register_to_config(tags=tag_list(self.tags), widths=list(widths), shown=shown, _use_default_values=[])
-        self.trunk, self.head = FaceTrunk(widths), face_head(size, widths[-1], sum(len(STYLES[t]) for t in self.tags.names))
-        with torch.device("cpu"): self.masks = {t.name: self.shown_mask(t, shown) for t in self.tags}   # (n_values,k)
+        self.trunk, self.head = (
+            FaceTrunk(widths),
+            face_head(size, widths[-1], sum(len(STYLES[t]) for t in self.tags.names)),
+        )
+        with torch.device("cpu"):
+            self.masks = {t.name: self.shown_mask(t, shown) for t in self.tags}  # (n_values,k)
 
     @staticmethod
-    def shown_mask(tag, shown): # → (n_values,k) bool
+    def shown_mask(tag, shown):  # → (n_values,k) bool
         "Which of a tag's style factors show under each of its values."
         return torch.tensor([[f in shown[f"{tag.name}={v}"] for f in STYLES[tag.name]] for v in tag.values])
 
-    def forward(self, x): # (B,3,S,S) in [-1, 1] → {tag: (B,k) style factors}
+    def forward(self, x):  # (B,3,S,S) in [-1, 1] → {tag: (B,k) style factors}
         out = self.head(self.trunk(fit_size(x, self.config.size))[-1])
         return dict(zip(self.tags.names, out.split([len(STYLES[t]) for t in self.tags.names], 1)))
 
     @torch.no_grad()
-    def read(self, x): # as `forward`, held to [0, 1]
+    def read(self, x):  # as `forward`, held to [0, 1]
         "The style factors of every tag; a wild reading of a strange picture counts as the nearest possible one."
         return {t: s.clamp(0, 1) for t, s in self(x).items()}
 
-    def mask(self, tag, value): # a value's name or number, or (B,) of numbers → (k,) or (B,k) bool
+    def mask(self, tag, value):  # a value's name or number, or (B,) of numbers → (k,) or (B,k) bool
         "Which of a tag's style factors show under a value."
-        return self.masks[tag][self.tags[tag].index(value) if isinstance(value, str) else value.cpu() if isinstance(value, Tensor) else value]
+        return self.masks[tag][
+            self.tags[tag].index(value)
+            if isinstance(value, str)
+            else value.cpu()
+            if isinstance(value, Tensor)
+            else value
+        ]
 
-def style_loss(read, # {tag: (B,k)}
-               truth, # {tag: (B,k)}
-               mask, # {tag: (B,k) bool}
-              ): # (n_tags,): 1 for a constant guess
+
+def style_loss(
+    read,  # {tag: (B,k)}
+    truth,  # {tag: (B,k)}
+    mask,  # {tag: (B,k) bool}
+):  # (n_tags,): 1 for a constant guess
     "Squared error of each tag's style factors where they show, in units of their variance."
-    return torch.stack([12 * ((read[t] - truth[t]).square() * mask[t]).sum() / mask[t].sum().clamp(min=1) for t in read])
+    return torch.stack(
+        [12 * ((read[t] - truth[t]).square() * mask[t]).sum() / mask[t].sum().clamp(min=1) for t in read]
+    )
 
 # %% ../nbs/14_metrics.ipynb #69c367ed
 class StyleFaces(Dataset):
     "Faces with the style factors they were rendered from."
-    def __init__(self, faces, # TensorFaces
-                 factors, # Factors of the same faces
-                ):
+
+    def __init__(
+        self,
+        faces,  # TensorFaces
+        factors,  # Factors of the same faces
+    ):
         self.faces, self.style = faces, factors.style
-    def __len__(self): return len(self.faces)
+
+    def __len__(self):
+        return len(self.faces)
+
     def batch(self, indices):
         rows = torch.as_tensor(indices).long()
         return {**self.faces.batch(indices), **{f"style {t}": s[rows] for t, s in self.style.items()}}
-    def __getitem__(self, i): return {k: v[0] for k, v in self.batch([i]).items()}
+
+    def __getitem__(self, i):
+        return {k: v[0] for k, v in self.batch([i]).items()}
+
 
 class FactorTask:
     "Every tag's style factors where they show; half of the faces roughened."
-    def __init__(self, model): self.modules = {"model": model}
-    def config(self): return {"task": "factors"}
+
+    def __init__(self, model):
+        self.modules = {"model": model}
+
+    def config(self):
+        return {"task": "factors"}
+
     def loss(self, batch, generator):
-        net, x, labels = self.modules["model"], batch["image"], batch["labels"]; inner = getattr(net, "module", net)
-        half = torch.rand((len(x), 1, 1, 1), generator=generator, device=x.device) < .5
+        net, x, labels = self.modules["model"], batch["image"], batch["labels"]
+        inner = getattr(net, "module", net)
+        half = torch.rand((len(x), 1, 1, 1), generator=generator, device=x.device) < 0.5
         mask = {t: inner.mask(t, labels[:, i]).to(x.device) for i, t in enumerate(inner.tags.names)}
-        losses = style_loss(net(torch.where(half, x, roughen(x, generator, mirror=False))), {t: batch[f"style {t}"] for t in mask}, mask)
+        losses = style_loss(
+            net(torch.where(half, x, roughen(x, generator, mirror=False))), {t: batch[f"style {t}"] for t in mask}, mask
+        )
         return {"loss": losses.sum(), **dict(zip(mask, losses))}
 
 # %% ../nbs/14_metrics.ipynb #561169b1
-RECIPES = {"judge": dict(steps=2000, batch_size=32, n=12_000, lr=2e-3), "identity": dict(steps=5000, batch_size=48, n=48_000, lr=2e-3, decay=.6),
-           "perceptual": dict(steps=12_000, batch_size=64, n=30_000, lr=2e-3, decay=.6), "factors": dict(steps=4000, batch_size=64, n=24_000, lr=2e-3, decay=.6)}
+RECIPES = {
+    "judge": dict(steps=2000, batch_size=32, n=12_000, lr=2e-3),
+    "identity": dict(steps=5000, batch_size=48, n=48_000, lr=2e-3, decay=0.6),
+    "perceptual": dict(steps=12_000, batch_size=64, n=30_000, lr=2e-3, decay=0.6),
+    "factors": dict(steps=4000, batch_size=64, n=24_000, lr=2e-3, decay=0.6),
+}
 FACES_PER_PERSON = 4  # for the identity network
 
-def network_task(kind, # one of RECIPES
-                 n, # faces
-                 size=64, progress=True, data=None): # (task, dataset)
+
+def network_task(
+    kind,  # one of RECIPES
+    n,  # faces
+    size=64,
+    progress=True,
+    data=None,
+):  # (task, dataset)
     "A new network with its task, and the faces of its own seed, or of `data`."
-    if kind not in RECIPES: raise ValueError(f"network {kind!r} came. {nearest(kind, RECIPES)} Allowed: {', '.join(RECIPES)}.")
-    if data is not None: return _own_task(kind, cached(data, n, progress=progress))
+    if kind not in RECIPES:
+        raise ValueError(f"network {kind!r} came. {nearest(kind, RECIPES)} Allowed: {', '.join(RECIPES)}.")
+    if data is not None:
+        return _own_task(kind, cached(data, n, progress=progress))
     k = FACES_PER_PERSON if kind == "identity" else 1
     ds = SynthFaces(n, size, seed=SEEDS[kind], faces_per_person=k)
     faces = cached(ds, progress=progress)
-    if kind == "judge": return JudgeTask(Judge(ds.tags, size=size)), faces
-    if kind == "identity": return IdentityTask(IdentityNet(size=size)), Persons(faces, k, ds.factors(range(n)))
-    if kind == "factors": return FactorTask(FactorNet(ds.tags, size=size)), StyleFaces(faces, ds.factors(range(n)))
-    return PerceptualTask(PerceptualNet(ds.tags, size=size)), FactorFaces(faces, ds.factors(range(n)), visible_styles(ds.tags))
+    if kind == "judge":
+        return JudgeTask(Judge(ds.tags, size=size)), faces
+    if kind == "identity":
+        return IdentityTask(IdentityNet(size=size)), Persons(faces, k, ds.factors(range(n)))
+    if kind == "factors":
+        return FactorTask(FactorNet(ds.tags, size=size)), StyleFaces(faces, ds.factors(range(n)))
+    return PerceptualTask(PerceptualNet(ds.tags, size=size)), FactorFaces(
+        faces, ds.factors(range(n)), visible_styles(ds.tags)
+    )
 
-def _own_task(kind, faces): # (task, dataset)
+
+def _own_task(kind, faces):  # (task, dataset)
     "The same for faces with labels of their own tags."
-    if kind == "judge": return JudgeTask(Judge(faces.tags, size=faces.size)), faces
-    if kind == "perceptual": return PerceptualTask(PerceptualNet(faces.tags, n_factors=0, size=faces.size)), faces
+    if kind == "judge":
+        return JudgeTask(Judge(faces.tags, size=faces.size)), faces
+    if kind == "perceptual":
+        return PerceptualTask(PerceptualNet(faces.tags, n_factors=0, size=faces.size)), faces
     said = f"the {kind} network learns from factors that only rendered faces have"
     raise ValueError(f"{said}. Train judge or perceptual on faces of your own.")
 
-def train_network(kind, # one of RECIPES
-                  out, # folder
-                  steps=None, n=None, lr=None, # None: the recipe's
-                  size=64, progress=True, # side of the faces, show a bar
-                  data=None, # a dataset with labels, for a judge or a perceptual network; None: rendered faces
-                  **settings # more for `fit`
-                 ): # the trained network
+
+def train_network(
+    kind,  # one of RECIPES
+    out,  # folder
+    steps=None,
+    n=None,
+    lr=None,  # None: the recipe's
+    size=64,
+    progress=True,  # side of the faces, show a bar
+    data=None,  # a dataset with labels, for a judge or a perceptual network; None: rendered faces
+    **settings,  # more for `fit`
+):  # the trained network
     "Train one of the networks that measure."
-    recipe = {"warmup": 100, "decay": .4, "weight_decay": .02, "save_every": 1000, **RECIPES.get(kind, {}), **{k: v for k, v in dict(steps=steps, n=n, lr=lr).items() if v is not None}}
+    recipe = {
+        "warmup": 100,
+        "decay": 0.4,
+        "weight_decay": 0.02,
+        "save_every": 1000,
+        **RECIPES.get(kind, {}),
+        **{k: v for k, v in dict(steps=steps, n=n, lr=lr).items() if v is not None},
+    }
     size = check_range("size", size if data is None else data.size, *COUNT)
     check_ranges(steps=(recipe.get("steps", 1), COUNT), lr=(recipe.get("lr", 1), ABOVE), n=(recipe.get("n", 1), COUNT))
-    if size % 16: raise ValueError(f"size={size} came; allowed: a multiple of 16.")
-    if data is not None and n is None: recipe["n"] = min(len(data), recipe["n"])
+    if size % 16:
+        raise ValueError(f"size={size} came; allowed: a multiple of 16.")
+    if data is not None and n is None:
+        recipe["n"] = min(len(data), recipe["n"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEEDS.get(kind, 0))
         task, data = network_task(kind, recipe.pop("n", n), size, progress, data)
@@ -269,410 +429,674 @@ def train_network(kind, # one of RECIPES
     return task.modules["model"].eval().requires_grad_(False)
 
 # %% ../nbs/14_metrics.ipynb #0e9edeb7
-NETWORKS = {"judge": ("judge64", Judge), "identity": ("identity64", IdentityNet), "perceptual": ("perceptual64", PerceptualNet), "factors": ("factors64", FactorNet)}
+NETWORKS = {
+    "judge": ("judge64", Judge),
+    "identity": ("identity64", IdentityNet),
+    "perceptual": ("perceptual64", PerceptualNet),
+    "factors": ("factors64", FactorNet),
+}
 
-def load_network(kind, # one of NETWORKS
-                 path=None, # a folder of its own; None: the one that ships
-                ): # the network, in evaluation mode
+
+def load_network(
+    kind,  # one of NETWORKS
+    path=None,  # a folder of its own; None: the one that ships
+):  # the network, in evaluation mode
     "Load one of the networks that measure."
-    if kind not in NETWORKS: raise ValueError(f"network {kind!r} came. {nearest(kind, NETWORKS)} Allowed: {', '.join(NETWORKS)}.")
+    if kind not in NETWORKS:
+        raise ValueError(f"network {kind!r} came. {nearest(kind, NETWORKS)} Allowed: {', '.join(NETWORKS)}.")
     name, cls = NETWORKS[kind]
     return load_part(cls, path or shipped_path(name)).requires_grad_(False)
 
 # %% ../nbs/14_metrics.ipynb #7eb8f59a
 @torch.no_grad()
-def factor_errors(net, # FactorNet
-                  x, # (B,3,S,S), or None for the constant guess 1/2
-                  factors, # Factors of the same faces
-                  labels, # (B,n_tags)
-                 ): # {"tag factor": mean absolute error where the factor shows}
+def factor_errors(
+    net,  # FactorNet
+    x,  # (B,3,S,S), or None for the constant guess 1/2
+    factors,  # Factors of the same faces
+    labels,  # (B,n_tags)
+):  # {"tag factor": mean absolute error where the factor shows}
     "How far the factors read off pictures are from the true ones."
     read, out = net.read(x) if x is not None else {}, {}
     for i, t in enumerate(net.tags.names):
         truth, mask = factors.style[t], net.mask(t, labels[:, i])
-        error = (read.get(t, torch.full_like(truth, .5)) - truth).abs()       # (B,k)
-        out |= {f"{t} {name}": float(error[mask[:, j], j].mean()) for j, name in enumerate(STYLES[t]) if mask[:, j].any()}
+        error = (read.get(t, torch.full_like(truth, 0.5)) - truth).abs()  # (B,k)
+        out |= {
+            f"{t} {name}": float(error[mask[:, j], j].mean()) for j, name in enumerate(STYLES[t]) if mask[:, j].any()
+        }
     return out
 
 # %% ../nbs/14_metrics.ipynb #645302f9
-def gallery_factors(factors, # Factors of n faces
-                   ): # Factors of n faces
+def gallery_factors(
+    factors,  # Factors of n faces
+):  # Factors of n faces
     "The same people, each under the tags, styles and nuisance of the next."
     f, next_ = factors, torch.arange(len(factors)).roll(-1)
     return Factors(f.identity, f.nuisance[next_], f.labels[next_], {t: s[next_] for t, s in f.style.items()})
 
-def rank_one(queries, # (B,dim) unit vectors
-             gallery, # (n,dim) unit vectors
-             who, # (B,) rows of the gallery that are right
-            ): # (B,) bool
+
+def rank_one(
+    queries,  # (B,dim) unit vectors
+    gallery,  # (n,dim) unit vectors
+    who,  # (B,) rows of the gallery that are right
+):  # (B,) bool
     "Whether the nearest face of the gallery is the right person."
     return (queries @ gallery.T).argmax(1) == who.to(queries.device)
 
 # %% ../nbs/14_metrics.ipynb #d0c0c2b9
 @torch.no_grad()
-def network_report(kind, net, n=512): # → {name: number}
+def network_report(kind, net, n=512):  # → {name: number}
     "How good a network is on faces of a seed no network was trained on."
     ds = SynthFaces(n, net.config.size, seed=SEEDS["check of the judges"], tags=getattr(net, "tags", CELEBA_TAGS))
     b, f = ds.batch(range(n)), ds.factors(range(n))
     x, rough = b["image"], roughen(b["image"], make_generator(0), mirror=False).clamp(-1, 1)
     if kind == "identity":
         gallery, who = net(render_faces(gallery_factors(f), ds.size)), torch.arange(n)
-        return {f"rank 1 among {n}, {name}": float(rank_one(net(y), gallery, who).float().mean()) for name, y in (("clean", x), ("rough", rough))}
+        return {
+            f"rank 1 among {n}, {name}": float(rank_one(net(y), gallery, who).float().mean())
+            for name, y in (("clean", x), ("rough", rough))
+        }
     if kind == "judge":
-        read = {"clean": x, "rough": rough, "half size": soften(x, 1.)}
-        return {f"balanced accuracy of the worst tag, {name}": min(probe_accuracy(net.predict(y), b["labels"], net.tags).values()) for name, y in read.items()}
+        read = {"clean": x, "rough": rough, "half size": soften(x, 1.0)}
+        return {
+            f"balanced accuracy of the worst tag, {name}": min(
+                probe_accuracy(net.predict(y), b["labels"], net.tags).values()
+            )
+            for name, y in read.items()
+        }
     if kind == "factors":
-        errors = {name: factor_errors(net, y, f, b["labels"]) for name, y in (("clean", x), ("rough", rough), ("constant guess 1/2", None))}
-        return {**{f"mean absolute error, {name}": sum(e.values()) / len(e) for name, e in errors.items()}, **{f"{k}, clean": e for k, e in errors["clean"].items()}}
-    truth, tags = FactorFaces(b["image"], f, visible_styles(ds.tags)).factors, probe_accuracy(net.predict(rough), b["labels"], net.tags)
-    return {"balanced accuracy of the worst tag, rough": min(tags.values()), "share of the factors' variance explained, where they show": float(1 - F.mse_loss(net(x)[1], truth) / truth.var(0).mean()),
-            "mean distance of two faces": float(net.distance(x, x.roll(1, 0)).mean())}
+        errors = {
+            name: factor_errors(net, y, f, b["labels"])
+            for name, y in (("clean", x), ("rough", rough), ("constant guess 1/2", None))
+        }
+        return {
+            **{f"mean absolute error, {name}": sum(e.values()) / len(e) for name, e in errors.items()},
+            **{f"{k}, clean": e for k, e in errors["clean"].items()},
+        }
+    truth, tags = (
+        FactorFaces(b["image"], f, visible_styles(ds.tags)).factors,
+        probe_accuracy(net.predict(rough), b["labels"], net.tags),
+    )
+    return {
+        "balanced accuracy of the worst tag, rough": min(tags.values()),
+        "share of the factors' variance explained, where they show": float(
+            1 - F.mse_loss(net(x)[1], truth) / truth.var(0).mean()
+        ),
+        "mean distance of two faces": float(net.distance(x, x.roll(1, 0)).mean()),
+    }
 
-def network_card(kind, facts, # training.json of the run, as a dict
-                 report, # from `network_report`
-                ): # str, markdown
+
+def network_card(
+    kind,
+    facts,  # training.json of the run, as a dict
+    report,  # from `network_report`
+):  # str, markdown
     "The model card of a network."
     name, cls = NETWORKS[kind]
     s, where = facts["settings"], facts["machine"]
     rows = "\n".join(f"| {k} | {v:.4f} |" for k, v in report.items())
-    return (f"---\nlicense: apache-2.0\n---\n# {name}\n\n`{cls.__name__}` of chapter 14, {sum(facts['parameters'].values()):,} parameters, for faces of 64 × 64 pixels. {cls.__doc__}\n\n"
-            f"Trained from nothing by\n\n    python -c \"from latref_nb.metrics import train_network; train_network('{kind}', 'runs/{kind}')\"\n\n"
-            f"on SynthFaces of seed {SEEDS[kind]} alone: {facts['steps']} steps of {s['batch_size']}, {facts['seconds'] / 60:.0f} minutes on {where['threads']} thread(s) of {where['cpu']} "
-            f"beside other work, torch {where['torch']}, seed {s['seed']}.\n\nOn faces of seed {SEEDS['check of the judges']}, which nothing was trained on:\n\n| figure | value |\n|---|---|\n{rows}\n\n"
-            "It knows rendered faces only. Its numbers compare methods of this project with each other and mean nothing for photographs.\n")
+    return (
+        f"---\nlicense: apache-2.0\n---\n# {name}\n\n`{cls.__name__}` of chapter 14, {sum(facts['parameters'].values()):,} parameters, for faces of 64 × 64 pixels. {cls.__doc__}\n\n"
+        f"Trained from nothing by\n\n    python -c \"from latref_nb.metrics import train_network; train_network('{kind}', 'runs/{kind}')\"\n\n"
+        f"on SynthFaces of seed {SEEDS[kind]} alone: {facts['steps']} steps of {s['batch_size']}, {facts['seconds'] / 60:.0f} minutes on {where['threads']} thread(s) of {where['cpu']} "
+        f"beside other work, torch {where['torch']}, seed {s['seed']}.\n\nOn faces of seed {SEEDS['check of the judges']}, which nothing was trained on:\n\n| figure | value |\n|---|---|\n{rows}\n\n"
+        "It knows rendered faces only. Its numbers compare methods of this project with each other and mean nothing for photographs.\n"
+    )
 
 # %% ../nbs/14_metrics.ipynb #3d3ea549
-def psnr(x, y): # (B,3,S,S) twice, in [-1, 1] → (B,) in dB
+def psnr(x, y):  # (B,3,S,S) twice, in [-1, 1] → (B,) in dB
     "Peak signal-to-noise ratio of each image, at most 100 dB."
-    return peak_signal_noise_ratio(x, y, data_range=2., reduction="none", dim=(1, 2, 3)).clamp(max=100)
+    return peak_signal_noise_ratio(x, y, data_range=2.0, reduction="none", dim=(1, 2, 3)).clamp(max=100)
 
-def ssim(x, y): # (B,3,S,S) twice, in [-1, 1] → (B,), 1 for equal images
+
+def ssim(x, y):  # (B,3,S,S) twice, in [-1, 1] → (B,), 1 for equal images
     "Structural similarity of each image."
-    return structural_similarity_index_measure(x, y, data_range=2., reduction="none").reshape(len(x))
+    return structural_similarity_index_measure(x, y, data_range=2.0, reduction="none").reshape(len(x))
 
 # %% ../nbs/14_metrics.ipynb #ab6ce568
 ALEXNET = "alexnet-owt-7be5be79.pth"
+
 
 def _published(weights, download):
     "The file of the published backbone, or None."
     cache = Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET
     if weights is not None:
-        if not Path(weights).is_file(): raise FileNotFoundError(f"{weights}: no such file. Give torchvision's {ALEXNET}.")
+        if not Path(weights).is_file():
+            raise FileNotFoundError(f"{weights}: no such file. Give torchvision's {ALEXNET}.")
         return Path(weights)
     if not cache.is_file() and download:
-        try: torch.hub.load_state_dict_from_url(f"https://download.pytorch.org/models/{ALEXNET}", progress=False)
-        except OSError as e: warnings.warn(f"{ALEXNET} could not be fetched ({e}); the lpips column stays empty.")
+        try:
+            torch.hub.load_state_dict_from_url(f"https://download.pytorch.org/models/{ALEXNET}", progress=False)
+        except OSError as e:
+            warnings.warn(f"{ALEXNET} could not be fetched ({e}); the lpips column stays empty.")
     return cache if cache.is_file() else None
 
-def load_lpips(weights=None, # torchvision's AlexNet weights; None: from its cache
-               download=False, # fetch them where they are not in the cache
-              ): # LPIPS module, or None where the published weights are not at hand
+
+def load_lpips(
+    weights=None,  # torchvision's AlexNet weights; None: from its cache
+    download=False,  # fetch them where they are not in the cache
+):  # LPIPS module, or None where the published weights are not at hand
     "The published perceptual distance, never with a random backbone."
     path = _published(weights, download)
-    if path is None: return None
+    if path is None:
+        return None
     import lpips
+
     model = lpips.LPIPS(net="alex", pretrained=True, pnet_rand=True, verbose=False)
-    backbone = {f"slice{k}.{name}": p for k, slice_ in enumerate((model.net.slice1, model.net.slice2, model.net.slice3, model.net.slice4, model.net.slice5), 1) for name, p in slice_.state_dict().items()}
-    try: tensors = torch.load(path, map_location="cpu", weights_only=True)
+    backbone = {
+        f"slice{k}.{name}": p
+        for k, slice_ in enumerate(
+            (model.net.slice1, model.net.slice2, model.net.slice3, model.net.slice4, model.net.slice5), 1
+        )
+        for name, p in slice_.state_dict().items()
+    }
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
-        raise ValueError(f"{path} cannot be read as weights ({one_line(e, 120)}). Give torchvision's "
-                         f"{ALEXNET}.") from None
-    try: model.net.load_state_dict({k: tensors["features." + k.split(".", 1)[1]] for k in backbone})
-    except (KeyError, TypeError, RuntimeError): raise ValueError(f"{path} does not hold AlexNet's weights. Give torchvision's {ALEXNET}.") from None
+        raise ValueError(
+            f"{path} cannot be read as weights ({one_line(e, 120)}). Give torchvision's {ALEXNET}."
+        ) from None
+    try:
+        model.net.load_state_dict({k: tensors["features." + k.split(".", 1)[1]] for k in backbone})
+    except (KeyError, TypeError, RuntimeError):
+        raise ValueError(f"{path} does not hold AlexNet's weights. Give torchvision's {ALEXNET}.") from None
     if not_finite(model.net.state_dict()):
         raise ValueError(f"{path} holds NaN or infinity. Give torchvision's {ALEXNET}.")
     return model.eval().requires_grad_(False)
 
 # %% ../nbs/14_metrics.ipynb #e022d425
-def frechet_distance(a, # (n,w) features
-                     b, # (m,w) features
-                    ): # float
+def frechet_distance(
+    a,  # (n,w) features
+    b,  # (m,w) features
+):  # float
     "Fréchet distance of two crowds' features, each taken as a Gaussian."
     a, b = a.double(), b.double()
-    if min(len(a), len(b)) < 2: return float("nan")
-    s1, s2 = torch.cov(a.T), torch.cov(b.T)                          # (w,w)
+    if min(len(a), len(b)) < 2:
+        return float("nan")
+    s1, s2 = torch.cov(a.T), torch.cov(b.T)  # (w,w)
     values, vectors = torch.linalg.eigh(s1)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T          # Σ₁^½
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T  # Σ₁^½
     cross = torch.linalg.eigvalsh(root @ s2 @ root).clamp(min=0).sqrt().sum()
     return float((a.mean(0) - b.mean(0)).square().sum() + s1.trace() + s2.trace() - 2 * cross)
 
 # %% ../nbs/14_metrics.ipynb #8aa78c34
 COLUMNS = ("target", "others", "identity", "psnr", "ssim", "lpips", "perceptual", "style_error", "diversity", "frechet")
-METHODS = ("source", "round_trip", "global_direction", "global_direction_kept", "image_specific", "latent", "reference", "reference_whole", "oracle")
-NETS = {"global_direction": ("linear",), "global_direction_kept": ("linear", "picture_mask"), "image_specific": ("mlp",), "latent": ("modulation", "mapper"),
-        "reference": ("modulation", "extractor"), "reference_whole": ("modulation", "extractor", "picture_mask")}  # what a row needs
+METHODS = (
+    "source",
+    "round_trip",
+    "global_direction",
+    "global_direction_kept",
+    "image_specific",
+    "latent",
+    "reference",
+    "reference_whole",
+    "oracle",
+)
+NETS = {
+    "global_direction": ("linear",),
+    "global_direction_kept": ("linear", "picture_mask"),
+    "image_specific": ("mlp",),
+    "latent": ("modulation", "mapper"),
+    "reference": ("modulation", "extractor"),
+    "reference_whole": ("modulation", "extractor", "picture_mask"),
+}  # what a row needs
+
 
 @dataclass
 class Judges:
     "All that looks at edited faces."
+
     judge: Judge
     identity: IdentityNet
     perceptual: PerceptualNet
-    lpips: nn.Module = None    # the published metric, or None
+    lpips: nn.Module = None  # the published metric, or None
     factors: FactorNet = None  # None: no style_error, no diversity
 
-    def to(self, device): # → Judges
+    def to(self, device):  # → Judges
         "Move all of them."
-        for net in (self.judge, self.identity, self.perceptual, self.lpips, self.factors): net is None or net.to(device)
+        for net in (self.judge, self.identity, self.perceptual, self.lpips, self.factors):
+            net is None or net.to(device)
         return self
 
-def load_judges(lpips=None, # file of published AlexNet weights; None: only if in torchvision's cache
-                download=False, device="cpu"): # Judges
-    "The networks that ship, and LPIPS where its weights are."
-    return Judges(*(load_network(kind) for kind in ("judge", "identity", "perceptual")), load_lpips(lpips, download), load_network("factors")).to(device)
 
-def rows_at_hand(pipe, # see `evaluate`
-                 methods=None, # of METHODS; None: all but the oracle that the pipeline has networks for
-                ): # tuple of methods
+def load_judges(
+    lpips=None,  # file of published AlexNet weights; None: only if in torchvision's cache
+    download=False,
+    device="cpu",
+):  # Judges
+    "The networks that ship, and LPIPS where its weights are."
+    return Judges(
+        *(load_network(kind) for kind in ("judge", "identity", "perceptual")),
+        load_lpips(lpips, download),
+        load_network("factors"),
+    ).to(device)
+
+
+def rows_at_hand(
+    pipe,  # see `evaluate`
+    methods=None,  # of METHODS; None: all but the oracle that the pipeline has networks for
+):  # tuple of methods
     "Which rows a pipeline can make; a ValueError where one is asked for that it cannot."
     lacks = lambda m: [k for k in NETS.get(m, ()) if getattr(pipe, k, None) is None]
-    if methods is None: return tuple(m for m in METHODS if m != "oracle" and not lacks(m))
+    if methods is None:
+        return tuple(m for m in METHODS if m != "oracle" and not lacks(m))
     for m in methods:
-        if m not in METHODS: raise ValueError(f"method {m!r} came. {nearest(m, METHODS)} Allowed: {', '.join(METHODS)}.")
-        if lacks(m): raise ValueError(f"the row {m!r} needs {' and '.join(lacks(m))}, and this pipeline has no such network. It can make: {', '.join(rows_at_hand(pipe))}, oracle.")
+        if m not in METHODS:
+            raise ValueError(f"method {m!r} came. {nearest(m, METHODS)} Allowed: {', '.join(METHODS)}.")
+        if lacks(m):
+            raise ValueError(
+                f"the row {m!r} needs {' and '.join(lacks(m))}, and this pipeline has no such network. It can make: {', '.join(rows_at_hand(pipe))}, oracle."
+            )
     return tuple(methods)
 
 # %% ../nbs/14_metrics.ipynb #1643b12c
 @torch.no_grad()
-def counterfactual_error(edited, # (B,3,S,S) in [-1, 1]
-                         truth, # (B,3,S,S), the true edited faces
-                         judges, # Judges
-                        ): # {"psnr", "ssim", "perceptual", "lpips"}: (B,) each
+def counterfactual_error(
+    edited,  # (B,3,S,S) in [-1, 1]
+    truth,  # (B,3,S,S), the true edited faces
+    judges,  # Judges
+):  # {"psnr", "ssim", "perceptual", "lpips"}: (B,) each
     "How far edited faces are from the true ones."
-    out = {"psnr": psnr(edited, truth), "ssim": ssim(edited, truth), "perceptual": judges.perceptual.distance(edited, truth)}
-    if judges.lpips is not None: out["lpips"] = judges.lpips(edited, truth).flatten()  # (B,1,1,1) → (B,)
+    out = {
+        "psnr": psnr(edited, truth),
+        "ssim": ssim(edited, truth),
+        "perceptual": judges.perceptual.distance(edited, truth),
+    }
+    if judges.lpips is not None:
+        out["lpips"] = judges.lpips(edited, truth).flatten()  # (B,1,1,1) → (B,)
     return out
 
+
 @torch.no_grad()
-def style_error(net, # FactorNet, or None
-                x, # (B,3,S,S) in [-1, 1]
-                style, # (B,k), the true style factors
-                tag, value): # {"style_error": (B,)}, or nothing where no factor shows
+def style_error(
+    net,  # FactorNet, or None
+    x,  # (B,3,S,S) in [-1, 1]
+    style,  # (B,k), the true style factors
+    tag,
+    value,
+):  # {"style_error": (B,)}, or nothing where no factor shows
     "Mean absolute difference between the style factors read in pictures and the true ones."
-    if net is None or not (show := net.mask(tag, value)).any(): return {}
+    if net is None or not (show := net.mask(tag, value)).any():
+        return {}
     return {"style_error": (net.read(x)[tag].cpu() - style).abs()[:, show].mean(1)}  # (B,k') → (B,)
 
-def spread(styles # (n,draws,k) style factors
-          ): # float
+
+def spread(
+    styles,  # (n,draws,k) style factors
+):  # float
     "How widely several draws for one face lie apart: standard deviation within a face, mean over faces and factors."
     return float(styles.var(1).mean(0).sqrt().mean())
 
 # %% ../nbs/14_metrics.ipynb #77868e18
-REFERENCES = 256      # faces beside the sources, from which references are taken
+REFERENCES = 256  # faces beside the sources, from which references are taken
 DRAWS, DRAWN = 4, 32  # styles drawn for one face, and for how many faces of each value, to measure diversity
+
 
 @dataclass
 class Sources:
     "What is computed once for each held-out face, and used by every edit."
-    faces: SynthFaces   # n sources, then REFERENCES more
-    x: Tensor           # (n,3,S,S)
-    z: Tensor           # (n,d)
-    xT: Tensor          # (n,3,S,S)
-    round_trip: Tensor  # (n,3,S,S), or empty where nobody asks
-    z_only: Tensor      # (n,) PSNR of the picture from z and random noise, or empty
-    before: Tensor      # (n,n_tags) the judge's reading of x
-    features: Tensor    # (n,w) the judge's features of x
-    gallery: Tensor     # (n,dim) embeddings of the same people under other tags and nuisance
-    steps: int = 20     # of inversion and rendering
 
-    def __len__(self): return len(self.x)
+    faces: SynthFaces  # n sources, then REFERENCES more
+    x: Tensor  # (n,3,S,S)
+    z: Tensor  # (n,d)
+    xT: Tensor  # (n,3,S,S)
+    round_trip: Tensor  # (n,3,S,S), or empty where nobody asks
+    z_only: Tensor  # (n,) PSNR of the picture from z and random noise, or empty
+    before: Tensor  # (n,n_tags) the judge's reading of x
+    features: Tensor  # (n,w) the judge's features of x
+    gallery: Tensor  # (n,dim) embeddings of the same people under other tags and nuisance
+    steps: int = 20  # of inversion and rendering
+
+    def __len__(self):
+        return len(self.x)
+
 
 def _random_xT(pipe, xT, seeds):
     "Fresh noise like xT, one generator an image; a pipeline may bring its own."
     draw = getattr(pipe, "random_xT", None)
-    return draw(len(xT), seeds) if draw else randn(xT.shape, generator=make_generator(seeds), device=xT.device, dtype=xT.dtype)
+    return (
+        draw(len(xT), seeds)
+        if draw
+        else randn(xT.shape, generator=make_generator(seeds), device=xT.device, dtype=xT.dtype)
+    )
+
 
 @torch.no_grad()
-def source_batch(pipe, faces, rows, n, judges, steps, brief, how): # tuple in the order of `Sources` after `faces`
+def source_batch(pipe, faces, rows, n, judges, steps, brief, how):  # tuple in the order of `Sources` after `faces`
     "The first pass over some faces."
     device = getattr(pipe, "device", "cpu")
-    x = faces.batch(rows)["image"].to(device); z = pipe.encode(x); xT = pipe.invert(x, z, steps, **how)
+    x = faces.batch(rows)["image"].to(device)
+    z = pipe.encode(x)
+    xT = pipe.invert(x, z, steps, **how)
     trip = x[:0] if brief else pipe.render(xT, z, steps, **how)
-    alone = z[:0, 0] if brief else psnr(pipe.render(_random_xT(pipe, xT, [faces.seed + 10_000 + i for i in rows]), z, steps, **how), x)
-    gallery = render_faces(gallery_factors(faces.factors([*rows, (rows[-1] + 1) % n])), faces.size)[:len(rows)].to(device)
-    read = label_reader(judges.judge, faces.tags)(x)                                   # (b,n_tags)
+    alone = (
+        z[:0, 0]
+        if brief
+        else psnr(pipe.render(_random_xT(pipe, xT, [faces.seed + 10_000 + i for i in rows]), z, steps, **how), x)
+    )
+    gallery = render_faces(gallery_factors(faces.factors([*rows, (rows[-1] + 1) % n])), faces.size)[: len(rows)].to(
+        device
+    )
+    read = label_reader(judges.judge, faces.tags)(x)  # (b,n_tags)
     return x, z, xT, trip, alone, read, judges.judge.features(x), judges.identity(gallery)
 
 # %% ../nbs/14_metrics.ipynb #4db3b23a
 @dataclass
 class Wish:
     "Some faces without a value, references that have it, and the true edited faces."
+
     tag: str
     value: str
-    rows: Tensor        # (m,) which sources
+    rows: Tensor  # (m,) which sources
     references: Tensor  # (m,draws) rows of the faces, the first is the reference
-    truth: Tensor       # (m,3,S,S)
-    style: Tensor       # (m,k) the first reference's style factors of the tag
+    truth: Tensor  # (m,3,S,S)
+    style: Tensor  # (m,k) the first reference's style factors of the tag
 
-def make_wish(faces, # SynthFaces of `Sources`
-              n, # how many of them are sources
-              tag, value, draws=DRAWS): # Wish, or None where no source lacks the value
+
+def make_wish(
+    faces,  # SynthFaces of `Sources`
+    n,  # how many of them are sources
+    tag,
+    value,
+    draws=DRAWS,
+):  # Wish, or None where no source lacks the value
     "Draw references by the faces' seed and render the truth."
     labels, k = faces.labels[:, faces.tags.index(tag)], faces.tags[tag].index(value)
     rows, having = (labels[:n] != k).nonzero().flatten(), n + (labels[n:] == k).nonzero().flatten()
-    if not len(rows): return None
-    pick = torch.randint(len(having), (n, draws), generator=make_generator(faces.seed + 7919 * faces.tags.pairs.index((tag, value))))  # for all n: a face keeps its references
+    if not len(rows):
+        return None
+    pick = torch.randint(
+        len(having), (n, draws), generator=make_generator(faces.seed + 7919 * faces.tags.pairs.index((tag, value)))
+    )  # for all n: a face keeps its references
     references = having[pick[rows]]
-    return Wish(tag, value, rows, references, faces.counterfactual(rows, tag, value, references[:, 0]), faces.style(references[:, 0], tag))
+    return Wish(
+        tag,
+        value,
+        rows,
+        references,
+        faces.counterfactual(rows, tag, value, references[:, 0]),
+        faces.style(references[:, 0], tag),
+    )
 
 # %% ../nbs/14_metrics.ipynb #ba5f454e
 @torch.no_grad()
-def edited_codes(pipe, src, wish, part, # (b,) rows of the wish
-                 method, draw=0): # z (b,d)
+def edited_codes(
+    pipe,
+    src,
+    wish,
+    part,  # (b,) rows of the wish
+    method,
+    draw=0,
+):  # z (b,d)
     "The codes that a method gives."
     i, tag, value = wish.rows[part], wish.tag, wish.value
-    if method == "oracle": return pipe.encode(wish.truth[part].to(src.x))
-    if method == "latent": return pipe.edit(src.z[i], Edit(tag, value, seed=[100_003 * draw + int(r) for r in i]), x=src.x[i])
-    if method.startswith("reference"): return pipe.edit(src.z[i], Edit(tag, value, style=pipe.reference_style(src.faces.batch(wish.references[part, draw])["image"].to(src.x), tag, value)), x=src.x[i])
+    if method == "oracle":
+        return pipe.encode(wish.truth[part].to(src.x))
+    if method == "latent":
+        return pipe.edit(src.z[i], Edit(tag, value, seed=[100_003 * draw + int(r) for r in i]), x=src.x[i])
+    if method.startswith("reference"):
+        return pipe.edit(
+            src.z[i],
+            Edit(
+                tag,
+                value,
+                style=pipe.reference_style(src.faces.batch(wish.references[part, draw])["image"].to(src.x), tag, value),
+            ),
+            x=src.x[i],
+        )
     return pipe.edit(src.z[i], Edit(tag, value, method=method.removesuffix("_kept")))
 
+
 @torch.no_grad()
-def edited_pictures(pipe, src, wish, part, method, how, draw=0): # (b,3,S,S)
+def edited_pictures(pipe, src, wish, part, method, how, draw=0):  # (b,3,S,S)
     "The pictures that a method gives: styles keep the source outside the pipeline's mask, directions do not; a name in _kept or _whole turns that over."
     i, z = wish.rows[part], edited_codes(pipe, src, wish, part, method, draw)
     y, mask = pipe.render(src.xT[i], z, src.steps, **how), getattr(pipe, "picture_mask", None)
-    return torch.lerp(src.x[i], y, mask(src.z[i], z)) if mask is not None and method in ("latent", "reference", "global_direction_kept") else y
+    return (
+        torch.lerp(src.x[i], y, mask(src.z[i], z))
+        if mask is not None and method in ("latent", "reference", "global_direction_kept")
+        else y
+    )
+
 
 @torch.no_grad()
-def edit_batch(pipe, src, wish, part, method, judges, how): # {column: (b,)}, and "features" (b,w)
+def edit_batch(pipe, src, wish, part, method, judges, how):  # {column: (b,)}, and "features" (b,w)
     "Edit some faces by one method and ask everything about them."
     i, truth = wish.rows[part], wish.truth[part].to(src.x)
-    if method == "source": y = src.x[i]
-    elif method == "round_trip": y = src.round_trip[i]
-    else: y = edited_pictures(pipe, src, wish, part, method, how)
+    if method == "source":
+        y = src.x[i]
+    elif method == "round_trip":
+        y = src.round_trip[i]
+    else:
+        y = edited_pictures(pipe, src, wish, part, method, how)
     after = label_reader(judges.judge, src.faces.tags)(y)
     target, others = edit_scores(src.before[i], after, src.faces.tags, wish.tag, wish.value)
-    return {"target": target.float(), "others": others, "identity": rank_one(judges.identity(y), src.gallery, i).float(), **counterfactual_error(y, truth, judges),
-            **style_error(judges.factors, y, wish.style[part], wish.tag, wish.value), "features": judges.judge.features(y)}
+    return {
+        "target": target.float(),
+        "others": others,
+        "identity": rank_one(judges.identity(y), src.gallery, i).float(),
+        **counterfactual_error(y, truth, judges),
+        **style_error(judges.factors, y, wish.style[part], wish.tag, wish.value),
+        "features": judges.judge.features(y),
+    }
 
 # %% ../nbs/14_metrics.ipynb #73da426d
 @torch.no_grad()
-def diversity(pipe, src, wish, judges, batch_size, how, n=DRAWN): # float, or None where no factor shows
+def diversity(pipe, src, wish, judges, batch_size, how, n=DRAWN):  # float, or None where no factor shows
     "The spread of drawn styles, as a share of the spread of the references' own."
     show, truth, made = judges.factors.mask(wish.tag, wish.value), [], []
-    if not show.any(): return None
+    if not show.any():
+        return None
     rows, draws = range(min(n, len(wish.rows))), wish.references.shape[1]
     for part in batched(rows, batch_size):
-        part = torch.as_tensor(part); i = wish.rows[part]
+        part = torch.as_tensor(part)
+        i = wish.rows[part]
         for d in range(draws):
             y = edited_pictures(pipe, src, wish, part, "latent", how, d)
             t = src.faces.counterfactual(i, wish.tag, wish.value, wish.references[part, d]).to(y)
-            for out, x in ((made, y), (truth, t)): out.append(judges.factors.read(x)[wish.tag][:, show])
-    stacked = lambda parts: torch.cat([torch.stack(parts[a:a + draws], 1) for a in range(0, len(parts), draws)])  # (n,draws,k')
+            for out, x in ((made, y), (truth, t)):
+                out.append(judges.factors.read(x)[wish.tag][:, show])
+    stacked = lambda parts: torch.cat(
+        [torch.stack(parts[a : a + draws], 1) for a in range(0, len(parts), draws)]
+    )  # (n,draws,k')
     return spread(stacked(made)) / spread(stacked(truth))
 
-def edit_row(pipe, src, wish, method, judges, batch_size, how, diverse, bar): # a row of the table
+
+def edit_row(pipe, src, wish, method, judges, batch_size, how, diverse, bar):  # a row of the table
     "All faces of a wish, edited by one method."
-    row = dict(method=method, tag=wish.tag, value=wish.value, **dict.fromkeys(COLUMNS)); parts = []
+    row = dict(method=method, tag=wish.tag, value=wish.value, **dict.fromkeys(COLUMNS))
+    parts = []
     for part in batched(range(len(wish.rows)), batch_size):
-        parts.append(edit_batch(pipe, src, wish, torch.as_tensor(part), method, judges, how)); bar.update(len(part))
+        parts.append(edit_batch(pipe, src, wish, torch.as_tensor(part), method, judges, how))
+        bar.update(len(part))
     all_ = {c: torch.cat([p[c] for p in parts]) for c in parts[0]}
-    real = src.features[(src.faces.labels[:len(src), src.faces.tags.index(wish.tag)] == src.faces.tags[wish.tag].index(wish.value)).to(src.features.device)]
+    real = src.features[
+        (src.faces.labels[: len(src), src.faces.tags.index(wish.tag)] == src.faces.tags[wish.tag].index(wish.value)).to(
+            src.features.device
+        )
+    ]
     row |= {"frechet": frechet_distance(all_.pop("features"), real), **{c: float(v.mean()) for c, v in all_.items()}}
-    if method == "latent" and diverse and judges.factors is not None: row["diversity"] = diversity(pipe, src, wish, judges, batch_size, how)
+    if method == "latent" and diverse and judges.factors is not None:
+        row["diversity"] = diversity(pipe, src, wish, judges, batch_size, how)
     return row
 
 # %% ../nbs/14_metrics.ipynb #56506eb2
 @dataclass
 class Evaluation:
     "What `evaluate` found."
-    autoencoder: dict                            # probe_mean, probe_min, round_trip_psnr, round_trip_ssim, z_only_psnr
-    rows: list                                   # one dict for each method, tag and value
-    settings: dict = field(default_factory=dict) # n, seed, steps, precision
 
-    def json(self): # → {"autoencoder": {…}, "rows": [{…}, …], "settings": {…}}
+    autoencoder: dict  # probe_mean, probe_min, round_trip_psnr, round_trip_ssim, z_only_psnr
+    rows: list  # one dict for each method, tag and value
+    settings: dict = field(default_factory=dict)  # n, seed, steps, precision
+
+    def json(self):  # → {"autoencoder": {…}, "rows": [{…}, …], "settings": {…}}
         "The figures as plain data, ready for JSON; what does not apply is None."
         plain = lambda d: {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in d.items()}
         rows = [plain(r) for r in self.rows]
         return {"autoencoder": plain(self.autoencoder), "rows": rows, "settings": self.settings}
 
-    def save(self, path): # → Path
+    def save(self, path):  # → Path
         "Write the JSON, whole or not at all."
-        with atomic_write(path) as tmp: tmp.write_text(json.dumps(self.json(), indent=1), encoding="utf-8")
+        with atomic_write(path) as tmp:
+            tmp.write_text(json.dumps(self.json(), indent=1), encoding="utf-8")
         return Path(path)
 
 # %% ../nbs/14_metrics.ipynb #b15ca034
-def mean_rows(rows, # dicts with "tag" and columns
-              columns=COLUMNS): # {column: mean, None where no row has a number}
+def mean_rows(
+    rows,  # dicts with "tag" and columns
+    columns=COLUMNS,
+):  # {column: mean, None where no row has a number}
     "Mean over values within a tag, then over tags: every tag counts the same."
-    def mean(numbers): return sum(numbers) / len(numbers) if numbers else None
+
+    def mean(numbers):
+        return sum(numbers) / len(numbers) if numbers else None
+
     out = {}
     for c in columns:
-        tags = [mean([r[c] for r in rows if r["tag"] == t and r[c] is not None and math.isfinite(r[c])]) for t in dict.fromkeys(r["tag"] for r in rows)]
+        tags = [
+            mean([r[c] for r in rows if r["tag"] == t and r[c] is not None and math.isfinite(r[c])])
+            for t in dict.fromkeys(r["tag"] for r in rows)
+        ]
         out[c] = mean([m for m in tags if m is not None])
     return out
 
+
 @patch
-def summary(self:Evaluation): # → list of one row for each method
+def summary(self: Evaluation):  # → list of one row for each method
     "Each method's mean over tags."
-    return [{"method": m, **mean_rows([r for r in self.rows if r["method"] == m])} for m in dict.fromkeys(r["method"] for r in self.rows)]
+    return [
+        {"method": m, **mean_rows([r for r in self.rows if r["method"] == m])}
+        for m in dict.fromkeys(r["method"] for r in self.rows)
+    ]
 
 # %% ../nbs/14_metrics.ipynb #894ffd03
-def _cell(v): return "–" if v is None or (isinstance(v, float) and not math.isfinite(v)) else v if isinstance(v, str) else str(v) if isinstance(v, int) else f"{v:.3f}" if abs(v) < 10 else f"{v:.2f}"
+def _cell(v):
+    return (
+        "–"
+        if v is None or (isinstance(v, float) and not math.isfinite(v))
+        else v
+        if isinstance(v, str)
+        else str(v)
+        if isinstance(v, int)
+        else f"{v:.3f}"
+        if abs(v) < 10
+        else f"{v:.2f}"
+    )
 
-def text_table(rows, # list of dicts
-               columns=None, # which, in order; None: all of the first row
-              ): # str
+
+def text_table(
+    rows,  # list of dicts
+    columns=None,  # which, in order; None: all of the first row
+):  # str
     "Rows as text in aligned columns: words to the left, numbers to the right."
     columns = list(columns or (rows[0] if rows else ()))
     cells = [columns] + [[_cell(r.get(c)) for c in columns] for r in rows]
     wide = [max(len(row[j]) for row in cells) for j in range(len(columns))]
     words = [any(isinstance(r.get(c), str) for r in rows) for c in columns]
-    return "\n".join("  ".join(o.ljust(w) if left else o.rjust(w) for o, w, left in zip(row, wide, words)).rstrip() for row in cells)
+    return "\n".join(
+        "  ".join(o.ljust(w) if left else o.rjust(w) for o, w, left in zip(row, wide, words)).rstrip() for row in cells
+    )
 
-def print_table(rows, columns=None): # as `text_table`
+
+def print_table(rows, columns=None):  # as `text_table`
     "Print rows in aligned columns."
     print(text_table(rows, columns))
 
+
 @patch
-def table(self:Evaluation, rows=True # also a line for each tag and value
-         ): # → str
+def table(
+    self: Evaluation,
+    rows=True,  # also a line for each tag and value
+):  # → str
     "Everything as text: the autoencoder, each method's mean over tags, the bars where there are styles, each edit."
     shown = [c for c in COLUMNS if any(r.get(c) is not None for r in self.rows)]
     head = "  ".join(f"{k} {v}" for k, v in self.settings.items())
-    parts = [head, text_table([self.autoencoder]), "mean over tags\n" + text_table(self.summary(), ["method", *shown]), text_table(self.bars())]
+    parts = [
+        head,
+        text_table([self.autoencoder]),
+        "mean over tags\n" + text_table(self.summary(), ["method", *shown]),
+        text_table(self.bars()),
+    ]
     return "\n\n".join(p for p in parts + [text_table(self.rows, ["method", "tag", "value", *shown])] * bool(rows) if p)
 
 # %% ../nbs/14_metrics.ipynb #f9fdd42f
-BARS = (("target", .95, .98), ("others", .95, .98), ("identity", .95, .97))  # for latent and reference each: bar, aim
+BARS = (
+    ("target", 0.95, 0.98),
+    ("others", 0.95, 0.98),
+    ("identity", 0.95, 0.97),
+)  # for latent and reference each: bar, aim
 
-def _bar(figure, value, bar, aim, most=False): # a row; `most`: the figure must stay below
-    verdict = "–" if value is None else next((word for word, at in (("aim", aim), ("bar", bar)) if (value <= at if most else value >= at)), "missed")
+
+def _bar(figure, value, bar, aim, most=False):  # a row; `most`: the figure must stay below
+    verdict = (
+        "–"
+        if value is None
+        else next(
+            (word for word, at in (("aim", aim), ("bar", bar)) if (value <= at if most else value >= at)), "missed"
+        )
+    )
     return dict(figure=figure, value=value, bar=bar, aim=aim, reached=verdict)
 
+
 @patch
-def bars(self:Evaluation): # → list of dicts: figure, value, bar, aim, reached; empty without style networks
+def bars(self: Evaluation):  # → list of dicts: figure, value, bar, aim, reached; empty without style networks
     "The figures that style edits are held to, beside their bars."
-    rows = {r["method"]: r for r in self.summary()}; styled = [m for m in ("latent", "reference") if m in rows]
+    rows = {r["method"]: r for r in self.summary()}
+    styled = [m for m in ("latent", "reference") if m in rows]
     out = [_bar(f"{c}, {m}", rows[m][c], bar, aim) for c, bar, aim in BARS for m in styled]
     if {"reference", "global_direction"} <= rows.keys():
-        a, b = rows["reference"], rows["global_direction"]; both = a["style_error"] is not None and b["style_error"]
-        out += [_bar("psnr, reference minus global_direction", a["psnr"] - b["psnr"], 2., 3.),
-                _bar("style_error, reference as a share of global_direction", a["style_error"] / b["style_error"] if both else None, .5, .35, most=True)]
-    if "latent" in rows: out.append(_bar("diversity, latent", rows["latent"]["diversity"], .7, .8))
+        a, b = rows["reference"], rows["global_direction"]
+        both = a["style_error"] is not None and b["style_error"]
+        out += [
+            _bar("psnr, reference minus global_direction", a["psnr"] - b["psnr"], 2.0, 3.0),
+            _bar(
+                "style_error, reference as a share of global_direction",
+                a["style_error"] / b["style_error"] if both else None,
+                0.5,
+                0.35,
+                most=True,
+            ),
+        ]
+    if "latent" in rows:
+        out.append(_bar("diversity, latent", rows["latent"]["diversity"], 0.7, 0.8))
     return out
 
 # %% ../nbs/14_metrics.ipynb #7996d93c
-def loop_options(pipe, # see `evaluate`
-                 precision="auto", # of the network in its loops
-                 how=None # more arguments for the pipeline's invert and render, which go before
-                ): # dict for both
+def loop_options(
+    pipe,  # see `evaluate`
+    precision="auto",  # of the network in its loops
+    how=None,  # more arguments for the pipeline's invert and render, which go before
+):  # dict for both
     "Arguments of a pipeline's loops; an editor without a network to run in a precision gets none of its own."
-    if getattr(pipe, "autoencoder", None) is None: return how or {}
+    if getattr(pipe, "autoencoder", None) is None:
+        return how or {}
     return {"dtype": resolve_precision(precision, pipe.device)} | (how or {})
 
-def held_out_faces(pipe, n, seed): # SynthFaces: n faces to edit and those that lend their styles
+
+def held_out_faces(pipe, n, seed):  # SynthFaces: n faces to edit and those that lend their styles
     "The faces of an evaluation."
-    if n < 1: raise ValueError(f"n={n} held-out faces came. Give at least 1.")
+    if n < 1:
+        raise ValueError(f"n={n} held-out faces came. Give at least 1.")
     return SynthFaces(n + REFERENCES, pipe.size, check_seed(seed), tags=pipe.tags)
 
-def edits_of(faces, n, pairs): # number of faces to edit, all pairs taken together
+
+def edits_of(faces, n, pairs):  # number of faces to edit, all pairs taken together
     "Each (tag, value) is for the first n faces that lack it."
     return sum(int((faces.labels[:n, faces.tags.index(t)] != faces.tags[t].index(v)).sum()) for t, v in pairs)
 
-def gather_sources(pipe, # see `evaluate`
-                   n=512, seed=HELD_OUT_SEED, steps=20, batch_size=32, *, judges=None, brief=False, bar=None,
-                   precision="auto", **how): # Sources
+
+def gather_sources(
+    pipe,  # see `evaluate`
+    n=512,
+    seed=HELD_OUT_SEED,
+    steps=20,
+    batch_size=32,
+    *,
+    judges=None,
+    brief=False,
+    bar=None,
+    precision="auto",
+    **how,
+):  # Sources
     "The first pass, in batches; several evaluations of one autoencoder may share it."
     how = loop_options(pipe, precision, how)
     faces, parts = held_out_faces(pipe, n, seed), []
@@ -680,53 +1104,80 @@ def gather_sources(pipe, # see `evaluate`
     label_reader(judges.judge, faces.tags, "the judge", "Train a judge on these tags.")
     for rows in batched(range(n), batch_size):
         parts.append(source_batch(pipe, faces, list(rows), n, judges, steps, brief, how))
-        if bar is not None: bar.update(len(rows))
+        if bar is not None:
+            bar.update(len(rows))
     return Sources(faces, *(torch.cat(p) for p in zip(*parts)), steps)
 
-def autoencoder_row(pipe, src): # {"probe_mean", "probe_min", "round_trip_psnr", "round_trip_ssim", "z_only_psnr"}
+
+def autoencoder_row(pipe, src):  # {"probe_mean", "probe_min", "round_trip_psnr", "round_trip_ssim", "z_only_psnr"}
     "What the code holds, and how well a face comes back."
-    out, read = dict.fromkeys(("probe_mean", "probe_min", "round_trip_psnr", "round_trip_ssim", "z_only_psnr")), pipe.read(src.z)
+    out, read = (
+        dict.fromkeys(("probe_mean", "probe_min", "round_trip_psnr", "round_trip_ssim", "z_only_psnr")),
+        pipe.read(src.z),
+    )
     if read is not None:
-        told = torch.stack([read[t].argmax(1) for t in src.faces.tags.names], 1).cpu()     # (n,n_tags)
-        probe = list(probe_accuracy(told, src.faces.labels[:len(src)], src.faces.tags).values())  # (n,n_tags)
+        told = torch.stack([read[t].argmax(1) for t in src.faces.tags.names], 1).cpu()  # (n,n_tags)
+        probe = list(probe_accuracy(told, src.faces.labels[: len(src)], src.faces.tags).values())  # (n,n_tags)
         out |= {"probe_mean": sum(probe) / len(probe), "probe_min": min(probe)}
-    if len(src.z_only): out |= {"round_trip_psnr": float(psnr(src.round_trip, src.x).mean()), "round_trip_ssim": float(ssim(src.round_trip, src.x).mean()), "z_only_psnr": float(src.z_only.mean())}
+    if len(src.z_only):
+        out |= {
+            "round_trip_psnr": float(psnr(src.round_trip, src.x).mean()),
+            "round_trip_ssim": float(ssim(src.round_trip, src.x).mean()),
+            "z_only_psnr": float(src.z_only.mean()),
+        }
     return out
 
 # %% ../nbs/14_metrics.ipynb #21411e5f
 def _check_sources(pipe, src, methods):
     "Sources of another autoencoder would spoil everything silently."
     z = pipe.encode(src.x[:2])
-    if z.shape != src.z[:2].shape or not torch.allclose(z, src.z[:2], atol=1e-3): raise ValueError("the sources are of another autoencoder: its codes of the same faces differ. Gather them again with gather_sources(pipe).")
-    if "round_trip" in methods and not len(src.z_only): raise ValueError("the sources were gathered with brief=True and hold no round trip. Gather them without, or leave the row round_trip out.")
+    if z.shape != src.z[:2].shape or not torch.allclose(z, src.z[:2], atol=1e-3):
+        raise ValueError(
+            "the sources are of another autoencoder: its codes of the same faces differ. Gather them again with gather_sources(pipe)."
+        )
+    if "round_trip" in methods and not len(src.z_only):
+        raise ValueError(
+            "the sources were gathered with brief=True and hold no round trip. Gather them without, or leave the row round_trip out."
+        )
 
-def evaluate(pipe, # anything with encode, invert, render, edit, read, tags and size: a LatRefPipeline
-             n=512, # held-out faces
-             seed=HELD_OUT_SEED, # of the held-out faces
-             methods=None, # rows to make, of METHODS; None: all but the oracle that the pipeline has networks for
-             steps=20, # of inversion and of rendering, each
-             batch_size=32,
-             *, pairs=None, # the (tag, value) to edit to; None: all
-             judges=None, # Judges; None: those that ship
-             lpips=None, # file of published AlexNet weights for the lpips column
-             brief=False, # leave out what costs most: round trip, z alone, diversity
-             sources=None, # from `gather_sources` of the same autoencoder: n, seed and steps are theirs
-             progress=True, # show a bar
-             precision="auto", # of the network in both loops: by the machine, see chapter 00; or "no", "bf16"
-             **how # more arguments for the pipeline's invert and render
-            ): # Evaluation
+
+def evaluate(
+    pipe,  # anything with encode, invert, render, edit, read, tags and size: a LatRefPipeline
+    n=512,  # held-out faces
+    seed=HELD_OUT_SEED,  # of the held-out faces
+    methods=None,  # rows to make, of METHODS; None: all but the oracle that the pipeline has networks for
+    steps=20,  # of inversion and of rendering, each
+    batch_size=32,
+    *,
+    pairs=None,  # the (tag, value) to edit to; None: all
+    judges=None,  # Judges; None: those that ship
+    lpips=None,  # file of published AlexNet weights for the lpips column
+    brief=False,  # leave out what costs most: round trip, z alone, diversity
+    sources=None,  # from `gather_sources` of the same autoencoder: n, seed and steps are theirs
+    progress=True,  # show a bar
+    precision="auto",  # of the network in both loops: by the machine, see chapter 00; or "no", "bf16"
+    **how,  # more arguments for the pipeline's invert and render
+):  # Evaluation
     "Measure an editor on faces whose true edits are known."
     how = loop_options(pipe, precision, how)
     methods, judges = rows_at_hand(pipe, methods), judges or load_judges(lpips, device=getattr(pipe, "device", "cpu"))
-    if brief and methods and sources is None: brief = "round_trip" not in methods
+    if brief and methods and sources is None:
+        brief = "round_trip" not in methods
     pairs, rows = [(t, v) for t, v in pairs or pipe.tags.pairs], []
     faces, n, first = (held_out_faces(pipe, n, seed), n, n) if sources is None else (sources.faces, len(sources), 0)
-    with tqdm(total=first + edits_of(faces, n, pairs) * len(methods), unit="face", desc="evaluate", disable=not progress) as bar:
+    with tqdm(
+        total=first + edits_of(faces, n, pairs) * len(methods), unit="face", desc="evaluate", disable=not progress
+    ) as bar:
         src = sources or gather_sources(pipe, n, seed, steps, batch_size, judges=judges, brief=brief, bar=bar, **how)
         _check_sources(pipe, src, methods)
         for t, v in pairs:
             wish = make_wish(src.faces, len(src), t, v)
-            rows += [dict(method=m, tag=t, value=v, **dict.fromkeys(COLUMNS)) if wish is None else edit_row(pipe, src, wish, m, judges, batch_size, how, not brief, bar) for m in methods]
+            rows += [
+                dict(method=m, tag=t, value=v, **dict.fromkeys(COLUMNS))
+                if wish is None
+                else edit_row(pipe, src, wish, m, judges, batch_size, how, not brief, bar)
+                for m in methods
+            ]
     rows.sort(key=lambda r: methods.index(r["method"]))
     about = dict(n=len(src), seed=src.faces.seed, steps=src.steps, precision=str(how.get("dtype", "no")))
     return Evaluation(autoencoder_row(pipe, src), rows, about)

@@ -23,52 +23,62 @@ from .styles import StyleCode, tag_number, value_numbers, value_offsets
 from .unet import attend, zero_init
 
 # %% ../nbs/10_modulation.ipynb #da181090
-def standardise(x, # features (B,C,H,W)
-                eps=1e-5, # added to the standard deviation
-               ): # (B,C,H,W)
+def standardise(
+    x,  # features (B,C,H,W)
+    eps=1e-5,  # added to the standard deviation
+):  # (B,C,H,W)
     "Every channel of every face to mean 0 and (unbiased) standard deviation 1 over its pixels."
-    d = x.float() - x.float().mean((2, 3), keepdim=True)            # (B,C,H,W)
-    std = (d.square().sum((2, 3), keepdim=True) / (d[0, 0].numel() - 1)).sqrt()   # (B,C,1,1)
+    d = x.float() - x.float().mean((2, 3), keepdim=True)  # (B,C,H,W)
+    std = (d.square().sum((2, 3), keepdim=True) / (d[0, 0].numel() - 1)).sqrt()  # (B,C,1,1)
     return d * (std + eps).reciprocal()
 
-def adain(x, # features (B,C,H,W)
-          scale, # (B,C)
-          shift, # (B,C)
-         ): # (B,C,H,W)
+
+def adain(
+    x,  # features (B,C,H,W)
+    scale,  # (B,C)
+    shift,  # (B,C)
+):  # (B,C,H,W)
     "Adaptive instance normalisation (Huang and Belongie 2017, eq. 8): the statistics of a style, given directly."
     return standardise(x) * scale[..., None, None] + shift[..., None, None]
 
 # %% ../nbs/10_modulation.ipynb #a79f1eff
 class InstanceNorm(nn.Module):
     "The same standardisation with a scale and a shift that are learnt, alike for every face."
+
     def __init__(self, width):
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
 
-    def forward(self, x): return adain(x, self.weight[None], self.bias[None])   # (B,width,H,W), same out
+    def forward(self, x):
+        return adain(x, self.weight[None], self.bias[None])  # (B,width,H,W), same out
+
 
 class InstanceBlock(nn.Module):
     "Residual block with instance norms of its own: the way in and out of the module."
+
     def __init__(self, width):
         super().__init__()
         self.norm1, self.norm2 = InstanceNorm(width), InstanceNorm(width)
         self.conv1, self.conv2 = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
         self.shortcut = nn.Conv2d(width, width, 1, bias=False)
 
-    def forward(self, x): # (B,width,H,W), same out
-        h = self.conv1(F.leaky_relu(self.norm1(x), .2))
-        h = self.conv2(F.leaky_relu(self.norm2(h), .2))
+    def forward(self, x):  # (B,width,H,W), same out
+        h = self.conv1(F.leaky_relu(self.norm1(x), 0.2))
+        h = self.conv2(F.leaky_relu(self.norm2(h), 0.2))
         return (h + self.shortcut(x)) / math.sqrt(2)
 
 # %% ../nbs/10_modulation.ipynb #1510e619
 class ModulationBlock(nn.Module):
     "AdaIN by the learnable vector of the value, convolution, AdaIN by the style, convolution; plus a shortcut."
-    def __init__(self, width, # of the features
-                 n_values, # values, each with a vector
-                 vector_dim, # of these vectors
-                 use_vectors=True, # False: no vectors, the same affine map for all values
-                 scale_offset=1., # what the style's scale is added to
-                ):
+
+    def __init__(
+        self,
+        width,  # of the features
+        n_values,  # values, each with a vector
+        vector_dim,  # of these vectors
+        use_vectors=True,  # False: no vectors, the same affine map for all values
+        scale_offset=1.0,  # what the style's scale is added to
+    ):
         super().__init__()
         self.scale_offset = scale_offset
         self.vectors = nn.Parameter(torch.randn(n_values, vector_dim)) if use_vectors else None
@@ -76,195 +86,287 @@ class ModulationBlock(nn.Module):
         self.conv1, self.conv2 = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
         self.shortcut = nn.Conv2d(width, width, 1, bias=False)
 
-    def value_params(self, value): # (B,) → scale, shift (B,width) each
+    def value_params(self, value):  # (B,) → scale, shift (B,width) each
         "What the value alone asks for."
         zero = self.to_params.weight.new_zeros(len(value), self.to_params.in_features)
         return self.to_params(zero if self.vectors is None else self.vectors[value]).chunk(2, 1)
 
-    def forward(self, x, # (B,width,H,W)
-                value, # (B,) label numbers
-                shift, # from the style (B,width)
-                scale, # from the style (B,width)
-               ): # (B,width,H,W)
+    def forward(
+        self,
+        x,  # (B,width,H,W)
+        value,  # (B,) label numbers
+        shift,  # from the style (B,width)
+        scale,  # from the style (B,width)
+    ):  # (B,width,H,W)
         a, b = self.value_params(value)
-        h = self.conv1(F.leaky_relu(adain(x, 1 + a, b), .2))
-        h = self.conv2(F.leaky_relu(adain(h, self.scale_offset + scale, shift), .2))
+        h = self.conv1(F.leaky_relu(adain(x, 1 + a, b), 0.2))
+        h = self.conv2(F.leaky_relu(adain(h, self.scale_offset + scale, shift), 0.2))
         return (h + self.shortcut(x)) / math.sqrt(2)
 
 # %% ../nbs/10_modulation.ipynb #f5826ea6
 class TokenAttention(nn.Module):
     "Attention of feature pixels to themselves or to style tokens."
-    def __init__(self, width, # of the features, which ask
-                 context_dim, # of what is attended to
-                 heads, # divides width
-                ):
+
+    def __init__(
+        self,
+        width,  # of the features, which ask
+        context_dim,  # of what is attended to
+        heads,  # divides width
+    ):
         super().__init__()
-        if width % heads: raise ValueError(f"{heads} heads came for a width of {width}. The number of heads must divide the width.")
+        if width % heads:
+            raise ValueError(f"{heads} heads came for a width of {width}. The number of heads must divide the width.")
         self.num_heads, self.processor = heads, attend
         self.to_q = nn.Linear(width, width, bias=False)
         self.to_k, self.to_v = nn.Linear(context_dim, width, bias=False), nn.Linear(context_dim, width, bias=False)
         self.to_out = nn.Linear(width, width)
 
-    def split(self, x): return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)   # (B,N,width) → (B,heads,N,c)
+    def split(self, x):
+        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B,N,width) → (B,heads,N,c)
 
-    def forward(self, x, # (B,N,width)
-                context, # (B,M,context_dim)
-               ): # (B,N,width)
+    def forward(
+        self,
+        x,  # (B,N,width)
+        context,  # (B,M,context_dim)
+    ):  # (B,N,width)
         q, k, v = self.split(self.to_q(x)), self.split(self.to_k(context)), self.split(self.to_v(context))
         return self.to_out(self.processor(self, q, k, v).transpose(1, 2).flatten(2))  # (B,heads,N,c) → (B,N,width)
 
 # %% ../nbs/10_modulation.ipynb #094718f6
 class SpatialTransformer(nn.Module):
     "Self-attention, cross-attention to the style tokens, gated feed-forward, added to the features; starts as nothing."
-    def __init__(self, width, # of the features
-                 token_dim, # d_w
-                 heads, # of both attentions
-                 use_cross=True, # False: without cross-attention
-                ):
+
+    def __init__(
+        self,
+        width,  # of the features
+        token_dim,  # d_w
+        heads,  # of both attentions
+        use_cross=True,  # False: without cross-attention
+    ):
         super().__init__()
         self.norm, self.proj_in = nn.GroupNorm(math.gcd(32, width), width, eps=1e-6), nn.Conv2d(width, width, 1)
         self.norm1, self.self_attn = nn.LayerNorm(width), TokenAttention(width, width, heads)
-        if use_cross: self.norm2, self.cross_attn = nn.LayerNorm(width), TokenAttention(width, token_dim, heads)
+        if use_cross:
+            self.norm2, self.cross_attn = nn.LayerNorm(width), TokenAttention(width, token_dim, heads)
         self.use_cross = use_cross
-        self.norm3, self.ff_in, self.ff_out = nn.LayerNorm(width), nn.Linear(width, 8 * width), nn.Linear(4 * width, width)
+        self.norm3, self.ff_in, self.ff_out = (
+            nn.LayerNorm(width),
+            nn.Linear(width, 8 * width),
+            nn.Linear(4 * width, width),
+        )
         self.proj_out = zero_init(nn.Conv2d(width, width, 1))
 
-    def forward(self, x, # (B,width,H,W)
-                tokens, # W (B,n,d_w)
-               ): # (B,width,H,W)
-        h = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)   # (B,width,H,W) → (B,H·W,width)
-        n = self.norm1(h); h = h + self.self_attn(n, n)
-        if self.use_cross: h = h + self.cross_attn(self.norm2(h), tokens)
-        a, gate = self.ff_in(self.norm3(h)).chunk(2, 2); h = h + self.ff_out(a * F.gelu(gate))
-        return x + self.proj_out(h.transpose(1, 2).unflatten(2, x.shape[2:]))   # (B,H·W,width) → (B,width,H,W)
+    def forward(
+        self,
+        x,  # (B,width,H,W)
+        tokens,  # W (B,n,d_w)
+    ):  # (B,width,H,W)
+        h = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)  # (B,width,H,W) → (B,H·W,width)
+        n = self.norm1(h)
+        h = h + self.self_attn(n, n)
+        if self.use_cross:
+            h = h + self.cross_attn(self.norm2(h), tokens)
+        a, gate = self.ff_in(self.norm3(h)).chunk(2, 2)
+        h = h + self.ff_out(a * F.gelu(gate))
+        return x + self.proj_out(h.transpose(1, 2).unflatten(2, x.shape[2:]))  # (B,H·W,width) → (B,width,H,W)
 
 # %% ../nbs/10_modulation.ipynb #10a08a45
 class MultiScaleMask(nn.Module):
     "Where to write: three looks at the features, each wider than the last, weighed and squashed into (0, 1)."
+
     def __init__(self, width):
         super().__init__()
-        branch = lambda k, d: nn.Sequential(nn.Conv2d(width, width, k, padding=d * (k // 2), dilation=d), nn.ReLU(), nn.Conv2d(width, width, 1), nn.Sigmoid())
+        branch = lambda k, d: nn.Sequential(
+            nn.Conv2d(width, width, k, padding=d * (k // 2), dilation=d),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 1),
+            nn.Sigmoid(),
+        )
         self.branches = nn.ModuleList([branch(1, 1), branch(3, 1), branch(3, 2)])
         self.weight = nn.Parameter(torch.zeros(3))
 
-    def forward(self, h): # (B,width,H,W) → m (B,width,H,W) in (0, 1)
+    def forward(self, h):  # (B,width,H,W) → m (B,width,H,W) in (0, 1)
         return sum(w * b(h) for w, b in zip(self.weight.softmax(0), self.branches))
 
 # %% ../nbs/10_modulation.ipynb #d78a677b
 class Translator(nn.Module):
     "All that belongs to one tag: modulation blocks, the spatial transformer, features and masks."
-    def __init__(self, width, n_values, style_dim, token_dim, blocks, vector_dim, heads, use_vectors=True, use_cross=True, use_mask=True, scale_offset=1.):
+
+    def __init__(
+        self,
+        width,
+        n_values,
+        style_dim,
+        token_dim,
+        blocks,
+        vector_dim,
+        heads,
+        use_vectors=True,
+        use_cross=True,
+        use_mask=True,
+        scale_offset=1.0,
+    ):
         super().__init__()
         self.conv_in, self.features = nn.Conv2d(width, width, 1), nn.Conv2d(width, width, 1)
-        self.blocks = nn.ModuleList(ModulationBlock(width, n_values, vector_dim, use_vectors, scale_offset) for _ in range(blocks))
+        self.blocks = nn.ModuleList(
+            ModulationBlock(width, n_values, vector_dim, use_vectors, scale_offset) for _ in range(blocks)
+        )
         self.style = nn.Linear(style_dim, blocks * 2 * width)
         self.transformer = SpatialTransformer(width, token_dim, heads, use_cross)
         self.masks = nn.ModuleList(MultiScaleMask(width) for _ in range(n_values)) if use_mask else None
 
-    def hidden(self, e, value, code): # (B,width,H,W), (B,), StyleCode → (B,width,H,W)
+    def hidden(self, e, value, code):  # (B,width,H,W), (B,), StyleCode → (B,width,H,W)
         "The features after all blocks and the transformer."
         h = self.conv_in(e)
         for block, params in zip(self.blocks, self.style(code.vector).chunk(len(self.blocks), 1)):
-            h = block(h, value, *params.chunk(2, 1))                # shift first, then scale
+            h = block(h, value, *params.chunk(2, 1))  # shift first, then scale
         return self.transformer(h, code.tokens)
 
-    def mask(self, h, value): # (B,width,H,W), (B,) → m (B,width,H,W)
+    def mask(self, h, value):  # (B,width,H,W), (B,) → m (B,width,H,W)
         "The mask of each face's value."
-        return torch.stack([m(h) for m in self.masks])[value, torch.arange(len(h), device=h.device)]   # (n_values,B,…) → (B,…)
+        return torch.stack([m(h) for m in self.masks])[
+            value, torch.arange(len(h), device=h.device)
+        ]  # (n_values,B,…) → (B,…)
 
-    def forward(self, e, value, code): # (B,width,H,W), (B,), StyleCode → (B,width,H,W)
-        h = self.hidden(e, value, code); f = self.features(h)
-        if self.masks is None: return f
+    def forward(self, e, value, code):  # (B,width,H,W), (B,), StyleCode → (B,width,H,W)
+        h = self.hidden(e, value, code)
+        f = self.features(h)
+        if self.masks is None:
+            return f
         m = self.mask(h, value)
         return f * m + e * (1 - m)
 
 # %% ../nbs/10_modulation.ipynb #0f926817
 class StyleModulation(Network):
     "F, a tag's value and its style → F′: what the encoder would have seen in the edited face."
+
     @register_to_config
-    def __init__(self, tags: list,            # TagSet, or `tag_list` of one
-                 feat_dim: int,               # channels of F
-                 width: int = 96,             # channels inside
-                 blocks: int = 3,             # modulation blocks of a translator
-                 style_dim: int = 32,         # d_s
-                 token_dim: int = 64,         # d_w
-                 vector_dim: int = 64,        # of the learnable vectors
-                 heads: int = 4,              # of both attentions
-                 residual: bool = True,       # F′ = F + what the module says, which starts as 0; False: F′ is what it says
-                 flat: bool = False,          # one translator for all tags: no hierarchy
-                 use_vectors: bool = True, use_cross: bool = True, use_mask: bool = True,   # parts to leave out
-                 scale_offset: float = 1.,    # what the style's scale is added to
-                ):
+    def __init__(
+        self,
+        tags: list,  # TagSet, or `tag_list` of one
+        feat_dim: int,  # channels of F
+        width: int = 96,  # channels inside
+        blocks: int = 3,  # modulation blocks of a translator
+        style_dim: int = 32,  # d_s
+        token_dim: int = 64,  # d_w
+        vector_dim: int = 64,  # of the learnable vectors
+        heads: int = 4,  # of both attentions
+        residual: bool = True,  # F′ = F + what the module says, which starts as 0; False: F′ is what it says
+        flat: bool = False,  # one translator for all tags: no hierarchy
+        use_vectors: bool = True,
+        use_cross: bool = True,
+        use_mask: bool = True,  # parts to leave out
+        scale_offset: float = 1.0,  # what the style's scale is added to
+    ):
         super().__init__()
-        self.tags = tag_set(tags); self.register_to_config(tags=tag_list(self.tags), _use_default_values=[])
+        self.tags = tag_set(tags)
+        self.register_to_config(tags=tag_list(self.tags), _use_default_values=[])
         self.pre = nn.Sequential(nn.Conv2d(feat_dim, width, 1), InstanceBlock(width))
-        last = nn.Conv2d(width, feat_dim, 1); self.post = nn.Sequential(InstanceBlock(width), zero_init(last) if residual else last)
-        how = dict(style_dim=style_dim, token_dim=token_dim, blocks=blocks, vector_dim=vector_dim, heads=heads,
-                   use_vectors=use_vectors, use_cross=use_cross, use_mask=use_mask, scale_offset=scale_offset)
+        last = nn.Conv2d(width, feat_dim, 1)
+        self.post = nn.Sequential(InstanceBlock(width), zero_init(last) if residual else last)
+        how = dict(
+            style_dim=style_dim,
+            token_dim=token_dim,
+            blocks=blocks,
+            vector_dim=vector_dim,
+            heads=heads,
+            use_vectors=use_vectors,
+            use_cross=use_cross,
+            use_mask=use_mask,
+            scale_offset=scale_offset,
+        )
         counts = [len(self.tags.pairs)] if flat else [len(t) for t in self.tags]
         self.translators = nn.ModuleList(Translator(width, n, **how) for n in counts)
 
 # %% ../nbs/10_modulation.ipynb #bda4ed50
 @patch
-def check(self:StyleModulation, feats, code):
+def check(self: StyleModulation, feats, code):
     "Refuse features and styles of another model."
     c = self.config
-    if feats.ndim != 4 or feats.shape[1] != c.feat_dim: raise ValueError(f"features of shape {tuple(feats.shape)} came. Needed: (B,{c.feat_dim},h,w), from encode_features(x).")
-    if not isinstance(code, StyleCode): raise ValueError(f"a {type(code).__name__} came as a style. Needed: a StyleCode, e.g. from the reference extractor.")
-    if len(code) != len(feats): raise ValueError(f"{len(code)} styles came for {len(feats)} faces. Give one each; code.repeat(n) makes more of one.")
+    if feats.ndim != 4 or feats.shape[1] != c.feat_dim:
+        raise ValueError(
+            f"features of shape {tuple(feats.shape)} came. Needed: (B,{c.feat_dim},h,w), from encode_features(x)."
+        )
+    if not isinstance(code, StyleCode):
+        raise ValueError(
+            f"a {type(code).__name__} came as a style. Needed: a StyleCode, e.g. from the reference extractor."
+        )
+    if len(code) != len(feats):
+        raise ValueError(
+            f"{len(code)} styles came for {len(feats)} faces. Give one each; code.repeat(n) makes more of one."
+        )
     if (code.vector.shape[1], code.tokens.shape[2]) != (c.style_dim, c.token_dim):
-        raise ValueError(f"a style with d_s = {code.vector.shape[1]}, d_w = {code.tokens.shape[2]} came, and this model works with {c.style_dim} and {c.token_dim}. Make it with this model's own extractor or mapper.")
+        raise ValueError(
+            f"a style with d_s = {code.vector.shape[1]}, d_w = {code.tokens.shape[2]} came, and this model works with {c.style_dim} and {c.token_dim}. Make it with this model's own extractor or mapper."
+        )
+
 
 @patch
-def translator(self:StyleModulation, tag, value, n, device=None): # → Translator, (n,) numbers of the value in it
+def translator(self: StyleModulation, tag, value, n, device=None):  # → Translator, (n,) numbers of the value in it
     "Who translates, and what number the value has there."
-    i = tag_number(self.tags, tag); value = value_numbers(self.tags, i, value, n, device)
-    return (self.translators[0], value + value_offsets(self.tags)[i]) if self.config.flat else (self.translators[i], value)
+    i = tag_number(self.tags, tag)
+    value = value_numbers(self.tags, i, value, n, device)
+    return (
+        (self.translators[0], value + value_offsets(self.tags)[i]) if self.config.flat else (self.translators[i], value)
+    )
 
 # %% ../nbs/10_modulation.ipynb #5099bd99
 @patch
-def forward(self:StyleModulation, feats, # F (B,C,4,4)
-            tag, # name or number
-            value, # name, number or (B,)
-            code, # StyleCode of B
-           ): # F′ (B,C,4,4)
+def forward(
+    self: StyleModulation,
+    feats,  # F (B,C,4,4)
+    tag,  # name or number
+    value,  # name, number or (B,)
+    code,  # StyleCode of B
+):  # F′ (B,C,4,4)
     "The feature map with the style of (tag, value) in it."
     self.check(feats, code)
     translate, value = self.translator(tag, value, len(feats), feats.device)
     out = self.post(translate(self.pre(feats), value, code))
     return feats + out if self.config.residual else out
 
+
 @patch
-def mask(self:StyleModulation, feats, tag, value, code): # as forward → m (B,width,4,4) in (0, 1)
+def mask(self: StyleModulation, feats, tag, value, code):  # as forward → m (B,width,4,4) in (0, 1)
     "Where the module writes (1) and where it lets its input through (0)."
-    if not self.config.use_mask: raise ValueError("this model was made without masks (use_mask=False), so it has none to show.")
+    if not self.config.use_mask:
+        raise ValueError("this model was made without masks (use_mask=False), so it has none to show.")
     self.check(feats, code)
     translate, value = self.translator(tag, value, len(feats), feats.device)
     return translate.mask(translate.hidden(self.pre(feats), value, code), value)
 
 # %% ../nbs/10_modulation.ipynb #1af4c3b3
-def style_attention_layers(modulation, # StyleModulation
-                           layers="*", # pattern on the names: "modulation.Eyeglasses.*", "*.cross"
-                          ): # {name: TokenAttention}
+def style_attention_layers(
+    modulation,  # StyleModulation
+    layers="*",  # pattern on the names: "modulation.Eyeglasses.*", "*.cross"
+):  # {name: TokenAttention}
     "The attention layers of the module, by tag and kind."
     names = ["all"] if modulation.config.flat else modulation.tags.names
     out = {}
     for name, t in zip(names, modulation.translators):
         out[f"modulation.{name}.self"] = t.transformer.self_attn
-        if t.transformer.use_cross: out[f"modulation.{name}.cross"] = t.transformer.cross_attn
+        if t.transformer.use_cross:
+            out[f"modulation.{name}.cross"] = t.transformer.cross_attn
     return {n: m for n, m in out.items() if fnmatch(n, layers)}
 
+
 @contextmanager
-def use_style_processor(modulation, # StyleModulation
-                        processor, # function of (layer, q, k, v), e.g. `attend_and_keep` of chapter 04
-                        layers="*", # pattern on the names
-                       ): # yields {name: TokenAttention}
+def use_style_processor(
+    modulation,  # StyleModulation
+    processor,  # function of (layer, q, k, v), e.g. `attend_and_keep` of chapter 04
+    layers="*",  # pattern on the names
+):  # yields {name: TokenAttention}
     "Let another function compute attention inside a `with`; the former ones come back even after an error."
     found = style_attention_layers(modulation, layers)
-    if not found: raise ValueError(f"No attention layer fits {layers!r}. There are: {', '.join(style_attention_layers(modulation))}.")
+    if not found:
+        raise ValueError(
+            f"No attention layer fits {layers!r}. There are: {', '.join(style_attention_layers(modulation))}."
+        )
     former = {n: m.processor for n, m in found.items()}
     try:
-        for m in found.values(): m.processor = processor
+        for m in found.values():
+            m.processor = processor
         yield found
     finally:
-        for n, m in found.items(): m.processor = former[n]
+        for n, m in found.items():
+            m.processor = former[n]

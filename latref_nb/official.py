@@ -22,7 +22,15 @@ from dataclasses import dataclass, fields
 import torch
 
 from .autoencoder import PRESETS, DiffusionAutoencoder, check_choice
-from .checkpoints import FLOATS, CheckpointError, check_arguments, one_line, read_tensors, weights_dtype, whole_path
+from latref_nb.checkpoints import (
+    FLOATS,
+    CheckpointError,
+    check_arguments,
+    one_line,
+    read_tensors,
+    weights_dtype,
+    whole_path,
+)
 from .core import Tag, TagSet, file_size, unknown_name
 from .modulation import StyleModulation
 from .pipeline import LatRefPipeline
@@ -31,13 +39,26 @@ from .unet import level_widths
 
 # %% ../nbs/16_official.ipynb #5c3bc75e
 INSIDE = {  # ours → theirs, inside one block
-    "norm_in": "in_layers.0", "conv_in": "in_layers.2", "time_proj": "emb_layers.1", "z_proj": "cond_emb_layers.1",
-    "norm_out": "out_layers.0", "conv_out": "out_layers.3", "shortcut": "skip_connection", "norm": "norm", "qkv": "qkv", "proj": "proj_out",
+    "norm_in": "in_layers.0",
+    "conv_in": "in_layers.2",
+    "time_proj": "emb_layers.1",
+    "z_proj": "cond_emb_layers.1",
+    "norm_out": "out_layers.0",
+    "conv_out": "out_layers.3",
+    "shortcut": "skip_connection",
+    "norm": "norm",
+    "qkv": "qkv",
+    "proj": "proj_out",
 }
 ENDS = {  # ours → theirs, outside the blocks
-    "unet.time_embed.linear_1": "time_embed.time_embed.0", "unet.time_embed.linear_2": "time_embed.time_embed.2",
-    "unet.conv_in": "input_blocks.0.0", "unet.norm_out": "out.0", "unet.conv_out": "out.2",
-    "encoder.conv_in": "encoder.input_blocks.0.0", "encoder.norm_out": "encoder.out.0", "encoder.to_z": "encoder.out.3",
+    "unet.time_embed.linear_1": "time_embed.time_embed.0",
+    "unet.time_embed.linear_2": "time_embed.time_embed.2",
+    "unet.conv_in": "input_blocks.0.0",
+    "unet.norm_out": "out.0",
+    "unet.conv_out": "out.2",
+    "encoder.conv_in": "encoder.input_blocks.0.0",
+    "encoder.norm_out": "encoder.out.0",
+    "encoder.to_z": "encoder.out.3",
 }
 
 # %% ../nbs/16_official.ipynb #ed614466
@@ -72,17 +93,21 @@ def published_names(
     return out
 
 # %% ../nbs/16_official.ipynb #745a8d8a
-WRAPPINGS = {"ema": ("state_dict", "ema", "ema_state_dict", "model_ema", "model", "model_state_dict", "module", "net"),
-             "model": ("state_dict", "model", "model_state_dict", "module", "net", "ema", "ema_state_dict", "model_ema")}
-FRAMEWORKS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_forward_module")   # words that wrappers put into names
+WRAPPINGS = {
+    "ema": ("state_dict", "ema", "ema_state_dict", "model_ema", "model", "model_state_dict", "module", "net"),
+    "model": ("state_dict", "model", "model_state_dict", "module", "net", "ema", "ema_state_dict", "model_ema"),
+}
+FRAMEWORKS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_forward_module")  # words that wrappers put into names
 
 
 def _plain_names(tensors):
     "The tensors under their names without the words of wrappers."
     out = {".".join(w for w in k.split(".") if w not in FRAMEWORKS): v for k, v in tensors.items()}
     if len(out) < len(tensors):
-        raise CheckpointError(f"Of {len(tensors)} tensors only {len(out)} names are left without "
-                              f"{', '.join(FRAMEWORKS)}. Give one network alone.")
+        raise CheckpointError(
+            f"Of {len(tensors)} tensors only {len(out)} names are left without "
+            f"{', '.join(FRAMEWORKS)}. Give one network alone."
+        )
     return out
 
 
@@ -136,15 +161,24 @@ def check_weights(
     missing, foreign = [k for k in want if k not in came], [k for k in came if k not in want]
     other = [f"{k} {tuple(came[k].shape)} for {tuple(want[k])}" for k in want if k in came and came[k].shape != want[k]]
     if not any(k in want for k in came):
-        raise CheckpointError(f"None of the {len(came)} tensors has a name of this network (e.g. {_some(came, 1) or 'none'}). Give a {what} checkpoint.")
-    found = [f"{len(names)} {what}: {_some(names)}" for names, what in
-             ((missing, "missing"), (foreign, "unexpected"), (other, "of another shape")) if names]
+        raise CheckpointError(
+            f"None of the {len(came)} tensors has a name of this network (e.g. {_some(came, 1) or 'none'}). Give a {what} checkpoint."
+        )
+    found = [
+        f"{len(names)} {what}: {_some(names)}"
+        for names, what in ((missing, "missing"), (foreign, "unexpected"), (other, "of another shape"))
+        if names
+    ]
     if found:
-        raise CheckpointError(f"The weights do not fit the config. {'; '.join(found)}. Give the config the checkpoint was trained with.")
+        raise CheckpointError(
+            f"The weights do not fit the config. {'; '.join(found)}. Give the config the checkpoint was trained with."
+        )
     bad = [f"{k} ({why})" for k in want if (why := _unusable(came[k]))]
     if bad:
-        raise CheckpointError(f"{len(bad)} tensors are no finite floating-point numbers: {_some(bad)}. Give another "
-                              f"copy of the {what} checkpoint.")
+        raise CheckpointError(
+            f"{len(bad)} tensors are no finite floating-point numbers: {_some(bad)}. Give another "
+            f"copy of the {what} checkpoint."
+        )
 
 # %% ../nbs/16_official.ipynb #3f4dae6e
 def _on_meta(make, **settings):
@@ -173,7 +207,9 @@ def preset_of(
     for name in PRESETS:
         if _shapes(PRESETS[name]) == shapes:
             return name
-    raise CheckpointError(f"{len(came)} tensors fit none of the presets ({', '.join(PRESETS)}). Give the config, e.g. image_size=..., model_channels=...")
+    raise CheckpointError(
+        f"{len(came)} tensors fit none of the presets ({', '.join(PRESETS)}). Give the config, e.g. image_size=..., model_channels=..."
+    )
 
 # %% ../nbs/16_official.ipynb #85526cb3
 def diffae_from_state_dict(
@@ -210,9 +246,11 @@ def fill_by_rule(
 class Foreign:
     "Stands in for any class a checkpoint mentions, and does nothing."
 
-    def __init__(self, *args, **kwargs): pass
+    def __init__(self, *args, **kwargs):
+        pass
 
-    def __setstate__(self, state): pass
+    def __setstate__(self, state):
+        pass
 
 
 OLD_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")  # in the first pickle of a file that torch wrote before 1.6
@@ -224,7 +262,9 @@ def _mentioned(path):
         return torch.serialization.get_unsafe_globals_in_checkpoint(path)
     found, words = set(), ["", ""]
     with open(path, "rb") as f:
-        for op, arg, _ in (o for _ in range(5) for o in pickletools.genops(f)):  # magic number, protocol, system, content, keys
+        for op, arg, _ in (
+            o for _ in range(5) for o in pickletools.genops(f)
+        ):  # magic number, protocol, system, content, keys
             words = [*words, arg][-2:] if isinstance(arg, str) else words
             if op.name in ("GLOBAL", "STACK_GLOBAL"):
                 found.add(arg.replace(" ", ".") if arg else ".".join(words))
@@ -249,7 +289,9 @@ def _whole(path, kind, error):
     "Whether all bytes of a file are there and right, as far as its kind can tell."
     if kind == "zip":
         return zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip() is None
-    return kind == "old" and isinstance(error, pickle.UnpicklingError) or kind == "other" and path.suffix != ".safetensors"
+    return (
+        kind == "old" and isinstance(error, pickle.UnpicklingError) or kind == "other" and path.suffix != ".safetensors"
+    )
 
 
 def _read_any(path, kind):
@@ -268,7 +310,9 @@ def read_checkpoint(
     "The tensors of a checkpoint file, and nothing else; no code of the file is run."
     path = whole_path(path)
     if not path.exists() or path.is_dir():
-        raise CheckpointError(f"{path} is {'a folder' if path.is_dir() else 'not there'}. Give a checkpoint file (.ckpt, .pt or .safetensors).")
+        raise CheckpointError(
+            f"{path} is {'a folder' if path.is_dir() else 'not there'}. Give a checkpoint file (.ckpt, .pt or .safetensors)."
+        )
     if not file_size(path, "a checkpoint file", CheckpointError):
         raise CheckpointError(f"{path} is no readable checkpoint: it is empty, so cut short. Download it again.")
     kind = _kind(path)
@@ -276,11 +320,15 @@ def read_checkpoint(
         tensors = named_tensors(_read_any(path, kind), weights)
     except Exception as e:  # zip, pickle, safetensors and the system each have errors of their own
         if _whole(path, kind, e):
-            raise CheckpointError(f"{path} is no readable checkpoint: of a kind that is not understood "
-                                  f"({one_line(e, 120)}). Give a state dict that torch.save wrote, or "
-                                  f"safetensors.") from e
-        raise CheckpointError(f"{path} is no readable checkpoint: damaged, cut short or of another kind "
-                              f"({one_line(e, 120)}). Download it again.") from e
+            raise CheckpointError(
+                f"{path} is no readable checkpoint: of a kind that is not understood "
+                f"({one_line(e, 120)}). Give a state dict that torch.save wrote, or "
+                f"safetensors."
+            ) from e
+        raise CheckpointError(
+            f"{path} is no readable checkpoint: damaged, cut short or of another kind "
+            f"({one_line(e, 120)}). Download it again."
+        ) from e
     if not tensors:
         raise CheckpointError(f"{path} holds no named tensors. Give a checkpoint with a state dict.")
     return tensors
@@ -303,7 +351,9 @@ RELEASED_TAGS = TagSet(Tag(name, ("without", "with"), (name,)) for name in ("Mal
 PAPER = {  # the sizes of the released networks
     "extractor": dict(width=256, heads=4, layers=2, style_dim=256, n_tokens=16, token_dim=512),
     "mapper": dict(prior_widths=(64, 128), width=256, heads=4, layers=3, style_dim=256, n_tokens=16, token_dim=512),
-    "modulation": dict(width=512, blocks=7, style_dim=256, token_dim=512, vector_dim=512, heads=4, residual=False, scale_offset=2.0),
+    "modulation": dict(
+        width=512, blocks=7, style_dim=256, token_dim=512, vector_dim=512, heads=4, residual=False, scale_offset=2.0
+    ),
 }
 LATREF_PRESETS = {"paper256": "ffhq256_autoenc"}  # name → preset of the autoencoder
 
@@ -353,20 +403,53 @@ def latref_networks(
     tags, autoencoder = named_tags(tags, values), DiffusionAutoencoder(**(config or PRESETS[LATREF_PRESETS[preset]]))
     c = encoder_config(autoencoder)
     width = level_widths(c["model_channels"], c["channel_mult"])[-2:][0]  # channels of F
-    return LatRefNets(autoencoder, StyleModulation(tags, feat_dim=width, **PAPER["modulation"]),
-                      ReferenceExtractor(tags, c, **PAPER["extractor"]), LatentMapper(tags, c["image_size"], **PAPER["mapper"]))
+    return LatRefNets(
+        autoencoder,
+        StyleModulation(tags, feat_dim=width, **PAPER["modulation"]),
+        ReferenceExtractor(tags, c, **PAPER["extractor"]),
+        LatentMapper(tags, c["image_size"], **PAPER["mapper"]),
+    )
 
 # %% ../nbs/16_official.ipynb #d78acf91
 HEADS = [(r"style_heads\.vector\.(\d+)", r"style_head@.\1.0"), (r"style_heads\.tokens\.(\d+)", r"w_head@.\1")]
 RELEASED = {  # network → replacements, ours → theirs
-    "extractor": [*((a, b.replace("@", "")) for a, b in HEADS), ("^query", "attribute_tokens"), ("^positions", "pos_emb"), ("^project", "token_proj"),
-                  ("^transformer", "encoder"), ("^", "extractors.transform.branches.")],
-    "mapper": [*((a, b.replace("@", "s")) for a, b in HEADS), *((rf"^source\.convs\.{i}", f"extractors.image.image_encoder.{2 * i}") for i in range(3)),
-               (r"^source\.out", "extractors.image.image_encoder.8"), (r"\.positions", ".pos_emb"), (r"\.embed", ".token_embed")],
-    "modulation": [(r"^(pre|post)\.(\d)\.norm", r"\1.\2.in"), ("^pre", "encoder"), ("^post", "decoder"), ("shortcut", "sc"), ("conv_in", "pre_cov"), (r"\.blocks\.", ".model."),
-                   ("to_params", "adain1_.fc"), (r"\.style\.", ".style_to_params."), (r"\.vectors$", ".token"), (r"\.transformer\.(norm\.|proj_)", r".ST.\1"),
-                   (r"\.transformer\.", ".ST.transformer_blocks.0."), ("self_attn", "attn1"), ("cross_attn", "attn2"), ("to_out", "to_out.0"), ("ff_in", "ff.net.0.proj"),
-                   ("ff_out", "ff.net.2"), (r"branches\.0", "branch1"), (r"branches\.1", "branch3"), (r"branches\.2", "branch_dilated"), ("^", "extractors.AdaINNets.0.")],
+    "extractor": [
+        *((a, b.replace("@", "")) for a, b in HEADS),
+        ("^query", "attribute_tokens"),
+        ("^positions", "pos_emb"),
+        ("^project", "token_proj"),
+        ("^transformer", "encoder"),
+        ("^", "extractors.transform.branches."),
+    ],
+    "mapper": [
+        *((a, b.replace("@", "s")) for a, b in HEADS),
+        *((rf"^source\.convs\.{i}", f"extractors.image.image_encoder.{2 * i}") for i in range(3)),
+        (r"^source\.out", "extractors.image.image_encoder.8"),
+        (r"\.positions", ".pos_emb"),
+        (r"\.embed", ".token_embed"),
+    ],
+    "modulation": [
+        (r"^(pre|post)\.(\d)\.norm", r"\1.\2.in"),
+        ("^pre", "encoder"),
+        ("^post", "decoder"),
+        ("shortcut", "sc"),
+        ("conv_in", "pre_cov"),
+        (r"\.blocks\.", ".model."),
+        ("to_params", "adain1_.fc"),
+        (r"\.style\.", ".style_to_params."),
+        (r"\.vectors$", ".token"),
+        (r"\.transformer\.(norm\.|proj_)", r".ST.\1"),
+        (r"\.transformer\.", ".ST.transformer_blocks.0."),
+        ("self_attn", "attn1"),
+        ("cross_attn", "attn2"),
+        ("to_out", "to_out.0"),
+        ("ff_in", "ff.net.0.proj"),
+        ("ff_out", "ff.net.2"),
+        (r"branches\.0", "branch1"),
+        (r"branches\.1", "branch3"),
+        (r"branches\.2", "branch_dilated"),
+        ("^", "extractors.AdaINNets.0."),
+    ],
 }
 
 
@@ -418,7 +501,9 @@ def latref_from_state_dict(
     dtype = weights_dtype(dtype)
     came = {k: v for k, v in named_tensors(tensors).items() if k.startswith(("model.", "extractors.", "mappers."))}
     if came and not any(k.startswith("extractors.") for k in came):
-        raise CheckpointError(f"The {len(came)} tensors hold no style networks (extractors., mappers.). For a DiffAE checkpoint use load_diffae.")
+        raise CheckpointError(
+            f"The {len(came)} tensors hold no style networks (extractors., mappers.). For a DiffAE checkpoint use load_diffae."
+        )
     nets = _on_meta(latref_networks, **_known(config))
     want = released_tensors(nets)
     check_weights({k: s for o in want.values() for k, s in o.items()}, came, "LatRef-Diff")

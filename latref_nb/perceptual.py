@@ -21,118 +21,180 @@ from torch.utils.data import Dataset
 # %% ../nbs/08a_perceptual.ipynb #cde83fd2
 class FaceTrunk(nn.Module):
     "A small convolutional network that gives one feature map for each halving of the picture."
-    def __init__(self, widths=(16, 40, 80, 128) # channels at 1/2, 1/4, 1/8, 1/16 of the size
-                ):
-        super().__init__()
-        def conv(a, b, k, stride): return nn.Sequential(nn.Conv2d(a, b, k, stride, k // 2, bias=False), nn.GroupNorm(8, b), nn.SiLU())
-        w = widths
-        self.stages = nn.ModuleList([conv(3, w[0], 5, 2), conv(w[0], w[1], 3, 2),
-                                     nn.Sequential(conv(w[1], w[2], 3, 2), conv(w[2], w[2], 3, 1)), nn.Sequential(conv(w[2], w[3], 3, 2), conv(w[3], w[3], 3, 1))])
 
-    def forward(self, x): # (B,3,S,S) → list of (B,w_i,S/2^i,S/2^i)
+    def __init__(
+        self,
+        widths=(16, 40, 80, 128),  # channels at 1/2, 1/4, 1/8, 1/16 of the size
+    ):
+        super().__init__()
+
+        def conv(a, b, k, stride):
+            return nn.Sequential(nn.Conv2d(a, b, k, stride, k // 2, bias=False), nn.GroupNorm(8, b), nn.SiLU())
+
+        w = widths
+        self.stages = nn.ModuleList(
+            [
+                conv(3, w[0], 5, 2),
+                conv(w[0], w[1], 3, 2),
+                nn.Sequential(conv(w[1], w[2], 3, 2), conv(w[2], w[2], 3, 1)),
+                nn.Sequential(conv(w[2], w[3], 3, 2), conv(w[3], w[3], 3, 1)),
+            ]
+        )
+
+    def forward(self, x):  # (B,3,S,S) → list of (B,w_i,S/2^i,S/2^i)
         out = []
-        for stage in self.stages: x = stage(x); out.append(x)
+        for stage in self.stages:
+            x = stage(x)
+            out.append(x)
         return out
 
 # %% ../nbs/08a_perceptual.ipynb #a9a14be6
-def face_head(size, width, n_out): # (B,w,S/16,S/16) → (B,n_out)
+def face_head(size, width, n_out):  # (B,w,S/16,S/16) → (B,n_out)
     "A linear layer on the last feature map of a `FaceTrunk`."
     return nn.Sequential(nn.Flatten(), nn.Linear(width * (size // 16) ** 2, n_out))
 
-def fit_size(x, # (B,3,H,H)
-             size, # wanted side
-            ): # (B,3,size,size)
+
+def fit_size(
+    x,  # (B,3,H,H)
+    size,  # wanted side
+):  # (B,3,size,size)
     "Pictures at the size a network was trained on."
-    return x if x.shape[-1] == size else F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    return (
+        x
+        if x.shape[-1] == size
+        else F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    )
 
 # %% ../nbs/08a_perceptual.ipynb #69638f98
-def _some(B, share, generator, device): # (B,1,1,1): uniform in [0, 1) for a share of the faces, 0 for the others
+def _some(B, share, generator, device):  # (B,1,1,1): uniform in [0, 1) for a share of the faces, 0 for the others
     u = torch.rand((2, B, 1, 1, 1), generator=generator, device=device)
     return u[0] * (u[1] < share)
 
-def soften(x, # (B,3,S,S)
-           amount, # (B,1,1,1) in [0, 1]: 0 as it is, 1 as if drawn at half the size
-          ): # (B,3,S,S)
+
+def soften(
+    x,  # (B,3,S,S)
+    amount,  # (B,1,1,1) in [0, 1]: 0 as it is, 1 as if drawn at half the size
+):  # (B,3,S,S)
     "Blend pictures with a coarse copy of themselves."
     return x + amount * (F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear", align_corners=False) - x)
 
-def roughen(x, # (B,3,S,S) in [-1, 1]
-            generator=None, # torch.Generator
-            mirror=True, # False where left and right matter
-           ): # (B,3,S,S)
+
+def roughen(
+    x,  # (B,3,S,S) in [-1, 1]
+    generator=None,  # torch.Generator
+    mirror=True,  # False where left and right matter
+):  # (B,3,S,S)
     "Faces as a decoder might have drawn them: soft, noisy, patchy, shifted."
     B, S, g, dev = len(x), x.shape[-1], generator, x.device
-    if mirror: x = torch.where(torch.rand((B, 1, 1, 1), generator=g, device=dev) < .5, x.flip(-1), x)
+    if mirror:
+        x = torch.where(torch.rand((B, 1, 1, 1), generator=g, device=dev) < 0.5, x.flip(-1), x)
     dy, dx = torch.randint(5, (2,), generator=g, device=dev).tolist()
-    x = F.pad(x, (2, 2, 2, 2), mode="replicate")[..., dy:dy + S, dx:dx + S]
-    x = soften(x, _some(B, .5, g, dev))
-    x = x * (1 + .2 * _some(B, .5, g, dev) - .2 * _some(B, .5, g, dev)) + .1 * _some(B, .5, g, dev) - .1 * _some(B, .5, g, dev)
-    x = x + .1 * _some(B, .5, g, dev) * torch.randn(x.shape, generator=g, device=dev)
-    patches = torch.randn((B, 3, S // 4, S // 4), generator=g, device=dev).repeat_interleave(4, 2).repeat_interleave(4, 3)  # (B,3,S,S)
-    return x + .08 * _some(B, .3, g, dev) * patches
+    x = F.pad(x, (2, 2, 2, 2), mode="replicate")[..., dy : dy + S, dx : dx + S]
+    x = soften(x, _some(B, 0.5, g, dev))
+    x = (
+        x * (1 + 0.2 * _some(B, 0.5, g, dev) - 0.2 * _some(B, 0.5, g, dev))
+        + 0.1 * _some(B, 0.5, g, dev)
+        - 0.1 * _some(B, 0.5, g, dev)
+    )
+    x = x + 0.1 * _some(B, 0.5, g, dev) * torch.randn(x.shape, generator=g, device=dev)
+    patches = (
+        torch.randn((B, 3, S // 4, S // 4), generator=g, device=dev).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    )  # (B,3,S,S)
+    return x + 0.08 * _some(B, 0.3, g, dev) * patches
 
 # %% ../nbs/08a_perceptual.ipynb #5f87b3b3
 class PerceptualNet(Network):
     "Features that react to every factor of a face, and the distance of two pictures in them."
+
     @register_to_config
-    def __init__(self, tags: list = tuple(tag_list(CELEBA_TAGS)), n_factors: int = 56, # 0: it knows tags alone
-                 size: int = 64, widths: list = (16, 40, 80, 128)):
+    def __init__(
+        self,
+        tags: list = tuple(tag_list(CELEBA_TAGS)),
+        n_factors: int = 56,  # 0: it knows tags alone
+        size: int = 64,
+        widths: list = (16, 40, 80, 128),
+    ):
         super().__init__()
-        self.tags = tag_set(tags); n = sum(len(t) for t in self.tags)
+        self.tags = tag_set(tags)
+        n = sum(len(t) for t in self.tags)
         self.register_to_config(tags=tag_list(self.tags), widths=list(widths), _use_default_values=[])
         self.trunk, self.head = FaceTrunk(widths), face_head(size, widths[-1], n + n_factors)
 
-    def forward(self, x): # (B,3,S,S) → ({tag: logits}, factors (B,n_factors))
+    def forward(self, x):  # (B,3,S,S) → ({tag: logits}, factors (B,n_factors))
         sizes = [len(t) for t in self.tags]
         *logits, factors = self.head(self.trunk(x)[-1]).split([*sizes, self.config.n_factors], 1)
         return dict(zip(self.tags.names, logits)), factors
 
     @torch.no_grad()
-    def predict(self, x): # (B,3,S,S) → labels (B,n_tags)
+    def predict(self, x):  # (B,3,S,S) → labels (B,n_tags)
         "The most probable value of every tag: a second judge, to calibrate edits with."
         return torch.stack([out.argmax(1) for out in self(fit_size(x, self.config.size))[0].values()], 1)
 
-    def features(self, x): # (B,3,S,S) → (B,n_factors), without factors (B,widths[-1]); differentiable
+    def features(self, x):  # (B,3,S,S) → (B,n_factors), without factors (B,widths[-1]); differentiable
         "What it reads of every factor, in units of its standard deviation; without factors its last map, averaged."
         x = fit_size(x, self.config.size)
-        if not self.config.n_factors: return self.trunk(x)[-1].mean((2, 3))        # (B,w,S/16,S/16) → (B,w)
-        return (self(x)[1] - .5) * 12 ** .5
+        if not self.config.n_factors:
+            return self.trunk(x)[-1].mean((2, 3))  # (B,w,S/16,S/16) → (B,w)
+        return (self(x)[1] - 0.5) * 12**0.5
 
-    def distance(self, x, y): # (B,3,S,S) twice → (B,); differentiable
+    def distance(self, x, y):  # (B,3,S,S) twice → (B,); differentiable
         "Mean squared difference of unit-length features over places and layers."
-        layers = [F.normalize(a, dim=1) - F.normalize(b, dim=1) for a, b in zip(*(self.trunk(fit_size(o, self.config.size)) for o in (x, y)))]
+        layers = [
+            F.normalize(a, dim=1) - F.normalize(b, dim=1)
+            for a, b in zip(*(self.trunk(fit_size(o, self.config.size)) for o in (x, y)))
+        ]
         return torch.stack([d.square().sum(1).mean((1, 2)) for d in layers]).mean(0)  # each (B,w,h,h) → (B,)
 
 # %% ../nbs/08a_perceptual.ipynb #1015bd77
-def load_perceptual(path=None # a folder of its own; None: the one that ships
-                   ): # PerceptualNet, in evaluation mode
+def load_perceptual(
+    path=None,  # a folder of its own; None: the one that ships
+):  # PerceptualNet, in evaluation mode
     "The perceptual network."
     return load_part(PerceptualNet, path or shipped_path("perceptual64")).requires_grad_(False)
 
 # %% ../nbs/08a_perceptual.ipynb #bec9394f
 class FactorFaces(Dataset):
     "Faces with the factors they were rendered from; one that does not show counts as 1/2, the best guess."
-    def __init__(self, faces, # TensorFaces
-                 factors, # Factors of the same faces
-                 shown=None # {"Tag=value": names of the style factors that show}; None: all
-                ):
-        styles = {t: f.clone() for t, f in factors.style.items()}                  # {tag: (n,k)}
+
+    def __init__(
+        self,
+        faces,  # TensorFaces
+        factors,  # Factors of the same faces
+        shown=None,  # {"Tag=value": names of the style factors that show}; None: all
+    ):
+        styles = {t: f.clone() for t, f in factors.style.items()}  # {tag: (n,k)}
         for (c, tag), k in [(q, k) for q in enumerate(CELEBA_TAGS if shown else ()) for k in range(len(q[1]))]:
             hidden = torch.tensor([s not in shown[f"{tag.name}={tag.values[k]}"] for s in STYLES[tag.name]])
-            styles[tag.name][(factors.labels[:, c] == k)[:, None] & hidden] = .5   # (n,1) & (k,)
-        self.faces, self.factors = faces, torch.cat([factors.identity, factors.nuisance, *styles.values()], 1)         # (n,56)
-    def __len__(self): return len(self.faces)
-    def batch(self, indices): return {**self.faces.batch(indices), "factors": self.factors[torch.as_tensor(indices).long()]}
-    def __getitem__(self, i): return {k: v[0] for k, v in self.batch([i]).items()}
+            styles[tag.name][(factors.labels[:, c] == k)[:, None] & hidden] = 0.5  # (n,1) & (k,)
+        self.faces, self.factors = faces, torch.cat([factors.identity, factors.nuisance, *styles.values()], 1)  # (n,56)
+
+    def __len__(self):
+        return len(self.faces)
+
+    def batch(self, indices):
+        return {**self.faces.batch(indices), "factors": self.factors[torch.as_tensor(indices).long()]}
+
+    def __getitem__(self, i):
+        return {k: v[0] for k, v in self.batch([i]).items()}
+
 
 class PerceptualTask:
     "All tags and all factors, where it has any; half of the faces lightly roughened."
-    def __init__(self, model): self.modules = {"model": model}
-    def config(self): return {"task": "perceptual"}
+
+    def __init__(self, model):
+        self.modules = {"model": model}
+
+    def config(self):
+        return {"task": "perceptual"}
+
     def loss(self, batch, generator):
-        x, half = batch["image"], torch.rand((len(batch["image"]), 1, 1, 1), generator=generator, device=batch["image"].device) < .5
+        x, half = (
+            batch["image"],
+            torch.rand((len(batch["image"]), 1, 1, 1), generator=generator, device=batch["image"].device) < 0.5,
+        )
         logits, factors = self.modules["model"](torch.where(half, x, roughen(x, generator, mirror=False)))
         tags = head_losses(logits, batch["labels"]).mean()
-        if not factors.shape[1]: return {"loss": tags, "tags": tags}
-        rest = 12 * F.mse_loss(factors, batch["factors"])                          # a uniform factor has variance 1/12
+        if not factors.shape[1]:
+            return {"loss": tags, "tags": tags}
+        rest = 12 * F.mse_loss(factors, batch["factors"])  # a uniform factor has variance 1/12
         return {"loss": tags + rest, "tags": tags, "factors": rest}

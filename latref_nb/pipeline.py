@@ -19,13 +19,51 @@ import numpy as np
 import torch
 from . import sampling
 from .autoencoder import DiffusionAutoencoder
-from .checkpoints import (CheckpointError, check_finite, refuse_saving, load_part, one_line, read_config,
-                                   settled, weights_dtype, weights_name)
-from .core import (ImageError, atomic_folder, autocast_dtype, batched, check_images, load_image, make_folder,
-                            make_generator, nearest, read_json, resolve_precision, save_image, shipped_names, shipped_path,
-                            short_name, shown, to_pil, unknown_name, user_path, write_json)
-from .directions import (METHODS, Calibration, ValueClassifier, calibrate as calibrate_edits, edit_code, fit_classifiers,
-                                  global_direction, global_edit, image_specific, label_reader)
+from latref_nb.checkpoints import (
+    CheckpointError,
+    check_finite,
+    refuse_saving,
+    load_part,
+    one_line,
+    read_config,
+    settled,
+    weights_dtype,
+    weights_name,
+)
+from latref_nb.core import (
+    ImageError,
+    atomic_folder,
+    autocast_dtype,
+    batched,
+    check_images,
+    load_image,
+    make_folder,
+    make_generator,
+    nearest,
+    read_json,
+    resolve_precision,
+    save_image,
+    shipped_names,
+    shipped_path,
+    short_name,
+    shown,
+    to_pil,
+    unknown_name,
+    user_path,
+    write_json,
+)
+from latref_nb.directions import (
+    METHODS,
+    Calibration,
+    ValueClassifier,
+    calibrate as calibrate_edits,
+    edit_code,
+    fit_classifiers,
+    global_direction,
+    global_edit,
+    image_specific,
+    label_reader,
+)
 from .faces import CLASSES
 from .masks import PictureMask
 from .modulation import StyleModulation
@@ -41,137 +79,216 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 # %% ../nbs/12_pipeline.ipynb #9ce73474
-SOURCES = ("reference", "seed", "style", "method")             # where an edit's change may come from
-EDIT_METHODS = (*METHODS, "direction")                          # "direction": the pipeline's own
-MOST_GAIN, MOST_SEED = 1000, 2**63 - 1                          # beyond these, numbers overflow
+SOURCES = ("reference", "seed", "style", "method")  # where an edit's change may come from
+EDIT_METHODS = (*METHODS, "direction")  # "direction": the pipeline's own
+MOST_GAIN, MOST_SEED = 1000, 2**63 - 1  # beyond these, numbers overflow
 _no_number = (TypeError, ValueError, OverflowError, RuntimeError)
+
 
 def _brief(x):
     "What came, short enough for a message."
     return repr(x) if len(repr(x)) < 60 else repr(x)[:57] + "…"
 
+
 def _number(x, what, most=MOST_GAIN):
     "A finite number of at most that size, or a clear error."
-    try: y = float(x)
-    except _no_number: raise ValueError(f"{what}={_brief(x)} is not a number. Give one, e.g. {what}=0.8.") from None
-    if not math.isfinite(y): raise ValueError(f"{what}={y} is not finite. Give a number such as 0.8.")
-    if abs(y) > most: raise ValueError(f"{what}={y:g} is out of range. Give a number from {-most} to {most}.")
+    try:
+        y = float(x)
+    except _no_number:
+        raise ValueError(f"{what}={_brief(x)} is not a number. Give one, e.g. {what}=0.8.") from None
+    if not math.isfinite(y):
+        raise ValueError(f"{what}={y} is not finite. Give a number such as 0.8.")
+    if abs(y) > most:
+        raise ValueError(f"{what}={y:g} is out of range. Give a number from {-most} to {most}.")
     return y
+
 
 def _whole(x):
     "A seed: a whole number that a generator takes, or a tuple of them."
-    if isinstance(x, (list, tuple, range)): return tuple(_whole(o) for o in x)
-    try: n = int(x) if isinstance(x, str) or int(x) == x else None
-    except _no_number: n = None
-    if n is None: raise ValueError(f"seed={_brief(x)} is not a whole number. Give one, e.g. seed=3.")
-    if abs(n) > MOST_SEED: raise ValueError(f"seed={_brief(n)} is out of range. Give one below 2⁶³, e.g. seed=3.")
+    if isinstance(x, (list, tuple, range)):
+        return tuple(_whole(o) for o in x)
+    try:
+        n = int(x) if isinstance(x, str) or int(x) == x else None
+    except _no_number:
+        n = None
+    if n is None:
+        raise ValueError(f"seed={_brief(x)} is not a whole number. Give one, e.g. seed=3.")
+    if abs(n) > MOST_SEED:
+        raise ValueError(f"seed={_brief(n)} is out of range. Give one below 2⁶³, e.g. seed=3.")
     return n
 
 # %% ../nbs/12_pipeline.ipynb #f258704d
 @dataclass(frozen=True, eq=False)
 class Edit:
     "One wish: this tag shall have this value, in a style from at most one source."
-    tag: str                # "Eyeglasses"
-    value: str              # "with"
-    reference: Any = None   # whose style: anything `load_images` takes; one face, or one for each image
-    seed: int = None        # a style drawn by the latent mapper; a list has one for each image
-    style: StyleCode = None # a style at hand; one, or one for each image
-    method: str = None      # a direction: "global_direction", "image_specific" or "direction", the pipeline's own
-    gain: float = 1.0       # 0 changes nothing, 1 is the whole change
-    mask: Any = None        # where it may show: (S,S) array or tensor, PIL image, or image file; 1 inside
+
+    tag: str  # "Eyeglasses"
+    value: str  # "with"
+    reference: Any = None  # whose style: anything `load_images` takes; one face, or one for each image
+    seed: int = None  # a style drawn by the latent mapper; a list has one for each image
+    style: StyleCode = None  # a style at hand; one, or one for each image
+    method: str = None  # a direction: "global_direction", "image_specific" or "direction", the pipeline's own
+    gain: float = 1.0  # 0 changes nothing, 1 is the whole change
+    mask: Any = None  # where it may show: (S,S) array or tensor, PIL image, or image file; 1 inside
+
     def __post_init__(self):
         put = lambda name, value: object.__setattr__(self, name, value)
         for name, word in (("tag", self.tag), ("value", self.value)):
-            if not isinstance(word, str): raise ValueError(f"{name}={_brief(word)} came in an edit. Words are needed.")
+            if not isinstance(word, str):
+                raise ValueError(f"{name}={_brief(word)} came in an edit. Words are needed.")
         given = [s for s in SOURCES if getattr(self, s) is not None]
-        if isinstance(self.reference, str) and self.reference in EDIT_METHODS: raise ValueError(f"{self.reference!r} came as a reference. Methods go by name: method={self.reference!r}.")
-        if len(given) > 1: raise ValueError(f"{self.tag}={self.value} has {' and '.join(given)}: an edit takes its style from one source. Give one of {', '.join(SOURCES)}, or none.")
-        if self.method is not None and self.method not in EDIT_METHODS: raise ValueError(unknown_name("method", self.method, EDIT_METHODS))
-        if self.style is not None and not isinstance(self.style, StyleCode): raise ValueError(f"a {type(self.style).__name__} came as a style. Give a StyleCode, e.g. from pipe.reference_style or load_styles.")
-        if self.style is not None: self.style.check_for(self.tag, self.value)
-        if self.seed is not None: put("seed", _whole(self.seed))
+        if isinstance(self.reference, str) and self.reference in EDIT_METHODS:
+            raise ValueError(f"{self.reference!r} came as a reference. Methods go by name: method={self.reference!r}.")
+        if len(given) > 1:
+            raise ValueError(
+                f"{self.tag}={self.value} has {' and '.join(given)}: an edit takes its style from one source. Give one of {', '.join(SOURCES)}, or none."
+            )
+        if self.method is not None and self.method not in EDIT_METHODS:
+            raise ValueError(unknown_name("method", self.method, EDIT_METHODS))
+        if self.style is not None and not isinstance(self.style, StyleCode):
+            raise ValueError(
+                f"a {type(self.style).__name__} came as a style. Give a StyleCode, e.g. from pipe.reference_style or load_styles."
+            )
+        if self.style is not None:
+            self.style.check_for(self.tag, self.value)
+        if self.seed is not None:
+            put("seed", _whole(self.seed))
         put("gain", _number(self.gain, "gain"))
         for name in ("reference", "mask"):
             path = getattr(self, name)
-            if isinstance(path, os.PathLike): path = os.fspath(path)
+            if isinstance(path, os.PathLike):
+                path = os.fspath(path)
             put(name, os.fspath(user_path(path)) if isinstance(path, str) and path.startswith("~") else path)
-    def __str__(self): return ":".join([f"{self.tag}={self.value}", *(f"{WORDS[k]}={_word(v)}" for k, v in self._given())])
-    def __repr__(self): return f"Edit({str(self)!r})"
-    def _given(self): return [(f.name, getattr(self, f.name)) for f in fields(self)[2:] if getattr(self, f.name) is not None and (f.name, getattr(self, f.name)) != ("gain", 1.0)]
-    def __eq__(self, other): return isinstance(other, Edit) and all(_same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
-    def __hash__(self): return hash((self.tag, self.value, self.seed, self.method, self.gain))
+
+    def __str__(self):
+        return ":".join([f"{self.tag}={self.value}", *(f"{WORDS[k]}={_word(v)}" for k, v in self._given())])
+
+    def __repr__(self):
+        return f"Edit({str(self)!r})"
+
+    def _given(self):
+        return [
+            (f.name, getattr(self, f.name))
+            for f in fields(self)[2:]
+            if getattr(self, f.name) is not None and (f.name, getattr(self, f.name)) != ("gain", 1.0)
+        ]
+
+    def __eq__(self, other):
+        return isinstance(other, Edit) and all(
+            _same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)
+        )
+
+    def __hash__(self):
+        return hash((self.tag, self.value, self.seed, self.method, self.gain))
 
 # %% ../nbs/12_pipeline.ipynb #f5100843
-WORDS = {"reference": "ref", "seed": "seed", "style": "style", "method": "method", "gain": "gain", "mask": "mask"}   # field → its name in an edit's words
+WORDS = {
+    "reference": "ref",
+    "seed": "seed",
+    "style": "style",
+    "method": "method",
+    "gain": "gain",
+    "mask": "mask",
+}  # field → its name in an edit's words
+
 
 def _same(a, b):
     "Plain values by what they are; pictures, tensors and styles only if they are the same object."
     return a is b or (isinstance(a, (str, int, float, tuple)) and type(a) is type(b) and a == b)
 
+
 def _word(v):
     "A field's value in words; what has no words, in angle brackets."
-    if isinstance(v, float): return f"{v:g}"
-    if isinstance(v, tuple): return ",".join(map(str, v))
+    if isinstance(v, float):
+        return f"{v:g}"
+    if isinstance(v, tuple):
+        return ",".join(map(str, v))
     return str(v) if isinstance(v, (str, int)) else f"<{type(v).__name__}>"
 
 # %% ../nbs/12_pipeline.ipynb #64c10020
 @patch(cls_method=True)
-def parse(cls:Edit, text # "Tag=value", then ":name=value" with ref, seed, method, gain, mask
-         ): # Edit
+def parse(
+    cls: Edit,
+    text,  # "Tag=value", then ":name=value" with ref, seed, method, gain, mask
+):  # Edit
     "An edit from words, as the command line takes it."
     first, *rest = re.split(r":(?=\s*\w+\s*=)", str(text))
     pairs = [p.partition("=") for p in (first, *rest)]
     for (k, eq, v), part in zip(pairs, (first, *rest)):
-        if not (k.strip() and eq and v.strip()) or (part is first and ":" in part): raise ValueError(f"{part!r} in the edit {str(text)!r} is not of the form name=value. Write e.g. Eyeglasses=with:gain=0.8.")
+        if not (k.strip() and eq and v.strip()) or (part is first and ":" in part):
+            raise ValueError(
+                f"{part!r} in the edit {str(text)!r} is not of the form name=value. Write e.g. Eyeglasses=with:gain=0.8."
+            )
     names, options = {w: f for f, w in WORDS.items() if w != "style"}, {}
     for k, v in ((k.strip(), v.strip()) for k, _, v in pairs[1:]):
-        if k not in names: raise ValueError(unknown_name(f"option of the edit {str(text)!r}", k, names))
-        if names[k] in options: raise ValueError(f"{k} is given twice in the edit {str(text)!r}. Give it once.")
+        if k not in names:
+            raise ValueError(unknown_name(f"option of the edit {str(text)!r}", k, names))
+        if names[k] in options:
+            raise ValueError(f"{k} is given twice in the edit {str(text)!r}. Give it once.")
         options[names[k]] = tuple(v.split(",")) if k == "seed" and "," in v else v
     return cls(pairs[0][0].strip(), pairs[0][2].strip(), **options)
 
+
 @patch
-def to_dict(self:Edit): # {"tag", "value", …}: only what was given
+def to_dict(self: Edit):  # {"tag", "value", …}: only what was given
     "The edit as plain data, ready for JSON; `Edit.from_dict` reads it."
     for k, v in self._given():
-        if not isinstance(v, (str, int, float, tuple)): raise ValueError(f"the {k} of {self.tag}={self.value} is a {type(v).__name__}, which JSON cannot hold. Save it as a file and give its path.")
+        if not isinstance(v, (str, int, float, tuple)):
+            raise ValueError(
+                f"the {k} of {self.tag}={self.value} is a {type(v).__name__}, which JSON cannot hold. Save it as a file and give its path."
+            )
     return {"tag": self.tag, "value": self.value, **dict(self._given())}
 
+
 @patch(cls_method=True)
-def from_dict(cls:Edit, d # what `to_dict` gave
-             ): # Edit
+def from_dict(
+    cls: Edit,
+    d,  # what `to_dict` gave
+):  # Edit
     "The inverse of `to_dict`."
     names = [f.name for f in fields(cls)]
     for k in d:
-        if k not in names: raise ValueError(unknown_name("field of an edit", k, names))
+        if k not in names:
+            raise ValueError(unknown_name("field of an edit", k, names))
     for k in ("tag", "value"):
-        if k not in d: raise ValueError(f"the edit {d} has no {k}. Give at least tag and value, e.g. {{'tag': 'Smiling', 'value': 'with'}}.")
+        if k not in d:
+            raise ValueError(
+                f"the edit {d} has no {k}. Give at least tag and value, e.g. {{'tag': 'Smiling', 'value': 'with'}}."
+            )
     return cls(**d)
 
 # %% ../nbs/12_pipeline.ipynb #194a9c2a
 @dataclass
 class LatRefOutput(BaseOutput):
     "Everything that one call made; B images, E edits."
-    images: Any                  # the edited images, in the form asked for
-    x_T: Tensor                  # (B,3,S,S) stochastic codes the images were rendered from
-    z: Tensor                    # (B,d) codes of the sources
-    z_edit: Tensor               # (B,d) codes after all edits
-    zs: Tensor                   # (E+1,B,d) codes after 0, 1, … E edits
-    source: Tensor               # (B,3,S,S) what was edited, in [-1, 1]
-    edits: list                  # of `Edit`, in the order applied
-    probabilities: dict = None   # {tag: (2,B,n_values)}: read off z and off z_edit by the non-linear classifier; None without one
-    inverted: Any = None         # Trajectory from image to noise (with return_trajectory)
-    rendered: Any = None         # Trajectory from noise to edited image (with return_trajectory)
-    mask: Any = None             # (B,1,S,S) where the edits may show, outside which the source was kept; None: everywhere
-    styles: list = None          # of StyleCode (B), or None for a direction: one for each edit
+
+    images: Any  # the edited images, in the form asked for
+    x_T: Tensor  # (B,3,S,S) stochastic codes the images were rendered from
+    z: Tensor  # (B,d) codes of the sources
+    z_edit: Tensor  # (B,d) codes after all edits
+    zs: Tensor  # (E+1,B,d) codes after 0, 1, … E edits
+    source: Tensor  # (B,3,S,S) what was edited, in [-1, 1]
+    edits: list  # of `Edit`, in the order applied
+    probabilities: dict = (
+        None  # {tag: (2,B,n_values)}: read off z and off z_edit by the non-linear classifier; None without one
+    )
+    inverted: Any = None  # Trajectory from image to noise (with return_trajectory)
+    rendered: Any = None  # Trajectory from noise to edited image (with return_trajectory)
+    mask: Any = None  # (B,1,S,S) where the edits may show, outside which the source was kept; None: everywhere
+    styles: list = None  # of StyleCode (B), or None for a direction: one for each edit
 
 # %% ../nbs/12_pipeline.ipynb #c7a1e0b2
-EDIT_OPTIONS = {"global_direction": (global_edit, global_direction), "image_specific": (image_specific,)}   # see `options`
+EDIT_OPTIONS = {
+    "global_direction": (global_edit, global_direction),
+    "image_specific": (image_specific,),
+}  # see `options`
 
-def check_how(iterations, # of a fixed-point inversion
-              options, # {method: {argument: value}}, or None
-              sure # probability
-             ): # None, or a ValueError
+
+def check_how(
+    iterations,  # of a fixed-point inversion
+    options,  # {method: {argument: value}}, or None
+    sure,  # probability
+):  # None, or a ValueError
     "Refuse settings of a pipeline that no edit could use."
     if type(iterations) is not int or not 1 <= iterations <= 1000:
         raise ValueError(f"iterations={one_line(repr(iterations), 40)} came. Allowed: 1 to 1000.")
@@ -180,134 +297,217 @@ def check_how(iterations, # of a fixed-point inversion
     if not isinstance(options or {}, dict):
         raise ValueError(f"options={one_line(repr(options), 40)} came. Needed: {{method: {{argument: value}}}}.")
     for method, given in (options or {}).items():
-        if method not in EDIT_OPTIONS: raise ValueError(unknown_name("method in options", method, EDIT_OPTIONS))
+        if method not in EDIT_OPTIONS:
+            raise ValueError(unknown_name("method in options", method, EDIT_OPTIONS))
         takes = [p for f in EDIT_OPTIONS[method] for p in inspect.signature(f).parameters.values()]
         known = {p.name for p in takes if p.default is not p.empty}
         if not isinstance(given, dict):
             raise ValueError(f"options of {method} are {one_line(repr(given), 40)}. Needed: {{argument: value}}.")
         for k in given:
-            if k not in known: raise ValueError(unknown_name(f"option of {method}", k, sorted(known)))
+            if k not in known:
+                raise ValueError(unknown_name(f"option of {method}", k, sorted(known)))
 
 # %% ../nbs/12_pipeline.ipynb #d5a28733
 class LatRefPipeline(DiffusionPipeline):
     "A diffusion autoencoder, the classifiers that read and move its code, and the networks that style it."
+
     model_cpu_offload_seq = "autoencoder->linear->mlp->extractor->mapper->modulation->picture_mask"
     _optional_components = ["linear", "mlp", "modulation", "extractor", "mapper", "picture_mask"]
-    def __init__(self, autoencoder: DiffusionAutoencoder,  # encode, denoise
-                 linear: ValueClassifier = None,            # for the global direction
-                 mlp: ValueClassifier = None,               # for the image-specific direction and for reading tags
-                 modulation: StyleModulation = None,        # puts a style into the encoder's features
-                 extractor: ReferenceExtractor = None,      # styles of reference faces
-                 mapper: LatentMapper = None,               # styles from noise
-                 picture_mask: PictureMask = None,          # where style edits may show
-                 method: str = "global_direction",          # of edits that name no source
-                 inversion: str = "ddim",                   # how x_T is found, see `invert` in chapter 06
-                 iterations: int = 1,                       # of a fixed-point inversion
-                 options: dict = None,                      # {method: arguments of `global_edit` or `image_specific`}
-                 sure: float = 0.9                          # faces that have the value already, with this probability, are left alone by directions and noise; above 1: none
-                ):
+
+    def __init__(
+        self,
+        autoencoder: DiffusionAutoencoder,  # encode, denoise
+        linear: ValueClassifier = None,  # for the global direction
+        mlp: ValueClassifier = None,  # for the image-specific direction and for reading tags
+        modulation: StyleModulation = None,  # puts a style into the encoder's features
+        extractor: ReferenceExtractor = None,  # styles of reference faces
+        mapper: LatentMapper = None,  # styles from noise
+        picture_mask: PictureMask = None,  # where style edits may show
+        method: str = "global_direction",  # of edits that name no source
+        inversion: str = "ddim",  # how x_T is found, see `invert` in chapter 06
+        iterations: int = 1,  # of a fixed-point inversion
+        options: dict = None,  # {method: arguments of `global_edit` or `image_specific`}
+        sure: float = 0.9,  # faces that have the value already, with this probability, are left alone by directions and noise; above 1: none
+    ):
         super().__init__()
-        if method not in METHODS: raise ValueError(unknown_name("method", method, METHODS))
-        if inversion not in INVERSIONS: raise ValueError(unknown_name("inversion", inversion, INVERSIONS))
+        if method not in METHODS:
+            raise ValueError(unknown_name("method", method, METHODS))
+        if inversion not in INVERSIONS:
+            raise ValueError(unknown_name("inversion", inversion, INVERSIONS))
         check_how(iterations, options, sure)
-        parts = dict(linear=linear, mlp=mlp, modulation=modulation, extractor=extractor, mapper=mapper, picture_mask=picture_mask)
+        parts = dict(
+            linear=linear, mlp=mlp, modulation=modulation, extractor=extractor, mapper=mapper, picture_mask=picture_mask
+        )
         _check_parts(autoencoder, {k: m for k, m in parts.items() if m is not None})
         self.register_modules(autoencoder=autoencoder, **parts)
-        self.register_to_config(method=method, inversion=inversion, iterations=iterations, options=dict(options or {}), sure=sure)
-        for m in self.parts.values(): m.eval().requires_grad_(False)
+        self.register_to_config(
+            method=method, inversion=inversion, iterations=iterations, options=dict(options or {}), sure=sure
+        )
+        for m in self.parts.values():
+            m.eval().requires_grad_(False)
+
     def to(self, *args, **kwargs):
         "As diffusers' `to`; all but the autoencoder is small and stays in float32."
         super().to(*args, **kwargs)
         for k, m in self.parts.items():
-            if k != "autoencoder": m.float()
+            if k != "autoencoder":
+                m.float()
         return self
+
     @property
-    def parts(self): return {k: m for k, m in self.components.items() if m is not None}
+    def parts(self):
+        return {k: m for k, m in self.components.items() if m is not None}
+
     @property
-    def classifiers(self): return {k: m for k, m in self.parts.items() if k in ("linear", "mlp")}
+    def classifiers(self):
+        return {k: m for k, m in self.parts.items() if k in ("linear", "mlp")}
+
     @property
-    def tags(self): return next(m for k, m in self.parts.items() if k != "autoencoder").tags
+    def tags(self):
+        return next(m for k, m in self.parts.items() if k != "autoencoder").tags
+
     @property
-    def size(self): return self.autoencoder.config.image_size
+    def size(self):
+        return self.autoencoder.config.image_size
 
 # %% ../nbs/12_pipeline.ipynb #0780a46f
 def _check_parts(autoencoder, parts):
     "The components must speak of the same code, the same features, the same styles and the same tags."
     c = autoencoder.config
-    if not set(parts) - {"picture_mask"}: raise ValueError("an autoencoder alone edits nothing. Give classifiers (linear and mlp), or style networks (modulation with extractor or mapper), or both.")
+    if not set(parts) - {"picture_mask"}:
+        raise ValueError(
+            "an autoencoder alone edits nothing. Give classifiers (linear and mlp), or style networks (modulation with extractor or mapper), or both."
+        )
     (first, one), *others = parts.items()
     for name, m in others:
-        if not m.tags.alike(one.tags): raise ValueError(f"{first} and {name} know different tags: {one.tags} and {m.tags}. Train both on the same labels.")
+        if not m.tags.alike(one.tags):
+            raise ValueError(
+                f"{first} and {name} know different tags: {one.tags} and {m.tags}. Train both on the same labels."
+            )
     for name in ("linear", "mlp"):
-        if name in parts and parts[name].config.z_dim != c.z_dim: raise ValueError(f"the {name} classifier reads codes of {parts[name].config.z_dim} numbers, the autoencoder gives {c.z_dim}. Fit it on this autoencoder's codes.")
-    if "linear" in parts and parts["linear"].config.kind != "linear": raise ValueError(f"linear is a classifier of kind {parts['linear'].config.kind!r}. Fit it with kind='linear'.")
-    if "picture_mask" in parts and (parts["picture_mask"].config.z_dim, parts["picture_mask"].config.image_size) != (c.z_dim, c.image_size):
+        if name in parts and parts[name].config.z_dim != c.z_dim:
+            raise ValueError(
+                f"the {name} classifier reads codes of {parts[name].config.z_dim} numbers, the autoencoder gives {c.z_dim}. Fit it on this autoencoder's codes."
+            )
+    if "linear" in parts and parts["linear"].config.kind != "linear":
+        raise ValueError(f"linear is a classifier of kind {parts['linear'].config.kind!r}. Fit it with kind='linear'.")
+    if "picture_mask" in parts and (parts["picture_mask"].config.z_dim, parts["picture_mask"].config.image_size) != (
+        c.z_dim,
+        c.image_size,
+    ):
         m = parts["picture_mask"].config
-        raise ValueError(f"the mask reads codes of {m.z_dim} numbers for images of {m.image_size} pixels, the autoencoder has {c.z_dim} and {c.image_size}. Train it on this autoencoder: latref_train mask.")
+        raise ValueError(
+            f"the mask reads codes of {m.z_dim} numbers for images of {m.image_size} pixels, the autoencoder has {c.z_dim} and {c.image_size}. Train it on this autoencoder: latref_train mask."
+        )
     _check_styles(c, **{k: m.config for k, m in parts.items() if k not in ("linear", "mlp", "picture_mask")})
+
 
 def _check_styles(c, modulation=None, extractor=None, mapper=None):
     "The same for the style networks; all arguments are configs."
     widths = level_widths(c.enc_channels or c.model_channels, c.enc_channel_mult)
     for name, o in (("extractor", extractor), ("mapper", mapper)):
-        if o is None: continue
-        if modulation is None: raise ValueError(f"without a modulation nothing uses the styles of the {name}. Give both, or neither.")
+        if o is None:
+            continue
+        if modulation is None:
+            raise ValueError(f"without a modulation nothing uses the styles of the {name}. Give both, or neither.")
         if (o.style_dim, o.token_dim) != (modulation.style_dim, modulation.token_dim):
-            raise ValueError(f"the {name} makes styles of sizes {o.style_dim} and {o.token_dim}, the modulation takes {modulation.style_dim} and {modulation.token_dim}. Give networks that were trained together.")
-    sizes = {"extractor": ((extractor or {}).get("encoder") or {}).get("image_size"), "mapper": (mapper or {}).get("image_size")}
+            raise ValueError(
+                f"the {name} makes styles of sizes {o.style_dim} and {o.token_dim}, the modulation takes {modulation.style_dim} and {modulation.token_dim}. Give networks that were trained together."
+            )
+    sizes = {
+        "extractor": ((extractor or {}).get("encoder") or {}).get("image_size"),
+        "mapper": (mapper or {}).get("image_size"),
+    }
     for name, size in sizes.items():
-        if size and size != c.image_size: raise ValueError(f"the {name} looks at {size} pixels, the autoencoder at {c.image_size}. Train it on this autoencoder.")
-    if modulation and modulation.feat_dim != widths[-2:][0]: raise ValueError(f"the modulation works on {modulation.feat_dim} features, the autoencoder has {widths[-2:][0]}. Train it on this autoencoder.")
+        if size and size != c.image_size:
+            raise ValueError(
+                f"the {name} looks at {size} pixels, the autoencoder at {c.image_size}. Train it on this autoencoder."
+            )
+    if modulation and modulation.feat_dim != widths[-2:][0]:
+        raise ValueError(
+            f"the modulation works on {modulation.feat_dim} features, the autoencoder has {widths[-2:][0]}. Train it on this autoencoder."
+        )
 
 # %% ../nbs/12_pipeline.ipynb #da08b3f5
-PARTS = {"autoencoder": DiffusionAutoencoder, "linear": ValueClassifier, "mlp": ValueClassifier, "modulation": StyleModulation,
-         "extractor": ReferenceExtractor, "mapper": LatentMapper, "picture_mask": PictureMask}
+PARTS = {
+    "autoencoder": DiffusionAutoencoder,
+    "linear": ValueClassifier,
+    "mlp": ValueClassifier,
+    "modulation": StyleModulation,
+    "extractor": ReferenceExtractor,
+    "mapper": LatentMapper,
+    "picture_mask": PictureMask,
+}
 INDEX, SETTINGS = "model_index.json", ("method", "inversion", "iterations", "options", "sure")
 
-def read_index(folder # of a pipeline
-              ): # names of the parts that were saved, {setting: value}
+
+def read_index(
+    folder,  # of a pipeline
+):  # names of the parts that were saved, {setting: value}
     "What a pipeline's folder says of itself; anything of another type is a `CheckpointError`."
-    config = {k: v for k, v in read_config(folder/INDEX, "LatRefPipeline").items() if not k.startswith("_")}
+    config = {k: v for k, v in read_config(folder / INDEX, "LatRefPipeline").items() if not k.startswith("_")}
     for k in config:
         if k not in (*PARTS, *SETTINGS):
-            raise CheckpointError(f"{folder/INDEX}: {unknown_name('entry', one_line(k, 60), [*PARTS, *SETTINGS])}")
+            raise CheckpointError(f"{folder / INDEX}: {unknown_name('entry', one_line(k, 60), [*PARTS, *SETTINGS])}")
     entries = {k: config.get(k) or [None, None] for k in PARTS}
     for k, entry in entries.items():
         known = isinstance(entry, list) and [type(o) for o in entry] == [str, str] and entry[1] == PARTS[k].__name__
         known = known or entry == [None, None]
         if not known:
-            raise CheckpointError(f"{folder/INDEX}: {k} is {one_line(repr(entry), 60)}. Needed: a {PARTS[k].__name__}, "
-                                  f"or null.")
+            raise CheckpointError(
+                f"{folder / INDEX}: {k} is {one_line(repr(entry), 60)}. Needed: a {PARTS[k].__name__}, or null."
+            )
     if entries["autoencoder"] == [None, None]:
-        raise CheckpointError(f"{folder/INDEX} names no autoencoder. Copy or download it again.")
+        raise CheckpointError(f"{folder / INDEX} names no autoencoder. Copy or download it again.")
     return [k for k, entry in entries.items() if entry[1]], {k: config[k] for k in SETTINGS if k in config}
 
 # %% ../nbs/12_pipeline.ipynb #753c3867
-HUB = ("revision", "cache_dir", "token", "force_download", "local_files_only")   # what only a hub id needs
+HUB = ("revision", "cache_dir", "token", "force_download", "local_files_only")  # what only a hub id needs
 
-def shipped_pipelines(): # sorted list of names
+
+def shipped_pipelines():  # sorted list of names
     "Those of what ships that are whole pipelines."
-    return [n for n in shipped_names() if (shipped_path(n)/"model_index.json").is_file()]
+    return [n for n in shipped_names() if (shipped_path(n) / "model_index.json").is_file()]
+
 
 def _checkpoint_folder(name, variant=None, **hub):
     "Where a shipped name, a folder or a hub id lies on this disk."
     if not isinstance(name, (str, os.PathLike)):
-        raise CheckpointError(f"{one_line(repr(name), 60)} came as a checkpoint. Give a shipped name, a folder or a "
-                              f"hub id.")
+        raise CheckpointError(
+            f"{one_line(repr(name), 60)} came as a checkpoint. Give a shipped name, a folder or a hub id."
+        )
     name = os.fspath(name)
-    if name in shipped_names(): return shipped_path(name)
+    if name in shipped_names():
+        return shipped_path(name)
     folder = settled(name)
-    if folder.is_dir(): return folder
-    if name.count("/") == 1 and name[0] not in "./~" and not Path(name).parent.exists(): return _from_hub(name, variant, **hub)
-    raise CheckpointError(" ".join(o for o in (f"{name}: no such folder, and no shipped pipeline has this name.",
-                                               nearest(name, shipped_pipelines()), f"Shipped: {', '.join(shipped_pipelines())}.") if o))
+    if folder.is_dir():
+        return folder
+    if name.count("/") == 1 and name[0] not in "./~" and not Path(name).parent.exists():
+        return _from_hub(name, variant, **hub)
+    raise CheckpointError(
+        " ".join(
+            o
+            for o in (
+                f"{name}: no such folder, and no shipped pipeline has this name.",
+                nearest(name, shipped_pipelines()),
+                f"Shipped: {', '.join(shipped_pipelines())}.",
+            )
+            if o
+        )
+    )
+
 
 def _from_hub(name, variant=None, **hub):
     "Fetch a checkpoint from the model hub."
     from huggingface_hub import snapshot_download
+
     wanted = [INDEX, "README.md", *(f"{p}/{f}" for p in PARTS for f in ("config.json", weights_name(variant)))]
-    try: return Path(snapshot_download(name, allow_patterns=wanted, **hub))
-    except Exception as e: raise CheckpointError(f"{name}: no such folder, and it could not be fetched from the model hub ({type(e).__name__}). Check the name and the network; shipped: {', '.join(shipped_pipelines())}.") from e
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted, **hub))
+    except Exception as e:
+        raise CheckpointError(
+            f"{name}: no such folder, and it could not be fetched from the model hub ({type(e).__name__}). Check the name and the network; shipped: {', '.join(shipped_pipelines())}."
+        ) from e
 
 # %% ../nbs/12_pipeline.ipynb #0eeafcc3
 def _check_changes(changes, use_safetensors):
@@ -316,87 +516,126 @@ def _check_changes(changes, use_safetensors):
         raise ValueError("use_safetensors=False came; weights are read from safetensors files only. Leave it out.")
     for k, v in changes.items():
         known = ["torch_dtype", "variant", "use_safetensors", *HUB, *PARTS, *SETTINGS]
-        if k not in known: raise ValueError(unknown_name("argument of from_pretrained", k, known))
+        if k not in known:
+            raise ValueError(unknown_name("argument of from_pretrained", k, known))
         network = isinstance(v, torch.nn.Module) and hasattr(v, "config")
         if k in PARTS and not (network or v is None and k != "autoencoder"):
-            raise ValueError(f"{k}={one_line(repr(v), 40)} came. Give a "
-                             f"{PARTS[k].__name__}{'' if k == 'autoencoder' else ', or None to leave it out'}.")
+            raise ValueError(
+                f"{k}={one_line(repr(v), 40)} came. Give a "
+                f"{PARTS[k].__name__}{'' if k == 'autoencoder' else ', or None to leave it out'}."
+            )
+
 
 @patch(cls_method=True)
-def from_pretrained(cls:LatRefPipeline, name, # a shipped name, a folder, or a hub id
-                    torch_dtype=None, # of the autoencoder: None for float32, "auto" as saved, a dtype or its name
-                    variant=None, # "fp16" and the like: which files of weights
-                    use_safetensors=True, # nothing else is read, so False is refused
-                    **changes # parts, or None, in the saved ones' place; settings: method, inversion, …; `HUB`'s for a hub id
-                   ): # LatRefPipeline
+def from_pretrained(
+    cls: LatRefPipeline,
+    name,  # a shipped name, a folder, or a hub id
+    torch_dtype=None,  # of the autoencoder: None for float32, "auto" as saved, a dtype or its name
+    variant=None,  # "fp16" and the like: which files of weights
+    use_safetensors=True,  # nothing else is read, so False is refused
+    **changes,  # parts, or None, in the saved ones' place; settings: method, inversion, …; `HUB`'s for a hub id
+):  # LatRefPipeline
     "Load the whole; whatever is wrong with it is said in one line."
     dtype, hub = changes.pop("dtype", None) or torch_dtype, {k: changes.pop(k) for k in HUB if k in changes}
-    changes.pop("low_cpu_mem_usage", None)                                       # it never takes more than it needs
-    _check_changes(changes, use_safetensors); weights_dtype(dtype); weights_name(variant)
+    changes.pop("low_cpu_mem_usage", None)  # it never takes more than it needs
+    _check_changes(changes, use_safetensors)
+    weights_dtype(dtype)
+    weights_name(variant)
     folder = _checkpoint_folder(name, variant, **hub)
     saved, settings = read_index(folder)
     unused = {"extractor", "mapper"} if "modulation" in changes and changes["modulation"] is None else set()
     needed = [k for k in saved if k not in changes.keys() | unused]
-    own = {k: load_part(PARTS[k], folder/k, dtype if k == "autoencoder" else None, variant) for k in needed}
-    try: pipe = cls(**own, **(settings | changes))
-    except (TypeError, ValueError) as e: raise CheckpointError(f"{folder}: {one_line(e, 400)}") from None
+    own = {k: load_part(PARTS[k], folder / k, dtype if k == "autoencoder" else None, variant) for k in needed}
+    try:
+        pipe = cls(**own, **(settings | changes))
+    except (TypeError, ValueError) as e:
+        raise CheckpointError(f"{folder}: {one_line(e, 400)}") from None
     pipe.register_to_config(_name_or_path=str(name))
     return pipe
 
+
 @patch
-def check_tags(self:LatRefPipeline, tags # TagSet that is needed
-              ): # the pipeline
+def check_tags(
+    self: LatRefPipeline,
+    tags,  # TagSet that is needed
+):  # the pipeline
     "Refuse a checkpoint with other tags than the data has."
-    if not self.tags.alike(tags): raise CheckpointError(f"this checkpoint knows {self.tags}, and {tags} is needed. Use a checkpoint trained on these tags.")
+    if not self.tags.alike(tags):
+        raise CheckpointError(
+            f"this checkpoint knows {self.tags}, and {tags} is needed. Use a checkpoint trained on these tags."
+        )
     return self
 
 # %% ../nbs/12_pipeline.ipynb #f5202ee3
 @patch
-def load_images(self:LatRefPipeline, images # a path, PIL image, array (H,W,3) or (B,H,W,3), tensor (3,S,S) or (B,3,S,S) in [-1, 1], or a list of such
-               ): # (B,3,S,S) on the pipeline's device
+def load_images(
+    self: LatRefPipeline,
+    images,  # a path, PIL image, array (H,W,3) or (B,H,W,3), tensor (3,S,S) or (B,3,S,S) in [-1, 1], or a list of such
+):  # (B,3,S,S) on the pipeline's device
     "Anything that shows a face, in the form the networks see."
-    if isinstance(images, Tensor): return check_images(images[None] if images.ndim == 3 else images, self.size).to(self.device)
-    if isinstance(images, np.ndarray) and images.ndim == 4: images = list(images)              # (B,H,W,3) -> B × (H,W,3)
-    if not isinstance(images, (list, tuple)): images = [images]
-    if not images: raise ImageError("no images came. Give at least one.")
-    return torch.cat([self.load_images(o) if isinstance(o, Tensor) else load_image(o, self.size)[None].to(self.device) for o in images])   # B × (1,3,S,S) -> (B,3,S,S)
+    if isinstance(images, Tensor):
+        return check_images(images[None] if images.ndim == 3 else images, self.size).to(self.device)
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        images = list(images)  # (B,H,W,3) -> B × (H,W,3)
+    if not isinstance(images, (list, tuple)):
+        images = [images]
+    if not images:
+        raise ImageError("no images came. Give at least one.")
+    return torch.cat(
+        [
+            self.load_images(o) if isinstance(o, Tensor) else load_image(o, self.size)[None].to(self.device)
+            for o in images
+        ]
+    )  # B × (1,3,S,S) -> (B,3,S,S)
 
 # %% ../nbs/12_pipeline.ipynb #599fb89e
 @patch
 @torch.no_grad()
-def encode(self:LatRefPipeline, images # see `load_images`
-          ): # z (B,d) float32
+def encode(
+    self: LatRefPipeline,
+    images,  # see `load_images`
+):  # z (B,d) float32
     "The semantic code of each image."
     x = self.load_images(images)
-    with sampling_mode(self.autoencoder): return self.autoencoder.encode(x.to(self.autoencoder.dtype)).float()
+    with sampling_mode(self.autoencoder):
+        return self.autoencoder.encode(x.to(self.autoencoder.dtype)).float()
+
 
 @patch
 @torch.no_grad()
-def features(self:LatRefPipeline, images # see `load_images`
-            ): # F (B,C,4,4) float32
+def features(
+    self: LatRefPipeline,
+    images,  # see `load_images`
+):  # F (B,C,4,4) float32
     "The encoder's feature map that styles change."
     x = self.load_images(images)
-    with sampling_mode(self.autoencoder): return self.autoencoder.encode_features(x.to(self.autoencoder.dtype)).float()
+    with sampling_mode(self.autoencoder):
+        return self.autoencoder.encode_features(x.to(self.autoencoder.dtype)).float()
+
 
 @patch
-def _head(self:LatRefPipeline, feats):
+def _head(self: LatRefPipeline, feats):
     "From features to the code: (B,C,4,4) -> (B,d)."
-    with sampling_mode(self.autoencoder): return self.autoencoder.head(feats.to(self.autoencoder.dtype)).float()
+    with sampling_mode(self.autoencoder):
+        return self.autoencoder.head(feats.to(self.autoencoder.dtype)).float()
 
 # %% ../nbs/12_pipeline.ipynb #121ca020
 @patch
-def _invert(self:LatRefPipeline, x, z, n, **how):
+def _invert(self: LatRefPipeline, x, z, n, **how):
     "From images to noise, as the checkpoint's config says; a Trajectory."
     how = {"method": self.config.inversion, "iterations": self.config.iterations} | how
     return sampling.invert(self.autoencoder, x, z, n, **how)
 
+
 @patch
 @torch.no_grad()
-def invert(self:LatRefPipeline, images, # see `load_images`
-           z=None, # (B,d); None: their own codes
-           num_inference_steps=20, # steps
-           **how # more arguments of chapter 06's `invert`
-          ): # x_T (B,3,S,S)
+def invert(
+    self: LatRefPipeline,
+    images,  # see `load_images`
+    z=None,  # (B,d); None: their own codes
+    num_inference_steps=20,  # steps
+    **how,  # more arguments of chapter 06's `invert`
+):  # x_T (B,3,S,S)
     "The noise from which an image is rendered under its code."
     x = self.load_images(images)
     return self._invert(x, self.encode(x) if z is None else z, num_inference_steps, **how).xT
@@ -404,324 +643,490 @@ def invert(self:LatRefPipeline, images, # see `load_images`
 # %% ../nbs/12_pipeline.ipynb #b6679a4d
 @patch
 @torch.no_grad()
-def render(self:LatRefPipeline, x_T, # (B,3,S,S) noise
-           z, # (B,d) codes
-           num_inference_steps=20, # steps
-           **how # more arguments of chapter 06's `render`
-          ): # images (B,3,S,S) in [-1, 1]
+def render(
+    self: LatRefPipeline,
+    x_T,  # (B,3,S,S) noise
+    z,  # (B,d) codes
+    num_inference_steps=20,  # steps
+    **how,  # more arguments of chapter 06's `render`
+):  # images (B,3,S,S) in [-1, 1]
     "The image that noise and code stand for."
     return sampling.render(self.autoencoder, x_T, z, num_inference_steps, **how).images.clamp(-1, 1)
 
 # %% ../nbs/12_pipeline.ipynb #87cbb809
-NEEDS = {"reference": ("modulation", "extractor"), "seed": ("modulation", "mapper"), "style": ("modulation",), "global_direction": ("linear",), "image_specific": ("mlp",)}
+NEEDS = {
+    "reference": ("modulation", "extractor"),
+    "seed": ("modulation", "mapper"),
+    "style": ("modulation",),
+    "global_direction": ("linear",),
+    "image_specific": ("mlp",),
+}
+
 
 @patch
-def need(self:LatRefPipeline, means, # a key of `NEEDS`
-         what="this" # what it is for
-        ): # None, or a ValueError that names the missing components
+def need(
+    self: LatRefPipeline,
+    means,  # a key of `NEEDS`
+    what="this",  # what it is for
+):  # None, or a ValueError that names the missing components
     "Refuse what this checkpoint has no networks for."
     missing = [k for k in NEEDS[means] if getattr(self, k) is None]
-    way = ("Edit by a direction, or train style networks with `latref_train styles`." if "modulation" in NEEDS[means] else
-           "Edit by a reference, a seed or a style, or fit classifiers with `latref_train classifiers`.")
-    if missing: raise ValueError(f"{what} needs {' and '.join(missing)}, and this checkpoint has no such network. {way}")
+    way = (
+        "Edit by a direction, or train style networks with `latref_train styles`."
+        if "modulation" in NEEDS[means]
+        else "Edit by a reference, a seed or a style, or fit classifiers with `latref_train classifiers`."
+    )
+    if missing:
+        raise ValueError(f"{what} needs {' and '.join(missing)}, and this checkpoint has no such network. {way}")
 
 # %% ../nbs/12_pipeline.ipynb #e0d3c918
 @patch
 @torch.no_grad()
-def reference_style(self:LatRefPipeline, reference, # see `load_images`
-                    tag, value # what to read off it
-                   ): # StyleCode of as many
+def reference_style(
+    self: LatRefPipeline,
+    reference,  # see `load_images`
+    tag,
+    value,  # what to read off it
+):  # StyleCode of as many
     "The style of (tag, value) in reference faces."
     self.need("reference", f"the style of {tag}={value} in a reference")
     return self.extractor(self.load_images(reference), tag, value)
 
+
 @patch
 @torch.no_grad()
-def latent_style(self:LatRefPipeline, images, # see `load_images`
-                 tag, value, # what it shall be a style of
-                 noise=None, # ξ (B,4,32); None draws it
-                 generator=None # to draw it with; a list has one per image
-                ): # StyleCode of as many
+def latent_style(
+    self: LatRefPipeline,
+    images,  # see `load_images`
+    tag,
+    value,  # what it shall be a style of
+    noise=None,  # ξ (B,4,32); None draws it
+    generator=None,  # to draw it with; a list has one per image
+):  # StyleCode of as many
     "A style of (tag, value) from noise, fitting for each image."
     self.need("seed", f"a drawn style of {tag}={value}")
     x = self.load_images(images)
     noise = self.mapper.draw_noise(len(x), generator) if noise is None else noise.to(x)
     return self.mapper(x, tag, value, noise)
 
+
 @patch
 @torch.no_grad()
-def modulate(self:LatRefPipeline, images, # see `load_images`
-             tag, value, # what they shall have
-             code # StyleCode, one or one for each
-            ): # z' (B,d)
+def modulate(
+    self: LatRefPipeline,
+    images,  # see `load_images`
+    tag,
+    value,  # what they shall have
+    code,  # StyleCode, one or one for each
+):  # z' (B,d)
     "The codes with a style in them, before the gain: z_edit = z + gain · (z' − z)."
     self.need("style", f"a style of {tag}={value}")
     feats = self.features(images)
     code = _for_all(code.check_for(tag, value).to(feats), len(feats), "styles")
     return self._head(self.modulation(feats, tag, value, code))
 
+
 def _for_all(given, n, what):
     "One for all images, or one for each: of length n."
-    if len(given) == n: return given
-    if len(given) != 1: raise ValueError(f"{len(given)} {what} came for {n} images. Give one for all, or one for each.")
+    if len(given) == n:
+        return given
+    if len(given) != 1:
+        raise ValueError(f"{len(given)} {what} came for {n} images. Give one for all, or one for each.")
     return given.repeat(n, *[1] * (given.ndim - 1)) if isinstance(given, Tensor) else given.repeat(n)
 
 # %% ../nbs/12_pipeline.ipynb #35e63259
 @patch
-def check_edits(self:LatRefPipeline, edits # an Edit, a text, a dict, or a list of these
-               ): # list of Edit that this pipeline can do
+def check_edits(
+    self: LatRefPipeline,
+    edits,  # an Edit, a text, a dict, or a list of these
+):  # list of Edit that this pipeline can do
     "Edits as data, checked against this checkpoint and against each other."
-    if isinstance(edits, (Edit, str, dict)) or edits is not None and not hasattr(edits, "__iter__"): edits = [edits]
+    if isinstance(edits, (Edit, str, dict)) or edits is not None and not hasattr(edits, "__iter__"):
+        edits = [edits]
     edits = () if edits is None else edits
     edits = [Edit.parse(e) if isinstance(e, str) else Edit.from_dict(e) if isinstance(e, dict) else e for e in edits]
     for e in edits:
-        if not isinstance(e, Edit): raise ValueError(f"a {type(e).__name__} came as an edit. Give Edit('Eyeglasses', 'with') or the text 'Eyeglasses=with'.")
-        self.tags[e.tag].index(e.value); self.need(self._means(e), f"the edit {e}")
+        if not isinstance(e, Edit):
+            raise ValueError(
+                f"a {type(e).__name__} came as an edit. Give Edit('Eyeglasses', 'with') or the text 'Eyeglasses=with'."
+            )
+        self.tags[e.tag].index(e.value)
+        self.need(self._means(e), f"the edit {e}")
     for a, b in ((a, b) for a in edits for b in edits if a.tag == b.tag and a.value != b.value):
-        if a.mask is None or b.mask is None: raise ValueError(f"{a.tag} shall be both {a.value} and {b.value} in one call. Leave one edit out, call twice, or give each its mask.")
+        if a.mask is None or b.mask is None:
+            raise ValueError(
+                f"{a.tag} shall be both {a.value} and {b.value} in one call. Leave one edit out, call twice, or give each its mask."
+            )
     return edits
 
+
 @patch
-def _means(self:LatRefPipeline, e):
+def _means(self: LatRefPipeline, e):
     "What an edit's change comes from: a key of `NEEDS`."
     given = [s for s in ("reference", "seed", "style") if getattr(e, s) is not None]
     return given[0] if given else self.config.method if e.method in (None, "direction") else e.method
 
 # %% ../nbs/12_pipeline.ipynb #640b4180
 @patch
-def read(self:LatRefPipeline, z # (B,d) codes
-        ): # {tag: (B,n_values)} probabilities by the non-linear classifier; None where the checkpoint has none
+def read(
+    self: LatRefPipeline,
+    z,  # (B,d) codes
+):  # {tag: (B,n_values)} probabilities by the non-linear classifier; None where the checkpoint has none
     "What a code says about every tag."
     return None if self.mlp is None else self.mlp.probabilities(z)
 
+
 @patch
-def _chance(self:LatRefPipeline, z, e):
+def _chance(self: LatRefPipeline, z, e):
     "Probability of an edit's value: (B,)."
     return self.read(z)[e.tag][:, self.tags[e.tag].index(e.value)]
 
+
 @patch
-def _has_it(self:LatRefPipeline, z, e):
+def _has_it(self: LatRefPipeline, z, e):
     "Which faces are left alone, because the wish is fulfilled: (B,) bool."
-    if self.mlp is None or e.gain <= 0 or self._means(e) in ("reference", "style"): return torch.zeros(len(z), dtype=torch.bool, device=z.device)
+    if self.mlp is None or e.gain <= 0 or self._means(e) in ("reference", "style"):
+        return torch.zeros(len(z), dtype=torch.bool, device=z.device)
     return self._chance(z, e) >= self.config.sure
 
 # %% ../nbs/12_pipeline.ipynb #c9b15a59
 @patch
-def _reference_code(self:LatRefPipeline, e):
+def _reference_code(self: LatRefPipeline, e):
     "The style of an edit's reference; a warning where it does not show the value."
     x = self.load_images(e.reference)
     chances = self._chance(self.encode(x), e).tolist() if self.mlp is not None else []
     for i, p in enumerate(chances):
         name = e.reference if isinstance(e.reference, str) else f"reference {i + 1}" if len(x) > 1 else "the reference"
-        if p < 0.5: warnings.warn(f"{name} does not look like {e.tag}={e.value} (the classifier gives it {p:.2f}), so it has no such style to lend. Take a face that has it.", stacklevel=2)
+        if p < 0.5:
+            warnings.warn(
+                f"{name} does not look like {e.tag}={e.value} (the classifier gives it {p:.2f}), so it has no such style to lend. Take a face that has it.",
+                stacklevel=2,
+            )
     return self.reference_style(x, e.tag, e.value)
 
+
 @patch
-def _style_of(self:LatRefPipeline, e, n, x):
+def _style_of(self: LatRefPipeline, e, n, x):
     "The style codes of an edit for n images, or None for a direction."
     means = self._means(e)
-    if means in METHODS: return None
+    if means in METHODS:
+        return None
     if means == "seed":
-        if x is None: raise ValueError(f"the edit {e} draws a style that fits the image: give x=images.")
-        return self.latent_style(x, e.tag, e.value, generator=make_generator(list(_for_all(torch.tensor(e.seed).reshape(-1), n, "seeds").tolist())))
+        if x is None:
+            raise ValueError(f"the edit {e} draws a style that fits the image: give x=images.")
+        return self.latent_style(
+            x,
+            e.tag,
+            e.value,
+            generator=make_generator(list(_for_all(torch.tensor(e.seed).reshape(-1), n, "seeds").tolist())),
+        )
     code = e.style if means == "style" else self._reference_code(e)
     return _for_all(code.to(device=self.device, dtype=torch.float32), n, f"{means}s")
 
 # %% ../nbs/12_pipeline.ipynb #540e195f
 @patch
-def _apply(self:LatRefPipeline, e, code, z, feats, generator=None):
+def _apply(self: LatRefPipeline, e, code, z, feats, generator=None):
     "One edit: the new (z, feats)."
-    gain = e.gain * (~self._has_it(z, e)).float()                                             # (B,)
+    gain = e.gain * (~self._has_it(z, e)).float()  # (B,)
     if code is None:
         method = self._means(e)
-        moved = edit_code(z, e.tag, e.value, method, linear=self.linear, mlp=self.mlp, gain=e.gain, options=(self.config.options or {}).get(method), generator=generator)
-        return torch.where((gain == 0)[:, None], z, moved), feats                             # (B,d)
-    changed = self.modulation(feats, e.tag, e.value, code)                                    # (B,C,4,4)
-    step = self._head(changed) - self._head(feats)                                            # (B,d)
+        moved = edit_code(
+            z,
+            e.tag,
+            e.value,
+            method,
+            linear=self.linear,
+            mlp=self.mlp,
+            gain=e.gain,
+            options=(self.config.options or {}).get(method),
+            generator=generator,
+        )
+        return torch.where((gain == 0)[:, None], z, moved), feats  # (B,d)
+    changed = self.modulation(feats, e.tag, e.value, code)  # (B,C,4,4)
+    step = self._head(changed) - self._head(feats)  # (B,d)
     return z + gain[:, None] * step, feats + gain[:, None, None, None] * (changed - feats)
 
+
 @patch
-def _chain(self:LatRefPipeline, z, edits, x=None, feats=None, generator=None, styles=None):
+def _chain(self: LatRefPipeline, z, edits, x=None, feats=None, generator=None, styles=None):
     "Codes after 0, 1, … E edits (E+1,B,d), and the style of each."
-    if feats is None and x is not None and any(self._means(e) not in METHODS for e in edits): feats = self.features(x)
+    if feats is None and x is not None and any(self._means(e) not in METHODS for e in edits):
+        feats = self.features(x)
     zs, codes = [z], list(styles) if styles else [self._style_of(e, len(z), x) for e in edits]
     for e, code in zip(edits, codes):
-        if code is not None and feats is None: raise ValueError(f"the edit {e} changes the encoder's features, which the code alone does not hold: give x=images, or feats=pipe.features(images).")
+        if code is not None and feats is None:
+            raise ValueError(
+                f"the edit {e} changes the encoder's features, which the code alone does not hold: give x=images, or feats=pipe.features(images)."
+            )
         z, feats = self._apply(e, code, z, feats, generator)
         zs.append(z)
-    return torch.stack(zs), codes                                                             # (E+1) × (B,d) -> (E+1,B,d)
+    return torch.stack(zs), codes  # (E+1) × (B,d) -> (E+1,B,d)
+
 
 @patch
 @torch.no_grad()
-def edit(self:LatRefPipeline, z, # (B,d)
-         edits, # see `check_edits`; applied in order
-         generator=None, # for image-specific walks with noise; a list has one per image
-         feats=None, # (B,C,4,4) of the images, from `features`; style edits need them, or x
-         x=None # (B,3,S,S) the images; drawn styles need them
-        ): # z_edit (B,d)
+def edit(
+    self: LatRefPipeline,
+    z,  # (B,d)
+    edits,  # see `check_edits`; applied in order
+    generator=None,  # for image-specific walks with noise; a list has one per image
+    feats=None,  # (B,C,4,4) of the images, from `features`; style edits need them, or x
+    x=None,  # (B,3,S,S) the images; drawn styles need them
+):  # z_edit (B,d)
     "Move codes; masks are for pictures and play no part."
     return self._chain(z, self.check_edits(edits), None if x is None else self.load_images(x), feats, generator)[0][-1]
 
 # %% ../nbs/12_pipeline.ipynb #7c999e3d
-def class_mask(masks, # (19,S,S) or (B,19,S,S) bool, as CelebAMask-HQ's classes
-               names # of classes, one or several: "hair", ["l_eye", "r_eye", "eye_g"]
-              ): # (S,S) or (B,S,S) float, 1 inside
+def class_mask(
+    masks,  # (19,S,S) or (B,19,S,S) bool, as CelebAMask-HQ's classes
+    names,  # of classes, one or several: "hair", ["l_eye", "r_eye", "eye_g"]
+):  # (S,S) or (B,S,S) float, 1 inside
     "A mask of some classes of a face."
-    if masks.ndim not in (3, 4) or masks.shape[-3] != len(CLASSES): raise ValueError(f"masks of shape {tuple(masks.shape)} came. Needed: ({len(CLASSES)},S,S) or (B,{len(CLASSES)},S,S), one layer for each class.")
+    if masks.ndim not in (3, 4) or masks.shape[-3] != len(CLASSES):
+        raise ValueError(
+            f"masks of shape {tuple(masks.shape)} came. Needed: ({len(CLASSES)},S,S) or (B,{len(CLASSES)},S,S), one layer for each class."
+        )
     names = [names] if isinstance(names, str) else list(names)
     for k in names:
-        if k not in CLASSES: raise ValueError(unknown_name("class", k, CLASSES))
-    return torch.as_tensor(masks)[..., [CLASSES.index(k) for k in names], :, :].float().amax(-3)   # (…,k,S,S) -> (…,S,S)
+        if k not in CLASSES:
+            raise ValueError(unknown_name("class", k, CLASSES))
+    return torch.as_tensor(masks)[..., [CLASSES.index(k) for k in names], :, :].float().amax(-3)  # (…,k,S,S) -> (…,S,S)
 
 # %% ../nbs/12_pipeline.ipynb #5ed61be8
 def _mask_array(mask, size, what):
     "A mask of any kind as (1|B,1,S,S) in [0, 1], not yet checked."
-    if isinstance(mask, str) and mask in CLASSES and not Path(mask).exists(): raise ValueError(f"{what}: no such file. For the face's own {mask} give class_mask(masks, {mask!r}).")
-    if not isinstance(mask, Tensor) and not hasattr(mask, "__array_interface__") or hasattr(mask, "getbands"):    # a file or PIL: as the face is read
-        return (load_image(mask, size).mean(0)[None, None] + 1) / 2                           # (3,S,S) -> (1,1,S,S)
+    if isinstance(mask, str) and mask in CLASSES and not Path(mask).exists():
+        raise ValueError(f"{what}: no such file. For the face's own {mask} give class_mask(masks, {mask!r}).")
+    if (
+        not isinstance(mask, Tensor) and not hasattr(mask, "__array_interface__") or hasattr(mask, "getbands")
+    ):  # a file or PIL: as the face is read
+        return (load_image(mask, size).mean(0)[None, None] + 1) / 2  # (3,S,S) -> (1,1,S,S)
     m = torch.as_tensor(mask)
-    if m.ndim not in (2, 3, 4) or m.ndim == 4 and m.shape[1] != 1: raise ValueError(f"{what} has shape {tuple(m.shape)}. Needed: ({size},{size}), or (B,{size},{size}) with one for each image.")
-    m = m.reshape(-1, 1, *m.shape[-2:])                                                       # (S,S) or (B,S,S) -> (1|B,1,S,S)
+    if m.ndim not in (2, 3, 4) or m.ndim == 4 and m.shape[1] != 1:
+        raise ValueError(
+            f"{what} has shape {tuple(m.shape)}. Needed: ({size},{size}), or (B,{size},{size}) with one for each image."
+        )
+    m = m.reshape(-1, 1, *m.shape[-2:])  # (S,S) or (B,S,S) -> (1|B,1,S,S)
     return m.float() / 255 if m.dtype == torch.uint8 and m.max() > 1 else m.float()
 
-def load_mask(mask, # see `Edit`; (B,S,S) has one for each image
-              size, # S
-              what="the mask" # how messages call it
-             ): # (1|B,1,S,S) in [0, 1]
+
+def load_mask(
+    mask,  # see `Edit`; (B,S,S) has one for each image
+    size,  # S
+    what="the mask",  # how messages call it
+):  # (1|B,1,S,S) in [0, 1]
     "Where an edit may show, checked."
     m = _mask_array(mask, size, what)
-    if tuple(m.shape[-2:]) != (size, size): raise ValueError(f"{what} is {m.shape[-1]}×{m.shape[-2]}, the images are {size}×{size}. Resize it, or give it as a file, which is cut and resized as the image is.")
-    if not torch.isfinite(m).all() or m.min() < 0 or m.max() > 1: raise ValueError(f"the numbers of {what} range over [{m.min():.3g}, {m.max():.3g}]. Needed: 0 outside, 1 inside.")
-    if (m.flatten(1).amax(1) < 0.01).any(): raise ValueError(f"{what} is empty{f' for image {int(m.flatten(1).amax(1).argmin())}' * (len(m) > 1)}, so the edit could show nowhere. Give one that is 1 somewhere.")
+    if tuple(m.shape[-2:]) != (size, size):
+        raise ValueError(
+            f"{what} is {m.shape[-1]}×{m.shape[-2]}, the images are {size}×{size}. Resize it, or give it as a file, which is cut and resized as the image is."
+        )
+    if not torch.isfinite(m).all() or m.min() < 0 or m.max() > 1:
+        raise ValueError(
+            f"the numbers of {what} range over [{m.min():.3g}, {m.max():.3g}]. Needed: 0 outside, 1 inside."
+        )
+    if (m.flatten(1).amax(1) < 0.01).any():
+        raise ValueError(
+            f"{what} is empty{f' for image {int(m.flatten(1).amax(1).argmin())}' * (len(m) > 1)}, so the edit could show nowhere. Give one that is 1 somewhere."
+        )
     return m
 
 # %% ../nbs/12_pipeline.ipynb #c162b6b7
-MOST_REGIONS = 64              # of one call: each is rendered by itself
+MOST_REGIONS = 64  # of one call: each is rendered by itself
+
 
 def _split(chosen, w, i, mask):
     "A region inside and outside the mask of edit i; only what occurs."
-    if mask is None: return [(chosen | {i}, w)]
+    if mask is None:
+        return [(chosen | {i}, w)]
     return [(c, o) for c, o in ((chosen | {i}, w * mask), (chosen, w * (1 - mask))) if o.max() > 0]
 
-def edit_regions(masks # list of (1|B,1,S,S), or None for everywhere: one for each edit
-                ): # [(set of edit numbers, weight (1|B,1,S,S)), …]: the full set first, the empty set last; only those that occur, weights sum to 1
+
+def edit_regions(
+    masks,  # list of (1|B,1,S,S), or None for everywhere: one for each edit
+):  # [(set of edit numbers, weight (1|B,1,S,S)), …]: the full set first, the empty set last; only those that occur, weights sum to 1
     "Which edits meet where; an error where they meet in more than `MOST_REGIONS` ways."
     device = next((m.device for m in masks if m is not None), None)
     out = [(frozenset(), torch.ones(1, 1, 1, 1, device=device))]
     for i, m in enumerate(masks):
         out = [part for chosen, w in out for part in _split(chosen, w, i, m)]
         if len(out) > MOST_REGIONS:
-            raise ValueError(f"the masks of {len(masks)} edits meet in more than {MOST_REGIONS} ways, and each is "
-                             "rendered by itself. Call twice, with some of the edits each, or let masks overlap less.")
+            raise ValueError(
+                f"the masks of {len(masks)} edits meet in more than {MOST_REGIONS} ways, and each is "
+                "rendered by itself. Call twice, with some of the edits each, or let masks overlap less."
+            )
     return out
+
 
 @dataclass
 class Blend:
     "Codes to render side by side, where each may show, and what is left to the source."
-    codes: Tensor    # (R,B,d)
+
+    codes: Tensor  # (R,B,d)
     weights: Tensor  # (R,B,1,S,S)
-    keep: Tensor     # (B,1,S,S)
-    source: Any      # timestep -> (B,3,S,S), the source at that level
-    def mix(self, x, # (R·B,3,S,S), one after the other
-            t # level
-           ): # (B,3,S,S)
-        return (self.weights * x.unflatten(0, self.codes.shape[:2])).sum(0) + self.keep * self.source(t)       # (R·B,…) -> (R,B,…) -> (B,…)
+    keep: Tensor  # (B,1,S,S)
+    source: Any  # timestep -> (B,3,S,S), the source at that level
+
+    def mix(
+        self,
+        x,  # (R·B,3,S,S), one after the other
+        t,  # level
+    ):  # (B,3,S,S)
+        return (self.weights * x.unflatten(0, self.codes.shape[:2])).sum(0) + self.keep * self.source(
+            t
+        )  # (R·B,…) -> (R,B,…) -> (B,…)
 
 # %% ../nbs/12_pipeline.ipynb #04adaeb0
-def source_path(x, # (B,3,S,S) the source
-                x_T, # (B,3,S,S) noise that is rendered from
-                up, # Trajectory of its inversion with xs, or None: the source is noised by x_T
-                schedule # NoiseSchedule
-               ): # function of a timestep, giving (B,3,S,S)
+def source_path(
+    x,  # (B,3,S,S) the source
+    x_T,  # (B,3,S,S) noise that is rendered from
+    up,  # Trajectory of its inversion with xs, or None: the source is noised by x_T
+    schedule,  # NoiseSchedule
+):  # function of a timestep, giving (B,3,S,S)
     "The source at every level between image and noise."
-    if up is None: return lambda t: x if t < 0 else add_noise(x, x_T, t, schedule)
+    if up is None:
+        return lambda t: x if t < 0 else add_noise(x, x_T, t, schedule)
     return lambda t: up.xs[min(range(len(up.timesteps)), key=lambda i: abs(up.timesteps[i] - t))]
 
+
 @patch
-def _render_blend(self:LatRefPipeline, x_T, blend, n, callback, **how):
+def _render_blend(self: LatRefPipeline, x_T, blend, n, callback, **how):
     "Render all codes of a blend from one noise, put together after every step: a Trajectory of B images."
-    R, B = blend.codes.shape[:2]; every = lambda x: x.repeat(R, 1, 1, 1)                      # (B,…) -> (R·B,…)
+    R, B = blend.codes.shape[:2]
+    every = lambda x: x.repeat(R, 1, 1, 1)  # (B,…) -> (R·B,…)
+
     def step(i, t, state):
         seen = dict(state, xt=blend.mix(state["xt"], state["t_next"]), x0=blend.mix(state["x0"], -1), z=state["z"][:B])
         new = callback(i, t, seen) or {}
-        moved = {"z": state["z"] + (new["z"] - seen["z"]).repeat(R, 1)} if "z" in new else {}  # the same displacement for every code
+        moved = (
+            {"z": state["z"] + (new["z"] - seen["z"]).repeat(R, 1)} if "z" in new else {}
+        )  # the same displacement for every code
         return {"xt": every(new.get("xt", seen["xt"]))} | moved
+
     down = sampling.render(self.autoencoder, every(x_T), blend.codes.flatten(0, 1), n, callback_on_step_end=step, **how)
-    xs = None if down.xs is None else down.xs[:, :B]                                          # (n+1,R·B,…) -> (n+1,B,…)
-    x0s = None if down.x0s is None else torch.stack([blend.mix(o, -1) for o in down.x0s])     # (n,R·B,…) -> (n,B,…)
+    xs = None if down.xs is None else down.xs[:, :B]  # (n+1,R·B,…) -> (n+1,B,…)
+    x0s = None if down.x0s is None else torch.stack([blend.mix(o, -1) for o in down.x0s])  # (n,R·B,…) -> (n,B,…)
     return Trajectory(down.images[:B], x_T, down.timesteps, down.network_calls, xs, x0s)
 
 # %% ../nbs/12_pipeline.ipynb #6f4ceb11
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 
+
 def _as_output(x, output_type):
     "Images (B,3,S,S) in [-1, 1] in the form asked for; codes pass."
-    if output_type == "pil": return to_pil(x)
-    if output_type in ("pt", "latent"): return x
-    return ((x + 1) / 2).clamp(0, 1).movedim(1, -1).float().cpu().numpy()                     # (B,3,S,S) -> (B,S,S,3)
+    if output_type == "pil":
+        return to_pil(x)
+    if output_type in ("pt", "latent"):
+        return x
+    return ((x + 1) / 2).clamp(0, 1).movedim(1, -1).float().cpu().numpy()  # (B,3,S,S) -> (B,S,S,3)
+
 
 _KINDS = {"DDIMScheduler": "ddim", "DPMSolverMultistepScheduler": "dpmsolver++", "UniPCMultistepScheduler": "unipc"}
 
+
 def _renderer(scheduler):
     "The name of a solver from its name, a diffusers scheduler, or None for DDIM."
-    if scheduler is None or scheduler in RENDERERS: return scheduler or "ddim"
-    if type(scheduler).__name__ in _KINDS: return _KINDS[type(scheduler).__name__]
+    if scheduler is None or scheduler in RENDERERS:
+        return scheduler or "ddim"
+    if type(scheduler).__name__ in _KINDS:
+        return _KINDS[type(scheduler).__name__]
     name = scheduler if isinstance(scheduler, str) else type(scheduler).__name__
     raise ValueError(unknown_name("scheduler", name, [*RENDERERS, *_KINDS]))
 
-
 # %% ../nbs/12_pipeline.ipynb #4b378914
 @patch
-def _stepper(self:LatRefPipeline, bar, callback=None):
+def _stepper(self: LatRefPipeline, bar, callback=None):
     "What the loops call after each step: the bar, then the caller's function in diffusers' form."
+
     def step(i, t, state):
         bar.update()
         return callback(self, i, t, state) if callback else None
+
     return step
+
 
 def _repeated(way, k):
     "A Trajectory with each of its images k times, one after the other."
     each = lambda o, dim: None if o is None else o.repeat_interleave(k, dim)
     return replace(way, images=each(way.images, 0), xT=each(way.xT, 0), xs=each(way.xs, 1), x0s=each(way.x0s, 1))
 
+
 @patch
-def _way(self:LatRefPipeline, x, z, x_T, n, code, blended, callback, generator, dtype, return_trajectory, method="ddim", k=1):
+def _way(
+    self: LatRefPipeline, x, z, x_T, n, code, blended, callback, generator, dtype, return_trajectory, method="ddim", k=1
+):
     """From images to noise, unless it is given, and down again, k times each, under `code`, or under what `blended` makes of
     the source's path: both Trajectories; without a code only the way up."""
     how, up = dict(dtype=dtype, return_trajectory=return_trajectory), None
     with self.progress_bar(total=n * ((x_T is None) + (code is not None))) as bar:
-        if x_T is None: up = _repeated(self._invert(x, z, n, callback_on_step_end=self._stepper(bar), dtype=dtype, return_trajectory=return_trajectory or blended is not None), k)
-        every = z.repeat_interleave(k, 0)                                                     # (B,d) -> (B·k,d)
-        start = up.xT if up else random_xT(self.autoencoder, every, generator) if isinstance(x_T, str) and x_T == "random" else _for_all(x_T, len(every), "noises")
-        if code is None: return up, start, None
+        if x_T is None:
+            up = _repeated(
+                self._invert(
+                    x,
+                    z,
+                    n,
+                    callback_on_step_end=self._stepper(bar),
+                    dtype=dtype,
+                    return_trajectory=return_trajectory or blended is not None,
+                ),
+                k,
+            )
+        every = z.repeat_interleave(k, 0)  # (B,d) -> (B·k,d)
+        start = (
+            up.xT
+            if up
+            else random_xT(self.autoencoder, every, generator)
+            if isinstance(x_T, str) and x_T == "random"
+            else _for_all(x_T, len(every), "noises")
+        )
+        if code is None:
+            return up, start, None
         how |= dict(callback_on_step_end=self._stepper(bar, callback), method=method)
-        if blended is None: return up, start, sampling.render(self.autoencoder, start, code, n, **how)
+        if blended is None:
+            return up, start, sampling.render(self.autoencoder, start, code, n, **how)
         path = source_path(x.repeat_interleave(k, 0), start, up, self.autoencoder.schedule)
         return up, start, self._render_blend(start, blended(path), n, how.pop("callback_on_step_end"), **how)
 
+
 @patch
-def _masks(self:LatRefPipeline, edits, n):
+def _masks(self: LatRefPipeline, edits, n):
     "The masks of edits as (n,1,S,S) or None each."
-    return [None if e.mask is None else _for_all(load_mask(e.mask, self.size, f"the mask of {e.tag}={e.value}"), n, "masks").to(self.device) for e in edits]
+    return [
+        None
+        if e.mask is None
+        else _for_all(load_mask(e.mask, self.size, f"the mask of {e.tag}={e.value}"), n, "masks").to(self.device)
+        for e in edits
+    ]
+
 
 @patch
 @torch.no_grad()
-def keep_mask(self:LatRefPipeline, z, z_edit, # codes (B,d) before and after
-              edits, # list of Edit that lie between them
-              keep=None # True or False; None: if one of the edits has a style, and none a mask of its own
-             ): # (B,1,S,S) where they may show, or None for everywhere
+def keep_mask(
+    self: LatRefPipeline,
+    z,
+    z_edit,  # codes (B,d) before and after
+    edits,  # list of Edit that lie between them
+    keep=None,  # True or False; None: if one of the edits has a style, and none a mask of its own
+):  # (B,1,S,S) where they may show, or None for everywhere
     "The mask outside which the source is kept."
-    if keep and self.picture_mask is None: raise ValueError("keep=True needs a picture_mask, and this checkpoint has no such network. Leave keep out, give an edit a mask, or train one with `latref_train mask`.")
-    if keep is None: keep = any(self._means(e) not in METHODS for e in edits) and all(e.mask is None for e in edits)
+    if keep and self.picture_mask is None:
+        raise ValueError(
+            "keep=True needs a picture_mask, and this checkpoint has no such network. Leave keep out, give an edit a mask, or train one with `latref_train mask`."
+        )
+    if keep is None:
+        keep = any(self._means(e) not in METHODS for e in edits) and all(e.mask is None for e in edits)
     return self.picture_mask(z, z_edit) if keep and edits and self.picture_mask is not None else None
 
+
 @patch
-def _blended(self:LatRefPipeline, edits, masks, codes, ends, x, generator):
+def _blended(self: LatRefPipeline, edits, masks, codes, ends, x, generator):
     "What rendering with masks needs, once the source's path is known."
     z, whole = ends[0], (len(x), 1, self.size, self.size)
     feats = self.features(x) if any(c is not None for c in codes) else None
     pick = lambda o, c: [o[i] for i in sorted(c)]
-    after = lambda c: ends[-1] if len(c) == len(edits) else self._chain(z, pick(edits, c), x, feats, generator, pick(codes, c))[0][-1]
+    after = lambda c: (
+        ends[-1] if len(c) == len(edits) else self._chain(z, pick(edits, c), x, feats, generator, pick(codes, c))[0][-1]
+    )
     regions = edit_regions(masks)
     inside, rest = [o for o in regions if o[0]], [w for c, w in regions if not c]
     keep = rest[0] if rest else torch.zeros(1, device=z.device)
@@ -731,58 +1136,113 @@ def _blended(self:LatRefPipeline, edits, masks, codes, ends, x, generator):
 # %% ../nbs/12_pipeline.ipynb #95301680
 def _variants(e, n, k):
     "The edit for n·k pictures, k of each image one after the other; a seed counts on from picture to picture of one image."
-    each = lambda o: o if o is None or isinstance(o, (str, Image.Image)) or len(o) != n else [r for r in o for _ in range(k)]
-    seeds = None if e.seed is None else tuple(s + j for s in (e.seed if isinstance(e.seed, tuple) else (e.seed,) * n) for j in range(k))
+    each = lambda o: (
+        o if o is None or isinstance(o, (str, Image.Image)) or len(o) != n else [r for r in o for _ in range(k)]
+    )
+    seeds = (
+        None
+        if e.seed is None
+        else tuple(s + j for s in (e.seed if isinstance(e.seed, tuple) else (e.seed,) * n) for j in range(k))
+    )
     style = e.style if e.style is None or len(e.style) != n else StyleCode.cat(each(list(e.style)))
-    mask = e.mask.repeat_interleave(k, 0) if isinstance(e.mask, Tensor) and e.mask.ndim > 2 and len(e.mask) == n else e.mask
-    reference = torch.stack(each(list(e.reference))) if isinstance(e.reference, Tensor) and e.reference.ndim == 4 else each(e.reference)
+    mask = (
+        e.mask.repeat_interleave(k, 0)
+        if isinstance(e.mask, Tensor) and e.mask.ndim > 2 and len(e.mask) == n
+        else e.mask
+    )
+    reference = (
+        torch.stack(each(list(e.reference)))
+        if isinstance(e.reference, Tensor) and e.reference.ndim == 4
+        else each(e.reference)
+    )
     return replace(e, seed=seeds, style=style, mask=mask, reference=reference)
+
 
 @patch
 @torch.no_grad()
-def __call__(self:LatRefPipeline, images=None, # see `load_images`
-             edits=(), # see `check_edits`; applied in order; none is the round trip
-             num_inference_steps=20, # steps of inversion and of rendering
-             *, image=None, # the same as `images`, by diffusers' name
-             generator=None, # for noise that is drawn; a list has one per picture
-             x_T=None, # (B,3,S,S) noise to render from; "random" draws it; None inverts the source
-             keep=None, # keep the source outside the mask of `keep_mask`: True or False; None: for style edits that have no mask of their own and are rendered from the source's noise
-             num_images_per_prompt=1, # pictures of each image, one after the other; the seeds of drawn styles count on from one to the next
-             scheduler=None, # what renders: "ddim", "dpmsolver++", "unipc", or a diffusers scheduler of these kinds, on the model's own noise levels
-             output_type="pil", # "pil", "pt" (B,3,S,S) in [-1, 1], "np" (B,S,S,3) in [0, 1], "latent": the codes (B,d), nothing is rendered
-             return_dict=True, # False: a plain tuple of the fields that are there
-             callback_on_step_end=None, # f(pipe, step, timestep, {"xt", "x0", "z", …}) at each rendering step; may return new "xt" or "z"
-             return_trajectory=False, # keep every step of both ways
-             dtype=None # autocast the network to this dtype, or to a precision's: "auto", "no", "bf16"
-            ): # LatRefOutput
+def __call__(
+    self: LatRefPipeline,
+    images=None,  # see `load_images`
+    edits=(),  # see `check_edits`; applied in order; none is the round trip
+    num_inference_steps=20,  # steps of inversion and of rendering
+    *,
+    image=None,  # the same as `images`, by diffusers' name
+    generator=None,  # for noise that is drawn; a list has one per picture
+    x_T=None,  # (B,3,S,S) noise to render from; "random" draws it; None inverts the source
+    keep=None,  # keep the source outside the mask of `keep_mask`: True or False; None: for style edits that have no mask of their own and are rendered from the source's noise
+    num_images_per_prompt=1,  # pictures of each image, one after the other; the seeds of drawn styles count on from one to the next
+    scheduler=None,  # what renders: "ddim", "dpmsolver++", "unipc", or a diffusers scheduler of these kinds, on the model's own noise levels
+    output_type="pil",  # "pil", "pt" (B,3,S,S) in [-1, 1], "np" (B,S,S,3) in [0, 1], "latent": the codes (B,d), nothing is rendered
+    return_dict=True,  # False: a plain tuple of the fields that are there
+    callback_on_step_end=None,  # f(pipe, step, timestep, {"xt", "x0", "z", …}) at each rendering step; may return new "xt" or "z"
+    return_trajectory=False,  # keep every step of both ways
+    dtype=None,  # autocast the network to this dtype, or to a precision's: "auto", "no", "bf16"
+):  # LatRefOutput
     "Edit images: encode, invert, move the code, render."
-    if output_type not in OUTPUT_TYPES: raise ValueError(unknown_name("output_type", output_type, OUTPUT_TYPES))
-    if (images is None) == (image is None): raise ValueError(f"{'no images' if image is None else 'images and image'} came. Give one of the two.")
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(unknown_name("output_type", output_type, OUTPUT_TYPES))
+    if (images is None) == (image is None):
+        raise ValueError(f"{'no images' if image is None else 'images and image'} came. Give one of the two.")
     k, method, render = int(num_images_per_prompt), _renderer(scheduler), output_type != "latent"
-    if k < 1: raise ValueError(f"num_images_per_prompt={num_images_per_prompt} came. Give 1 or more.")
+    if k < 1:
+        raise ValueError(f"num_images_per_prompt={num_images_per_prompt} came. Give 1 or more.")
     edits, once = self.check_edits(edits), self.load_images(images if image is None else image)
-    z, x = self.encode(once), once.repeat_interleave(k, 0)                                    # (B,d), (B·k,3,S,S)
-    if k > 1: edits = [_variants(e, len(once), k) for e in edits]
+    z, x = self.encode(once), once.repeat_interleave(k, 0)  # (B,d), (B·k,3,S,S)
+    if k > 1:
+        edits = [_variants(e, len(once), k) for e in edits]
     masks = self._masks(edits, len(x))
     zs, styles = self._chain(z.repeat_interleave(k, 0), edits, x, generator=generator)
-    blended = self._blended(edits, masks, styles, zs, x, generator) if render and any(m is not None for m in masks) else None
-    up, start, down = self._way(once, z, x_T, num_inference_steps, zs[-1] if render else None, blended, callback_on_step_end, generator, dtype, return_trajectory, method, k)
+    blended = (
+        self._blended(edits, masks, styles, zs, x, generator) if render and any(m is not None for m in masks) else None
+    )
+    up, start, down = self._way(
+        once,
+        z,
+        x_T,
+        num_inference_steps,
+        zs[-1] if render else None,
+        blended,
+        callback_on_step_end,
+        generator,
+        dtype,
+        return_trajectory,
+        method,
+        k,
+    )
     mask = self.keep_mask(zs[0], zs[-1], edits, False if keep is None and x_T is not None else keep)
-    made = dict(x_T=start, zs=zs, source=x, edits=edits, styles=styles, mask=mask, **(dict(inverted=up, rendered=down) if return_trajectory else {}))
+    made = dict(
+        x_T=start,
+        zs=zs,
+        source=x,
+        edits=edits,
+        styles=styles,
+        mask=mask,
+        **(dict(inverted=up, rendered=down) if return_trajectory else {}),
+    )
     images = zs[-1] if not render else down.images if mask is None else torch.lerp(x, down.images.clamp(-1, 1), mask)
     out = self._output(images, output_type, **made)
     return out if return_dict else out.to_tuple()
 
+
 @patch
-def _output(self:LatRefPipeline, images, output_type, zs, **made):
+def _output(self: LatRefPipeline, images, output_type, zs, **made):
     "All that was made, with what the classifier reads off the codes."
     both = [self.read(z) for z in (zs[0], zs[-1])]
-    chances = both[0] and {t: torch.stack([p[t] for p in both]) for t in both[0]}             # (B,n_values) twice -> (2,B,n_values)
-    return LatRefOutput(_as_output(images if output_type == "latent" else images.clamp(-1, 1), output_type), z=zs[0], z_edit=zs[-1], zs=zs, probabilities=chances, **made)
+    chances = both[0] and {
+        t: torch.stack([p[t] for p in both]) for t in both[0]
+    }  # (B,n_values) twice -> (2,B,n_values)
+    return LatRefOutput(
+        _as_output(images if output_type == "latent" else images.clamp(-1, 1), output_type),
+        z=zs[0],
+        z_edit=zs[-1],
+        zs=zs,
+        probabilities=chances,
+        **made,
+    )
 
 # %% ../nbs/12_pipeline.ipynb #5f1856d0
 @patch
-def _between(self:LatRefPipeline, z, x, a, b, n, generator):
+def _between(self: LatRefPipeline, z, x, a, b, n, generator):
     "Codes on the way from the edits a to the edits b, (n,B,d), and the mixed styles of each step, or None."
     ts = torch.linspace(0, 1, n).tolist()
     means = [self._means(e) for e in (*a, *b)]
@@ -790,46 +1250,94 @@ def _between(self:LatRefPipeline, z, x, a, b, n, generator):
         feats, (first, last) = self.features(x), [self._style_of(e, len(z), x) for e in (*a, *b)]
         codes = [first.mix(last, t) for t in ts]
         gains = [a[0].gain + t * (b[0].gain - a[0].gain) for t in ts]
-        return torch.stack([self._apply(Edit(a[0].tag, a[0].value, style=c, gain=g), c, z, feats)[0] for c, g in zip(codes, gains)]), codes
+        return torch.stack(
+            [self._apply(Edit(a[0].tag, a[0].value, style=c, gain=g), c, z, feats)[0] for c, g in zip(codes, gains)]
+        ), codes
     first, last = [self._chain(z, e, x, generator=generator)[0][-1] for e in (a, b)]
-    return torch.stack([torch.lerp(first, last, t) for t in ts]), None                        # n × (B,d) -> (n,B,d)
+    return torch.stack([torch.lerp(first, last, t) for t in ts]), None  # n × (B,d) -> (n,B,d)
+
 
 @patch
-def _mask_between(self:LatRefPipeline, a, b, B, n):
+def _mask_between(self: LatRefPipeline, a, b, B, n):
     "Where the steps from a to b may show: (B·n,1,S,S), or None for everywhere."
+
     def where(edits):
         masks = self._masks(edits, B)
-        return None if not masks or None in [None if m is None else 1 for m in masks] else 1 - torch.stack([1 - m for m in masks]).prod(0)
+        return (
+            None
+            if not masks or None in [None if m is None else 1 for m in masks]
+            else 1 - torch.stack([1 - m for m in masks]).prod(0)
+        )
+
     ends = [where(a or b), where(b or a)]
-    if ends == [None, None]: return None
+    if ends == [None, None]:
+        return None
     first, last = [torch.ones(B, 1, self.size, self.size, device=self.device) if m is None else m for m in ends]
-    return torch.stack([torch.lerp(first, last, t) for t in torch.linspace(0, 1, n).tolist()], 1).flatten(0, 1)      # (B,n,1,S,S) -> (B·n,1,S,S)
+    return torch.stack([torch.lerp(first, last, t) for t in torch.linspace(0, 1, n).tolist()], 1).flatten(
+        0, 1
+    )  # (B,n,1,S,S) -> (B·n,1,S,S)
 
 # %% ../nbs/12_pipeline.ipynb #c7c9a101
 @patch
 @torch.no_grad()
-def interpolate(self:LatRefPipeline, images, # see `load_images`
-                edit_a, edit_b, # an edit each, or several, or None for the source
-                n=5, # steps, both ends included
-                num_inference_steps=20, # of inversion and of rendering
-                *, generator=None, # for image-specific walks with noise
-                output_type="pil", dtype=None # see the call
-               ): # LatRefOutput of B·n images: n steps of the first image, then of the second …
+def interpolate(
+    self: LatRefPipeline,
+    images,  # see `load_images`
+    edit_a,
+    edit_b,  # an edit each, or several, or None for the source
+    n=5,  # steps, both ends included
+    num_inference_steps=20,  # of inversion and of rendering
+    *,
+    generator=None,  # for image-specific walks with noise
+    output_type="pil",
+    dtype=None,  # see the call
+):  # LatRefOutput of B·n images: n steps of the first image, then of the second …
     "A smooth way from one edit to another; styles of one value are mixed as codes."
-    if output_type not in OUTPUT_TYPES: raise ValueError(unknown_name("output_type", output_type, OUTPUT_TYPES))
-    if n < 2: raise ValueError(f"n={n} steps came. An interpolation has at least its two ends: n=2.")
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(unknown_name("output_type", output_type, OUTPUT_TYPES))
+    if n < 2:
+        raise ValueError(f"n={n} steps came. An interpolation has at least its two ends: n=2.")
     a, b, x = self.check_edits(edit_a), self.check_edits(edit_b), self.load_images(images)
-    each, z = (lambda o: o.repeat_interleave(n, 0)), self.encode(x)                            # (B,…) -> (B·n,…)
+    each, z = (lambda o: o.repeat_interleave(n, 0)), self.encode(x)  # (B,…) -> (B·n,…)
     codes, styles = self._between(z, x, a, b, n, generator)
-    codes, mask = codes.transpose(0, 1).flatten(0, 1), self._mask_between(a, b, len(x), n)     # (n,B,d) -> (B·n,d)
+    codes, mask = codes.transpose(0, 1).flatten(0, 1), self._mask_between(a, b, len(x), n)  # (n,B,d) -> (B·n,d)
     up = self._invert(x, z, num_inference_steps, dtype=dtype, return_trajectory=mask is not None)
     path = source_path(x, up.xT, up, self.autoencoder.schedule)
-    if mask is None: down = sampling.render(self.autoencoder, each(up.xT), codes, num_inference_steps, dtype=dtype)
-    else: down = self._render_blend(each(up.xT), Blend(codes[None], mask[None], 1 - mask, lambda t: each(path(t))), num_inference_steps, lambda *_: None, dtype=dtype)
-    mixed = [replace(styles[0], **{part: torch.stack([getattr(c, part) for c in styles], 1).flatten(0, 1) for part in ("vector", "tokens")})] if styles else []
+    if mask is None:
+        down = sampling.render(self.autoencoder, each(up.xT), codes, num_inference_steps, dtype=dtype)
+    else:
+        down = self._render_blend(
+            each(up.xT),
+            Blend(codes[None], mask[None], 1 - mask, lambda t: each(path(t))),
+            num_inference_steps,
+            lambda *_: None,
+            dtype=dtype,
+        )
+    mixed = (
+        [
+            replace(
+                styles[0],
+                **{
+                    part: torch.stack([getattr(c, part) for c in styles], 1).flatten(0, 1)
+                    for part in ("vector", "tokens")
+                },
+            )
+        ]
+        if styles
+        else []
+    )
     kept = self.keep_mask(each(z), codes, [*a, *b])
     images = down.images if kept is None else torch.lerp(each(x), down.images.clamp(-1, 1), kept)
-    return self._output(images, output_type, torch.stack([each(z), codes]), x_T=each(up.xT), source=each(x), edits=[*a, *b], styles=mixed, mask=kept)
+    return self._output(
+        images,
+        output_type,
+        torch.stack([each(z), codes]),
+        x_T=each(up.xT),
+        source=each(x),
+        edits=[*a, *b],
+        styles=mixed,
+        mask=kept,
+    )
 
 # %% ../nbs/12_pipeline.ipynb #c794f3c3
 def _in_use(path):
@@ -837,95 +1345,129 @@ def _in_use(path):
     place, here = path.resolve(), Path.cwd().resolve()
     return place in (here, *here.parents) or any(not p.is_file() and p.name not in PARTS for p in path.iterdir())
 
+
 @contextmanager
 def _saving_into(path):
     "A folder to fill, then put in the place of `path`, whose other files stay; one in use gets its parts one by one."
     if path.is_dir() and _in_use(path):
-        with atomic_folder(path/".new") as tmp: yield tmp
-        for p in sorted((path/".new").iterdir(), key=lambda p: (p.name == INDEX, p.name)):
-            if not p.is_dir(): os.replace(p, path/p.name); continue
-            with atomic_folder(path/p.name) as part: shutil.copytree(p, part, dirs_exist_ok=True)
-        shutil.rmtree(path/".new")
+        with atomic_folder(path / ".new") as tmp:
+            yield tmp
+        for p in sorted((path / ".new").iterdir(), key=lambda p: (p.name == INDEX, p.name)):
+            if not p.is_dir():
+                os.replace(p, path / p.name)
+                continue
+            with atomic_folder(path / p.name) as part:
+                shutil.copytree(p, part, dirs_exist_ok=True)
+        shutil.rmtree(path / ".new")
         return
     with atomic_folder(path) as tmp:
         yield tmp
         for p in path.iterdir() if path.is_dir() else ():
-            if p.is_file() and not (tmp/p.name).exists(): shutil.copyfile(p, tmp/p.name)
+            if p.is_file() and not (tmp / p.name).exists():
+                shutil.copyfile(p, tmp / p.name)
+
 
 @patch
-def save_pretrained(self:LatRefPipeline, save_directory, # the folder; other files in it (a model card) stay
-                    safe_serialization=True, # nothing else could be loaded again, so False is refused
-                    variant=None, # "fp16" and the like: to be loaded with the same
-                    **how # more arguments of diffusers' `save_pretrained`
-                   ):
+def save_pretrained(
+    self: LatRefPipeline,
+    save_directory,  # the folder; other files in it (a model card) stay
+    safe_serialization=True,  # nothing else could be loaded again, so False is refused
+    variant=None,  # "fp16" and the like: to be loaded with the same
+    **how,  # more arguments of diffusers' `save_pretrained`
+):
     "Write the whole, all or nothing; weights that are not finite are refused."
     refuse_saving(safe_serialization, variant, **how)
-    for name, m in self.parts.items(): check_finite(m.state_dict(), f"the {name}")
+    for name, m in self.parts.items():
+        check_finite(m.state_dict(), f"the {name}")
     with _saving_into(settled(save_directory)) as tmp:
         DiffusionPipeline.save_pretrained(self, tmp, variant=variant, **how)
 
 # %% ../nbs/12_pipeline.ipynb #f3b27b6c
-def join_images(images, # (B,3,S,S) in [-1, 1]
-                gap=2 # white pixels between
-               ): # (3,S,B·S+(B-1)·gap)
+def join_images(
+    images,  # (B,3,S,S) in [-1, 1]
+    gap=2,  # white pixels between
+):  # (3,S,B·S+(B-1)·gap)
     "Images side by side in one picture."
     white = images.new_ones(3, images.shape[-1], gap)
-    return torch.cat([o for x in images for o in (x, white)][:-1], 2)              # (3,S,S), (3,S,gap), … -> (3,S,…)
+    return torch.cat([o for x in images for o in (x, white)][:-1], 2)  # (3,S,S), (3,S,gap), … -> (3,S,…)
+
 
 REPORT = "edits.json"
+
 
 @dataclass
 class EditReport:
     "What `edit_files` did, a row for each file."
-    out: Path         # the folder
-    rows: list        # {"file", "edited", "strip", "before", "after", "probability"} or {"file", "error"}
-    path: Path = None # the JSON file with all of this, once it is written
-    head: dict = field(default_factory=dict)     # what holds for all rows: model, edits, settings
+
+    out: Path  # the folder
+    rows: list  # {"file", "edited", "strip", "before", "after", "probability"} or {"file", "error"}
+    path: Path = None  # the JSON file with all of this, once it is written
+    head: dict = field(default_factory=dict)  # what holds for all rows: model, edits, settings
     earlier: list = field(default_factory=list)  # edited pictures that earlier runs left in the folder
+
     @property
-    def done(self): return [r for r in self.rows if "error" not in r]
+    def done(self):
+        return [r for r in self.rows if "error" not in r]
+
     @property
-    def failed(self): return [r for r in self.rows if "error" in r]
-    def save(self): # None, or an OSError
+    def failed(self):
+        return [r for r in self.rows if "error" in r]
+
+    def save(self):  # None, or an OSError
         "Write edits.json, whole or not at all. A run that edited nothing leaves the record of an earlier one."
-        if not self.rows or not (self.done or self.path or not (self.out/REPORT).exists()): return
+        if not self.rows or not (self.done or self.path or not (self.out / REPORT).exists()):
+            return
         now = {r["edited"] for r in self.done}
         earlier = [n for n in self.earlier if n not in now]
         record = self.head | {"files": self.rows} | ({"earlier": earlier} if earlier else {})
-        self.path = write_json(record, self.out/REPORT)
+        self.path = write_json(record, self.out / REPORT)
 
 # %% ../nbs/12_pipeline.ipynb #55bd6dfb
-PRODUCTS = ("_edited.png", "_strip.png", "_compare.png")      # what is written for a file, behind its name
+PRODUCTS = ("_edited.png", "_strip.png", "_compare.png")  # what is written for a file, behind its name
 
-def own_products(out # a folder, perhaps one that `edit_files` has written to
-                ): # set of file names: what earlier runs made there, by its edits.json
+
+def own_products(
+    out,  # a folder, perhaps one that `edit_files` has written to
+):  # set of file names: what earlier runs made there, by its edits.json
     "What may be overwritten in a folder of edited pictures; an error where edits.json is somebody else's."
-    path, names = Path(out)/REPORT, []
-    if not os.path.lexists(path): return set()
+    path, names = Path(out) / REPORT, []
+    if not os.path.lexists(path):
+        return set()
     try:
         record = read_json(path, "a record of edits", limit=10**9)
         names = [r["edited"] for r in record["files"] if "edited" in r] + record.get("earlier", [])
         stems = [n.removesuffix(PRODUCTS[0]) for n in names if Path(n).name == n]
     except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise ValueError(f"{shown(path)} is in the way: it is no record of edits ({_brief(str(e))}). "
-                         "Move it away, or choose another folder.") from None
+        raise ValueError(
+            f"{shown(path)} is in the way: it is no record of edits ({_brief(str(e))}). "
+            "Move it away, or choose another folder."
+        ) from None
     return {s + kind for s in stems for kind in PRODUCTS}
+
 
 def _real(path):
     "Where a path leads; None for what is no path."
-    try: return os.path.realpath(path)
-    except (TypeError, ValueError, OSError): return None
+    try:
+        return os.path.realpath(path)
+    except (TypeError, ValueError, OSError):
+        return None
+
 
 def _free_names(out, inputs):
     "A function that names the products of a file in a folder, so that nobody's file is overwritten."
     mine, kept, used = own_products(out), {_real(p) for p in inputs}, set()
-    def theirs(path): return os.path.lexists(path) and path.name not in mine or _real(path) in kept
+
+    def theirs(path):
+        return os.path.lexists(path) and path.name not in mine or _real(path) in kept
+
     def name_of(file):
-        stem, n = short_name(Path(file).stem, 40), 1                        # room for a number and for what follows
+        stem, n = short_name(Path(file).stem, 40), 1  # room for a number and for what follows
         name = stem
-        while name in used or any(theirs(out/(name + k)) for k in PRODUCTS): n, name = n + 1, f"{stem}-{n + 1}"
+        while name in used or any(theirs(out / (name + k)) for k in PRODUCTS):
+            n, name = n + 1, f"{stem}-{n + 1}"
         used.add(name)
         return name
+
     return name_of
 
 # %% ../nbs/12_pipeline.ipynb #6b2f3c18
@@ -937,10 +1479,14 @@ def _error_row(file, e):
         said = f"{shown(file)}: was not edited ({kind}{said})."
     return {"file": str(file), "error": said}
 
+
 def _read_file(pipe, file):
     "The picture at the network's size, or the row that says why not."
-    try: return load_image(file, pipe.size)
-    except Exception as e: return _error_row(file, e)
+    try:
+        return load_image(file, pipe.size)
+    except Exception as e:
+        return _error_row(file, e)
+
 
 def _edit_some(pipe, images, seeds, edits, how):
     "What the pipeline makes of a few pictures, and what it reads off the results."
@@ -948,24 +1494,35 @@ def _edit_some(pipe, images, seeds, edits, how):
     result = pipe(torch.stack(images), edits, generator=generator, output_type="pt", **how)
     return result, pipe.read(pipe.encode(result.images))
 
+
 def _row(pipe, file, name, out, result, after, i):
     "Write one edited image and its strip; say what was done."
     x = result.images[i]
     row = {"file": str(file), "edited": name + PRODUCTS[0], "strip": name + PRODUCTS[1]}
     strip = join_images(torch.stack([result.source[i].cpu(), x.cpu()]))
-    save_image(x, out/row["edited"])
-    try: save_image(strip, out/row["strip"])
-    except BaseException: (out/row["edited"]).unlink(missing_ok=True); raise       # no picture without its row
-    if after is None: return row                                                   # nobody here can read a tag
+    save_image(x, out / row["edited"])
+    try:
+        save_image(strip, out / row["strip"])
+    except BaseException:
+        (out / row["edited"]).unlink(missing_ok=True)
+        raise  # no picture without its row
+    if after is None:
+        return row  # nobody here can read a tag
     read = lambda p: {t: pipe.tags[t].values[int(o[i].argmax())] for t, o in p.items()}
     before = {t: p[0] for t, p in result.probabilities.items()}
     chance = lambda p, e: round(float(p[e.tag][i, pipe.tags[e.tag].index(e.value)]), 4)
-    return row | {"before": read(before), "after": read(after), "probability": {f"{e.tag}={e.value}": [chance(before, e), chance(after, e)] for e in result.edits}}
+    return row | {
+        "before": read(before),
+        "after": read(after),
+        "probability": {f"{e.tag}={e.value}": [chance(before, e), chance(after, e)] for e in result.edits},
+    }
 
 # %% ../nbs/12_pipeline.ipynb #426c74b6
 @patch
-def loaded(self:LatRefPipeline, edits # see `check_edits`
-          ): # list of Edit whose references and masks have been read: styles and tensors
+def loaded(
+    self: LatRefPipeline,
+    edits,  # see `check_edits`
+):  # list of Edit whose references and masks have been read: styles and tensors
     "The same edits for many calls: each file is read once, and what is wrong with it is said now."
     edits, out = self.check_edits(edits), []
     for e in edits:
@@ -973,7 +1530,8 @@ def loaded(self:LatRefPipeline, edits # see `check_edits`
         mask = None if e.mask is None else load_mask(e.mask, self.size, f"the mask of {e.tag}={e.value}")
         given = {"style": code, "seed": e.seed if isinstance(e.seed, tuple) else None, "mask": mask}
         for k, v in given.items():
-            if v is None or len(v) < 2: continue
+            if v is None or len(v) < 2:
+                continue
             raise ValueError(f"the edit {e} has a {k} for each of several images. For files give one for all.")
         out.append(replace(e, reference=None, style=code, mask=mask))
     edit_regions([e.mask for e in out])
@@ -984,30 +1542,41 @@ def _edit_batch(pipe, files, seeds, edits, out, name_of, how):
     "Read, edit and write a few files: their rows. Where they fail together, each is tried alone."
     images = [_read_file(pipe, f) for f in files]
     good, together = [i for i, x in enumerate(images) if isinstance(x, Tensor)], None
-    def edit(these): return _edit_some(pipe, [images[i] for i in these], [seeds[i] for i in these], edits, how)
-    with suppress(Exception): together = edit(good) if len(good) > 1 else None
+
+    def edit(these):
+        return _edit_some(pipe, [images[i] for i in these], [seeds[i] for i in these], edits, how)
+
+    with suppress(Exception):
+        together = edit(good) if len(good) > 1 else None
     for i, file in enumerate(files):
-        if i not in good: yield images[i]; continue
+        if i not in good:
+            yield images[i]
+            continue
         try:
             result, after = together or edit([i])
             row = _row(pipe, file, name_of(file), out, result, after, good.index(i) if together else 0)
-        except Exception as e: row = _error_row(file, e)
+        except Exception as e:
+            row = _error_row(file, e)
         yield row
 
-def edit_files(pipe, # LatRefPipeline
-               files, # paths, any iterable
-               edits, # see `check_edits`
-               out, # folder for the images, the strips and edits.json
-               *, batch_size=8, # files at a time: memory does not grow with their number
-               precision="auto", # of the network in both loops: by the machine, see chapter 00; or "no", "bf16"
-               seed=None, # image i uses seed + i
-               report=None, # called with each row
-               **how # more arguments of the pipeline: num_inference_steps, x_T
-              ): # EditReport
+
+def edit_files(
+    pipe,  # LatRefPipeline
+    files,  # paths, any iterable
+    edits,  # see `check_edits`
+    out,  # folder for the images, the strips and edits.json
+    *,
+    batch_size=8,  # files at a time: memory does not grow with their number
+    precision="auto",  # of the network in both loops: by the machine, see chapter 00; or "no", "bf16"
+    seed=None,  # image i uses seed + i
+    report=None,  # called with each row
+    **how,  # more arguments of the pipeline: num_inference_steps, x_T
+):  # EditReport
     "Edit files a few at a time; whatever one of them throws is its row, and nobody's file is overwritten."
     files, edits, out = list(files), pipe.check_edits(edits), user_path(out)
-    if batch_size < 1: raise ValueError(f"batch_size={batch_size} came. At least one file at a time is needed.")
-    sampling.sampling_timesteps(pipe.autoencoder.schedule.T, how.get("num_inference_steps", 20))   # an error said once
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} came. At least one file at a time is needed.")
+    sampling.sampling_timesteps(pipe.autoencoder.schedule.T, how.get("num_inference_steps", 20))  # an error said once
     precision = resolve_precision(precision, pipe.device)
     ready, seeds = pipe.loaded(edits), [None if seed is None else _whole(seed) + i for i in range(len(files))]
     name_of = _free_names(out, [*files, *(o for e in edits for o in (e.reference, e.mask) if isinstance(o, str))])
@@ -1015,83 +1584,120 @@ def edit_files(pipe, # LatRefPipeline
     result, how = EditReport(make_folder(out), [], None, head, _earlier(out)), {"dtype": precision} | how
     try:
         for batch in batched(zip(files, seeds), batch_size):
-            with suppress(OSError): result.save()                                  # a kill leaves what was done before
+            with suppress(OSError):
+                result.save()  # a kill leaves what was done before
             for row in _edit_batch(pipe, *zip(*batch), ready, out, name_of, how):
                 result.rows.append(row)
-                if report: report(row)
+                if report:
+                    report(row)
     except BaseException:
-        with suppress(OSError): result.save()
+        with suppress(OSError):
+            result.save()
         raise
     result.save()
     return result
+
 
 def _report_head(pipe, edits, seed, how):
     "What edits.json says of all files."
     settings = {k: v for k, v in how.items() if isinstance(v, (int, float, str))}
     return {"model": str(pipe.name_or_path or ""), "edits": [str(e) for e in edits], "seed": seed, **settings}
 
+
 def _earlier(out):
     "The edited pictures of earlier runs that are still in a folder."
-    return sorted(n for n in own_products(out) if n.endswith(PRODUCTS[0]) and (out/n).is_file())
+    return sorted(n for n in own_products(out) if n.endswith(PRODUCTS[0]) and (out / n).is_file())
 
 # %% ../nbs/12_pipeline.ipynb #031d981b
 @torch.no_grad()
-def encode_dataset(autoencoder, # DiffusionAutoencoder
-                   dataset, # of {"image", "labels"}
-                   n=None, # the first n; None: all
-                   batch_size=64, # images at a time
-                   progress=False # show a bar
-                  ): # z (n,d) float32, labels (n,n_tags), both on the CPU
+def encode_dataset(
+    autoencoder,  # DiffusionAutoencoder
+    dataset,  # of {"image", "labels"}
+    n=None,  # the first n; None: all
+    batch_size=64,  # images at a time
+    progress=False,  # show a bar
+):  # z (n,d) float32, labels (n,n_tags), both on the CPU
     "Codes and labels of a whole dataset."
-    n = min(n or len(dataset), len(dataset)); zs, labels = [], []
+    n = min(n or len(dataset), len(dataset))
+    zs, labels = [], []
     with sampling_mode(autoencoder):
         for i in tqdm(range(0, n, batch_size), disable=not progress, desc="encoding"):
             batch = _rows_of(dataset, range(i, min(i + batch_size, n)))
-            zs.append(autoencoder.encode(batch["image"].to(autoencoder.device, autoencoder.dtype)).float().cpu()); labels.append(batch["labels"].cpu())
-    return torch.cat(zs), torch.cat(labels)                                        # (b,d) -> (n,d), (b,n_tags) -> (n,n_tags)
+            zs.append(autoencoder.encode(batch["image"].to(autoencoder.device, autoencoder.dtype)).float().cpu())
+            labels.append(batch["labels"].cpu())
+    return torch.cat(zs), torch.cat(labels)  # (b,d) -> (n,d), (b,n_tags) -> (n,n_tags)
+
 
 def _rows_of(dataset, indices):
     "A batch of a dataset, in one go where it can."
-    if hasattr(dataset, "batch"): return dataset.batch(list(indices))
+    if hasattr(dataset, "batch"):
+        return dataset.batch(list(indices))
     return torch.utils.data.default_collate([dataset[i] for i in indices])
 
 # %% ../nbs/12_pipeline.ipynb #976b2d77
-def fit_pipeline(autoencoder, # trained DiffusionAutoencoder
-                 z, labels, # codes (n,d) and labels (n,n_tags) of training faces, from `encode_dataset`
-                 tags, # TagSet of the labels
-                 generator=None, # torch.Generator of the fits
-                 linear=None, mlp=None, # more arguments of `fit_classifiers` for each
-                 **settings # of the pipeline: method, inversion, iterations, options
-                ): # LatRefPipeline, not calibrated
+def fit_pipeline(
+    autoencoder,  # trained DiffusionAutoencoder
+    z,
+    labels,  # codes (n,d) and labels (n,n_tags) of training faces, from `encode_dataset`
+    tags,  # TagSet of the labels
+    generator=None,  # torch.Generator of the fits
+    linear=None,
+    mlp=None,  # more arguments of `fit_classifiers` for each
+    **settings,  # of the pipeline: method, inversion, iterations, options
+):  # LatRefPipeline, not calibrated
     "From a trained autoencoder to an editor: fit both classifiers."
-    fits = {kind: fit_classifiers(z, labels, tags, kind, generator=generator, **(how or {})) for kind, how in (("linear", linear), ("mlp", mlp))}
+    fits = {
+        kind: fit_classifiers(z, labels, tags, kind, generator=generator, **(how or {}))
+        for kind, how in (("linear", linear), ("mlp", mlp))
+    }
     return LatRefPipeline(autoencoder, **{k: f.to(autoencoder.device) for k, f in fits.items()}, **settings)
 
 # %% ../nbs/12_pipeline.ipynb #bf5a5b3d
-STRENGTHS = inspect.signature(calibrate_edits).parameters["strengths"].default    # what chapter 08 tries
+STRENGTHS = inspect.signature(calibrate_edits).parameters["strengths"].default  # what chapter 08 tries
+
 
 @patch
 @torch.no_grad()
-def calibrate(self:LatRefPipeline, images, # (n,3,S,S) faces that no classifier was fitted on
-              judge, # a network that trained none of the parts, or its predict: images (b,3,S,S) → labels (b,n_tags)
-              methods=METHODS, # whose strengths to find
-              num_inference_steps=20, batch_size=64, precision="auto", # of rendering, see the call's dtype
-              progress=False, # show a bar
-              **how # more arguments of chapter 08's `calibrate`: strengths, n, pairs
-             ): # {method: Calibration}; the strengths are kept in the classifiers
+def calibrate(
+    self: LatRefPipeline,
+    images,  # (n,3,S,S) faces that no classifier was fitted on
+    judge,  # a network that trained none of the parts, or its predict: images (b,3,S,S) → labels (b,n_tags)
+    methods=METHODS,  # whose strengths to find
+    num_inference_steps=20,
+    batch_size=64,
+    precision="auto",  # of rendering, see the call's dtype
+    progress=False,  # show a bar
+    **how,  # more arguments of chapter 08's `calibrate`: strengths, n, pairs
+):  # {method: Calibration}; the strengths are kept in the classifiers
     "Choose the strength of every edit by looking at decoded faces."
     parts, judge = list(self.load_images(images).split(batch_size)), label_reader(judge, self.tags)
     dtype = autocast_dtype(precision, self.device)
-    z = torch.cat([self.encode(x) for x in parts]); before = torch.cat([judge(x) for x in parts])
+    z = torch.cat([self.encode(x) for x in parts])
+    before = torch.cat([judge(x) for x in parts])
     x_T = torch.cat([self.invert(x, o, num_inference_steps, dtype=dtype) for x, o in zip(parts, z.split(batch_size))])
     tries, found = len(methods) * len(how.get("pairs") or self.tags.pairs) * len(how.get("strengths") or STRENGTHS), {}
     with tqdm(total=tries, desc="calibrating", disable=not progress) as bar:
+
         def decode(ze, i):
             bar.update()
-            return torch.cat([self.render(a, b, num_inference_steps, dtype=dtype) for a, b in zip(x_T[i].split(batch_size), ze.split(batch_size))])
+            return torch.cat(
+                [
+                    self.render(a, b, num_inference_steps, dtype=dtype)
+                    for a, b in zip(x_T[i].split(batch_size), ze.split(batch_size))
+                ]
+            )
+
         for m in methods:
             part = self.linear if m == "global_direction" else self.mlp
             part.set_strengths(m, Calibration({}))
-            found[m] = calibrate_edits(lambda ze, tag, value, s: self.edit(ze, Edit(tag, value, method=m, gain=s)), decode, judge, z, before, self.tags, **how)
+            found[m] = calibrate_edits(
+                lambda ze, tag, value, s: self.edit(ze, Edit(tag, value, method=m, gain=s)),
+                decode,
+                judge,
+                z,
+                before,
+                self.tags,
+                **how,
+            )
             part.set_strengths(m, found[m])
     return found

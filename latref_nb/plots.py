@@ -22,38 +22,72 @@ from .core import atomic_write, to_numpy
 
 # %% ../nbs/02_plots.ipynb #4f11a3ef
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444", "#F0E442")
-FONT, SMALL = 10.5, 9.5      # points: labels and headings, captions and ticks
-STYLE = {"font.size": FONT, "axes.titlesize": FONT + 1, "axes.titlelocation": "left", "axes.labelsize": FONT, "axes.spines.top": False, "axes.spines.right": False,
-         "axes.edgecolor": "#888888", "axes.linewidth": 0.8, "axes.grid": True, "axes.axisbelow": True, "grid.color": "#e6e6e6", "grid.linewidth": 0.7,
-         "xtick.color": "#666666", "ytick.color": "#666666", "xtick.labelcolor": "#333333", "ytick.labelcolor": "#333333", "xtick.labelsize": SMALL, "ytick.labelsize": SMALL,
-         "lines.linewidth": 1.8, "lines.markersize": 4, "legend.frameon": False, "legend.fontsize": SMALL, "figure.dpi": 72, "figure.facecolor": "white",
-         "savefig.facecolor": "white", "axes.prop_cycle": mpl.cycler(color=PALETTE), "image.interpolation": "antialiased"}
-WIDTH = 9.0            # inches: the widest a figure gets, about 650 pixels in a notebook
+FONT, SMALL = 10.5, 9.5  # points: labels and headings, captions and ticks
+STYLE = {
+    "font.size": FONT,
+    "axes.titlesize": FONT + 1,
+    "axes.titlelocation": "left",
+    "axes.labelsize": FONT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.7,
+    "xtick.color": "#666666",
+    "ytick.color": "#666666",
+    "xtick.labelcolor": "#333333",
+    "ytick.labelcolor": "#333333",
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4,
+    "legend.frameon": False,
+    "legend.fontsize": SMALL,
+    "figure.dpi": 72,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "axes.prop_cycle": mpl.cycler(color=PALETTE),
+    "image.interpolation": "antialiased",
+}
+WIDTH = 9.0  # inches: the widest a figure gets, about 650 pixels in a notebook
 
 # %% ../nbs/02_plots.ipynb #b55b0559
 def _styled(f):
     "Run `f` under the house style, and leave the reader's own settings as they were."
+
     @wraps(f)
     def inner(*args, **kwargs):
-        with mpl.rc_context(STYLE): return f(*args, **kwargs)
+        with mpl.rc_context(STYLE):
+            return f(*args, **kwargs)
+
     return inner
 
 # %% ../nbs/02_plots.ipynb #c37fa80d
 def _few_colors(im, colors):
     "At most that many colours, dithered; those that are nearly white become white, so that paper stays clean."
-    few = im.quantize(colors, kmeans=1); rgb = np.array(few.getpalette()).reshape(-1, 3)
-    rgb[rgb.min(1) > 242] = 255; few.putpalette(rgb.ravel().tolist())
+    few = im.quantize(colors, kmeans=1)
+    rgb = np.array(few.getpalette()).reshape(-1, 3)
+    rgb[rgb.min(1) > 242] = 255
+    few.putpalette(rgb.ravel().tolist())
     return im.quantize(palette=few, dither=Image.Dither.FLOYDSTEINBERG)
 
-def figure_png(fig, # any matplotlib figure
-               dpi=None, # pixels per inch; None takes the figure's own (72)
-               colors=None, # cut a file over `small` down to that many colours (≤ 256); None keeps all
-               small=16_000 # bytes
-              ): # bytes of a PNG file
+
+def figure_png(
+    fig,  # any matplotlib figure
+    dpi=None,  # pixels per inch; None takes the figure's own (72)
+    colors=None,  # cut a file over `small` down to that many colours (≤ 256); None keeps all
+    small=16_000,  # bytes
+):  # bytes of a PNG file
     "A figure as the bytes of a PNG, the same bytes every time."
     buf = io.BytesIO()
-    fig.savefig(buf, format="png", dpi=dpi or fig.dpi, bbox_inches="tight", pad_inches=0.06, metadata={"Software": None})
-    if colors is None or buf.tell() <= small: return buf.getvalue()
+    fig.savefig(
+        buf, format="png", dpi=dpi or fig.dpi, bbox_inches="tight", pad_inches=0.06, metadata={"Software": None}
+    )
+    if colors is None or buf.tell() <= small:
+        return buf.getvalue()
     cut = io.BytesIO()
     _few_colors(Image.open(buf).convert("RGB"), colors).save(cut, "PNG", optimize=True)
     return min(cut.getvalue(), buf.getvalue(), key=len)
@@ -61,88 +95,126 @@ def figure_png(fig, # any matplotlib figure
 # %% ../nbs/02_plots.ipynb #95556454
 class Picture(Figure):
     "A matplotlib figure, free of pyplot, that a notebook shows as one small PNG."
+
     def _repr_mimebundle_(self, include=None, exclude=None):
-        return {"image/png": base64.b64encode(figure_png(self, colors=96)).decode(), "text/plain": f"<Picture of {len(self.axes)} axes>"}
+        return {
+            "image/png": base64.b64encode(figure_png(self, colors=96)).decode(),
+            "text/plain": f"<Picture of {len(self.axes)} axes>",
+        }
 
 # %% ../nbs/02_plots.ipynb #aea65d76
 @_styled
-def new_figure(nrows=1, # rows of axes
-               ncols=1, # columns of axes
-               width=None, # inches; None: 5 for one column, else up to 9
-               height=None, # inches; None: 2.9 a row
-               **kwargs # more for `Figure.subplots`, such as sharey=True
-              ): # (Picture, axes): one axes, or an array of them
+def new_figure(
+    nrows=1,  # rows of axes
+    ncols=1,  # columns of axes
+    width=None,  # inches; None: 5 for one column, else up to 9
+    height=None,  # inches; None: 2.9 a row
+    **kwargs,  # more for `Figure.subplots`, such as sharey=True
+):  # (Picture, axes): one axes, or an array of them
     "An empty figure in the house style, for a plot of one's own."
     width = width or (5.0 if ncols == 1 else min(WIDTH, 3.6 * ncols))
     fig = Picture(figsize=(width, height or 2.9 * nrows), layout="constrained")
     return fig, fig.subplots(nrows, ncols, **kwargs)
 
-def show(fig # a figure
-        ): # None
+
+def show(
+    fig,  # a figure
+):  # None
     "Show a figure now, in the middle of a cell."
     from IPython.display import display
+
     display(fig)
 
 # %% ../nbs/02_plots.ipynb #ce12706b
-def save_figure(fig, # any matplotlib figure
-                path, # where; the suffix chooses the format (.png, .pdf, .svg, .jpg)
-                dpi=160 # pixels per inch, for the pixel formats
-               ): # the path
+def save_figure(
+    fig,  # any matplotlib figure
+    path,  # where; the suffix chooses the format (.png, .pdf, .svg, .jpg)
+    dpi=160,  # pixels per inch, for the pixel formats
+):  # the path
     "Write a figure, whole or not at all."
-    path = Path(path); kind = path.suffix.lower().lstrip(".")
+    path = Path(path)
+    kind = path.suffix.lower().lstrip(".")
     known = fig.canvas.get_supported_filetypes()
-    if kind not in known: raise ValueError(f"{path.name}: no figure format is known by the suffix {path.suffix!r}. Use .png, .pdf, .svg or .jpg.")
-    with atomic_write(path) as tmp: fig.savefig(tmp, format=kind, dpi=dpi, bbox_inches="tight", pad_inches=0.06)
+    if kind not in known:
+        raise ValueError(
+            f"{path.name}: no figure format is known by the suffix {path.suffix!r}. Use .png, .pdf, .svg or .jpg."
+        )
+    with atomic_write(path) as tmp:
+        fig.savefig(tmp, format=kind, dpi=dpi, bbox_inches="tight", pad_inches=0.06)
     return path
 
 # %% ../nbs/02_plots.ipynb #db2aaf3f
-def _refuse_image(a, why): return ValueError(f"{why} came. Allowed: (3,H,W) or (B,3,H,W) floats in [-1, 1], uint8 (H,W,3), PIL images, or a list of these.")
+def _refuse_image(a, why):
+    return ValueError(
+        f"{why} came. Allowed: (3,H,W) or (B,3,H,W) floats in [-1, 1], uint8 (H,W,3), PIL images, or a list of these."
+    )
+
 
 def _float_picture(a):
     "(C,H,W) floats in [-1, 1] -> (H,W,3) bytes."
     a = a.detach().float().cpu()
-    if a.ndim != 3 or a.shape[0] not in (1, 3): raise _refuse_image(a, f"an image of shape {tuple(a.shape)}")
-    if not torch.isfinite(a).all(): raise _refuse_image(a, "an image with NaN or infinity")
-    if a.abs().max() > 16: raise _refuse_image(a, f"an image with values over [{a.min():.3g}, {a.max():.3g}] (it looks like 0..255: use x/127.5 - 1)")
-    return to_numpy(a.expand(3, -1, -1))                              # (1|3,H,W) -> (H,W,3)
+    if a.ndim != 3 or a.shape[0] not in (1, 3):
+        raise _refuse_image(a, f"an image of shape {tuple(a.shape)}")
+    if not torch.isfinite(a).all():
+        raise _refuse_image(a, "an image with NaN or infinity")
+    if a.abs().max() > 16:
+        raise _refuse_image(
+            a, f"an image with values over [{a.min():.3g}, {a.max():.3g}] (it looks like 0..255: use x/127.5 - 1)"
+        )
+    return to_numpy(a.expand(3, -1, -1))  # (1|3,H,W) -> (H,W,3)
 
 # %% ../nbs/02_plots.ipynb #3899b62d
 def _one_picture(o):
     "One image of any allowed kind -> (H,W,3) bytes, or None for an empty place."
-    if o is None: return None
-    if isinstance(o, Image.Image): return np.asarray(o.convert("RGB"))
+    if o is None:
+        return None
+    if isinstance(o, Image.Image):
+        return np.asarray(o.convert("RGB"))
     if isinstance(o, np.ndarray):
-        if o.dtype == np.uint8 and o.ndim == 3 and o.shape[2] == 3: return o
+        if o.dtype == np.uint8 and o.ndim == 3 and o.shape[2] == 3:
+            return o
         o = torch.from_numpy(np.ascontiguousarray(o))
-    if not isinstance(o, torch.Tensor): raise _refuse_image(o, f"a {type(o).__name__}")
-    if not o.is_floating_point(): raise _refuse_image(o, f"an image of dtype {o.dtype} and shape {tuple(o.shape)}")
+    if not isinstance(o, torch.Tensor):
+        raise _refuse_image(o, f"a {type(o).__name__}")
+    if not o.is_floating_point():
+        raise _refuse_image(o, f"an image of dtype {o.dtype} and shape {tuple(o.shape)}")
     return _float_picture(o)
 
 # %% ../nbs/02_plots.ipynb #8c9b8bb3
-def as_pictures(images # anything `image_grid` takes, one level deep
-               ): # list of (H,W,3) uint8 arrays, None for an empty place
+def as_pictures(
+    images,  # anything `image_grid` takes, one level deep
+):  # list of (H,W,3) uint8 arrays, None for an empty place
     "One image, a batch or a list, as a list of byte pictures."
-    if isinstance(images, (torch.Tensor, np.ndarray)) and images.ndim == 3: images = [images]
-    if images is None or isinstance(images, Image.Image): images = [images]
+    if isinstance(images, (torch.Tensor, np.ndarray)) and images.ndim == 3:
+        images = [images]
+    if images is None or isinstance(images, Image.Image):
+        images = [images]
     out = [_one_picture(o) for o in images]
-    if not any(o is not None for o in out): raise ValueError("no images came. Give at least one.")
+    if not any(o is not None for o in out):
+        raise ValueError("no images came. Give at least one.")
     return out
 
 # %% ../nbs/02_plots.ipynb #df4bee0f
 def _grid_cells(images, ncol, rows, cols):
     "Cells as a list of rows, all of one length."
-    if isinstance(images, (torch.Tensor, np.ndarray)) and images.ndim == 5: images = list(images)      # (R,C,3,H,W) -> R × (C,3,H,W)
-    nested = isinstance(images, (list, tuple)) and any(isinstance(o, (list, tuple)) or getattr(o, "ndim", 3) == 4 for o in images)
-    if nested: cells = [as_pictures(r) for r in images]
+    if isinstance(images, (torch.Tensor, np.ndarray)) and images.ndim == 5:
+        images = list(images)  # (R,C,3,H,W) -> R × (C,3,H,W)
+    nested = isinstance(images, (list, tuple)) and any(
+        isinstance(o, (list, tuple)) or getattr(o, "ndim", 3) == 4 for o in images
+    )
+    if nested:
+        cells = [as_pictures(r) for r in images]
     else:
         flat = as_pictures(images)
         ncol = ncol or (len(cols) if cols else -(-len(flat) // len(rows)) if rows else min(len(flat), 8))
-        cells = [flat[i:i+ncol] for i in range(0, len(flat), ncol)]
+        cells = [flat[i : i + ncol] for i in range(0, len(flat), ncol)]
     n = max(map(len, cells))
     return [r + [None] * (n - len(r)) for r in cells]
 
+
 def _check_labels(labels, n, what):
-    if labels is not None and len(labels) != n: raise ValueError(f"{len(labels)} {what} came for {n}. Give one each.")
+    if labels is not None and len(labels) != n:
+        raise ValueError(f"{len(labels)} {what} came for {n}. Give one each.")
     return labels
 
 # %% ../nbs/02_plots.ipynb #cdfab89d
@@ -151,37 +223,62 @@ def _wrap(text, inches, size=FONT):
     chars = max(6, int(inches * 72 / (0.56 * size)))
     return "\n".join(textwrap.fill(line, chars, break_long_words=False) for line in str(text).split("\n"))
 
-def _height(texts, size=FONT): return max((t.count("\n") + 1 for t in texts if t), default=0) * 1.38 * size / 72      # inches
+
+def _height(texts, size=FONT):
+    return max((t.count("\n") + 1 for t in texts if t), default=0) * 1.38 * size / 72  # inches
+
 
 def _heading(fig, title, above=0.0):
     "A bold line above everything, left-aligned; `above`: inches already taken by labels."
-    if title: fig.text(0, 1 + (0.10 + above) / fig.get_figheight(), title, fontsize=FONT + 1.5, fontweight="bold", ha="left", va="bottom")
+    if title:
+        fig.text(
+            0,
+            1 + (0.10 + above) / fig.get_figheight(),
+            title,
+            fontsize=FONT + 1.5,
+            fontweight="bold",
+            ha="left",
+            va="bottom",
+        )
 
 # %% ../nbs/02_plots.ipynb #fe65ba62
 @_styled
-def image_grid(images, # (B,3,H,W) in [-1, 1], a list of images, or a list of rows of them; None leaves a place empty
-               *, ncol=None, # images a row (flat input); default: as many as `cols`, else up to 8
-               titles=None, # one for each image, in reading order
-               rows=None, # a label for each row
-               cols=None, # a label for each column
-               scale=1.0, # 1.0: a cell of up to 1.1 inches (79 pixels)
-               title=None # heading
-              ): # Picture
+def image_grid(
+    images,  # (B,3,H,W) in [-1, 1], a list of images, or a list of rows of them; None leaves a place empty
+    *,
+    ncol=None,  # images a row (flat input); default: as many as `cols`, else up to 8
+    titles=None,  # one for each image, in reading order
+    rows=None,  # a label for each row
+    cols=None,  # a label for each column
+    scale=1.0,  # 1.0: a cell of up to 1.1 inches (79 pixels)
+    title=None,  # heading
+):  # Picture
     "Images in rows and columns."
-    cells = _grid_cells(images, ncol, rows, cols); R, C = len(cells), len(cells[0])
+    cells = _grid_cells(images, ncol, rows, cols)
+    R, C = len(cells), len(cells[0])
     _check_labels(rows, R, "row labels"), _check_labels(cols, C, "column labels")
     count = C * (R - 1) + len([o for o in cells[-1] if o is not None]) if titles is not None else 0
-    if titles is not None and len(titles) not in (count, R * C): raise ValueError(f"{len(titles)} titles came for {count} images. Give one each.")
-    gap = 0.05; w = min(1.1 * scale, WIDTH / C - gap)
+    if titles is not None and len(titles) not in (count, R * C):
+        raise ValueError(f"{len(titles)} titles came for {count} images. Give one each.")
+    gap = 0.05
+    w = min(1.1 * scale, WIDTH / C - gap)
     h = w * max(o.shape[0] / o.shape[1] for r in cells for o in r if o is not None)
     names = [_wrap(t, w, SMALL) if t else "" for t in titles or []] + [""] * (R * C)
     lines = _height(names, SMALL)
     fig = Picture(figsize=(C * (w + gap), R * (h + gap + lines)))
-    axes = fig.subplots(R, C, squeeze=False, gridspec_kw=dict(left=0, right=1, bottom=0, top=1, wspace=gap / w, hspace=(gap + lines) / h))
-    for i, ax in enumerate(axes.flat): _draw_cell(ax, cells[i // C][i % C], names[i])
-    for ax, label in zip(axes[:, 0], rows or []): ax.text(-0.08 / w, 0.5, _wrap(label, 1.5), transform=ax.transAxes, ha="right", va="center")
+    axes = fig.subplots(
+        R,
+        C,
+        squeeze=False,
+        gridspec_kw=dict(left=0, right=1, bottom=0, top=1, wspace=gap / w, hspace=(gap + lines) / h),
+    )
+    for i, ax in enumerate(axes.flat):
+        _draw_cell(ax, cells[i // C][i % C], names[i])
+    for ax, label in zip(axes[:, 0], rows or []):
+        ax.text(-0.08 / w, 0.5, _wrap(label, 1.5), transform=ax.transAxes, ha="right", va="center")
     top = [_wrap(c, w) for c in cols or []]
-    for ax, label in zip(axes[0], top): ax.text(0.5, 1 + (0.04 + lines) / h, label, transform=ax.transAxes, ha="center", va="bottom")
+    for ax, label in zip(axes[0], top):
+        ax.text(0.5, 1 + (0.04 + lines) / h, label, transform=ax.transAxes, ha="center", va="bottom")
     _heading(fig, title, lines + _height(top))
     return fig
 
@@ -189,16 +286,20 @@ def image_grid(images, # (B,3,H,W) in [-1, 1], a list of images, or a list of ro
 def _draw_cell(ax, picture, title=""):
     "One image without any chart around it."
     ax.set_axis_off()
-    if picture is not None: ax.imshow(picture, aspect="equal")
-    if title: ax.set_title(title, fontsize=SMALL, loc="center", pad=2)
+    if picture is not None:
+        ax.imshow(picture, aspect="equal")
+    if title:
+        ax.set_title(title, fontsize=SMALL, loc="center", pad=2)
 
 # %% ../nbs/02_plots.ipynb #dfc67638
 @_styled
-def image_strip(images, # (B,3,H,W) in [-1, 1], or a list of images
-                titles=None, # a caption for each
-                *, scale=1.4, # 1.4: up to 1.54 inches (111 pixels) an image
-                title=None # heading
-               ): # Picture
+def image_strip(
+    images,  # (B,3,H,W) in [-1, 1], or a list of images
+    titles=None,  # a caption for each
+    *,
+    scale=1.4,  # 1.4: up to 1.54 inches (111 pixels) an image
+    title=None,  # heading
+):  # Picture
     "A few images in one row, with captions."
     images = as_pictures(images)
     return image_grid(images, ncol=len(images), titles=titles, scale=scale, title=title)
@@ -206,49 +307,74 @@ def image_strip(images, # (B,3,H,W) in [-1, 1], or a list of images
 # %% ../nbs/02_plots.ipynb #a79ead20
 def _one_map(m):
     m = np.asarray(m.detach().float().cpu() if isinstance(m, torch.Tensor) else m, dtype=np.float64)
-    if m.ndim == 3 and m.shape[0] == 1: m = m[0]                       # (1,h,w) -> (h,w)
-    if m.ndim != 2: raise ValueError(f"a map of shape {m.shape} came. Allowed: (h,w) for one image, (B,h,w) or a list for several.")
-    if not np.isfinite(m).all(): raise ValueError("the map holds NaN or infinity, so there is nothing to show. Look at what made it.")
+    if m.ndim == 3 and m.shape[0] == 1:
+        m = m[0]  # (1,h,w) -> (h,w)
+    if m.ndim != 2:
+        raise ValueError(f"a map of shape {m.shape} came. Allowed: (h,w) for one image, (B,h,w) or a list for several.")
+    if not np.isfinite(m).all():
+        raise ValueError("the map holds NaN or infinity, so there is nothing to show. Look at what made it.")
     return m
+
 
 def _maps(heat, n):
     "Map(s) as a list of n arrays (h,w)."
     single = not isinstance(heat, (list, tuple)) and np.ndim(heat) == 2
     maps = [_one_map(heat)] * n if single else [_one_map(m) for m in heat]
-    if len(maps) != n: raise ValueError(f"{len(maps)} maps came for {n} image(s). Give one for all, or one each.")
+    if len(maps) != n:
+        raise ValueError(f"{len(maps)} maps came for {n} image(s). Give one for all, or one each.")
     return maps
+
 
 def _limits(values, vmin, vmax, symmetric):
     lo, hi = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
-    if symmetric: hi = max(abs(lo), abs(hi)); lo = -hi
+    if symmetric:
+        hi = max(abs(lo), abs(hi))
+        lo = -hi
     lo, hi = lo if vmin is None else vmin, hi if vmax is None else vmax
     return lo, hi if hi > lo else lo + 1e-6
 
 # %% ../nbs/02_plots.ipynb #6ee9d84e
 @_styled
-def heat_map(image, # (3,H,W) in [-1, 1] or anything `as_pictures` takes; None shows the bare map
-             heat, # (h,w), or one each: (B,h,w) or a list; any finite values
-             *, alpha=0.6, # how much the map covers the image
-             titles=None, # a caption for each image
-             title=None, # heading
-             label=None, # what the colour bar measures
-             vmin=None, vmax=None, # ends of the scale; default: the map's own
-             symmetric=False, # signed map: scale from -m to m, zero is white
-             scale=2.2 # 2.2: up to 2.4 inches (174 pixels) an image
-            ): # Picture
+def heat_map(
+    image,  # (3,H,W) in [-1, 1] or anything `as_pictures` takes; None shows the bare map
+    heat,  # (h,w), or one each: (B,h,w) or a list; any finite values
+    *,
+    alpha=0.6,  # how much the map covers the image
+    titles=None,  # a caption for each image
+    title=None,  # heading
+    label=None,  # what the colour bar measures
+    vmin=None,
+    vmax=None,  # ends of the scale; default: the map's own
+    symmetric=False,  # signed map: scale from -m to m, zero is white
+    scale=2.2,  # 2.2: up to 2.4 inches (174 pixels) an image
+):  # Picture
     "A map in colour over its image, with the scale."
-    pictures = as_pictures(image) if image is not None else [None] * (len(heat) if isinstance(heat, (list, tuple)) or np.ndim(heat) > 2 else 1)
-    heat = _maps(heat, len(pictures)); C = len(pictures)
+    pictures = (
+        as_pictures(image)
+        if image is not None
+        else [None] * (len(heat) if isinstance(heat, (list, tuple)) or np.ndim(heat) > 2 else 1)
+    )
+    heat = _maps(heat, len(pictures))
+    C = len(pictures)
     _check_labels(titles, C, "titles")
     H, Wd = (pictures[0] if pictures[0] is not None else heat[0]).shape[:2]
-    w = min(1.1 * scale, (WIDTH - 0.8) / C); h = w * H / Wd
+    w = min(1.1 * scale, (WIDTH - 0.8) / C)
+    h = w * H / Wd
     fig = Picture(figsize=(C * (w + 0.05), h))
     axes = fig.subplots(1, C, squeeze=False, gridspec_kw=dict(left=0, right=1, bottom=0, top=1, wspace=0.05 / w))[0]
     lo, hi = _limits(heat, vmin, vmax, symmetric)
     names = [_wrap(t, w, SMALL) for t in titles or [""] * C]
     for ax, picture, m, name in zip(axes, pictures, heat, names):
         _draw_cell(ax, picture, name)
-        over = {} if picture is None else dict(alpha=alpha, interpolation="bilinear", extent=(-0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5))
+        over = (
+            {}
+            if picture is None
+            else dict(
+                alpha=alpha,
+                interpolation="bilinear",
+                extent=(-0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5),
+            )
+        )
         shown = ax.imshow(m, cmap="RdBu_r" if symmetric else "inferno", vmin=lo, vmax=hi, **over)
     _colour_bar(fig, shown, C * (w + 0.05), label)
     _heading(fig, title, _height(names, SMALL))
@@ -258,30 +384,44 @@ def heat_map(image, # (3,H,W) in [-1, 1] or anything `as_pictures` takes; None s
 def _colour_bar(fig, shown, width, label):
     "A slim bar right of the last image."
     cax = fig.add_axes([1 + 0.08 / width, 0, 0.12 / width, 1])
-    bar = fig.colorbar(shown, cax=cax); bar.solids.set_alpha(1)
-    bar.outline.set_visible(False); cax.grid(False); cax.tick_params(length=2)
+    bar = fig.colorbar(shown, cax=cax)
+    bar.solids.set_alpha(1)
+    bar.outline.set_visible(False)
+    cax.grid(False)
+    cax.tick_params(length=2)
     cax.yaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
-    if label: bar.set_label(label)
+    if label:
+        bar.set_label(label)
 
 # %% ../nbs/02_plots.ipynb #eff8e3af
 @_styled
-def code_bars(codes, # (B,d) or (d,)
-              labels=None, # a name for each code
-              *, title=None, # heading
-              limit=None # largest absolute value of the scale; default: of the data
-             ): # Picture
+def code_bars(
+    codes,  # (B,d) or (d,)
+    labels=None,  # a name for each code
+    *,
+    title=None,  # heading
+    limit=None,  # largest absolute value of the scale; default: of the data
+):  # Picture
     "One row of bars for each code; up is positive (blue), down is negative (orange)."
-    codes = np.atleast_2d(np.asarray(codes.detach().float().cpu() if isinstance(codes, torch.Tensor) else codes, dtype=np.float64))
-    if codes.ndim != 2: raise ValueError(f"codes of shape {codes.shape} came. Allowed: (B,d) or (d,).")
+    codes = np.atleast_2d(
+        np.asarray(codes.detach().float().cpu() if isinstance(codes, torch.Tensor) else codes, dtype=np.float64)
+    )
+    if codes.ndim != 2:
+        raise ValueError(f"codes of shape {codes.shape} came. Allowed: (B,d) or (d,).")
     _check_labels(labels, len(codes), "labels")
     limit = limit or np.abs(codes).max() or 1.0
     fig = Picture(figsize=(7.2, 0.66 * len(codes) + 0.1))
-    axes = fig.subplots(len(codes), 1, squeeze=False, sharex=True, gridspec_kw=dict(left=0, right=1, bottom=0, top=1, hspace=0.12))[:, 0]
+    axes = fig.subplots(
+        len(codes), 1, squeeze=False, sharex=True, gridspec_kw=dict(left=0, right=1, bottom=0, top=1, hspace=0.12)
+    )[:, 0]
     for ax, c, label in zip(axes, codes, labels or [""] * len(codes)):
         ax.bar(np.arange(len(c)), c, width=1.0, color=np.where(c > 0, PALETTE[0], PALETTE[1]))
-        ax.set(ylim=(-limit, limit), xlim=(-0.5, len(c) - 0.5), yticks=[]); ax.grid(False)
-        ax.axhline(0, color="#888888", lw=0.6); ax.tick_params(bottom=ax is axes[-1], length=2)
-        for s in ax.spines.values(): s.set_visible(False)
+        ax.set(ylim=(-limit, limit), xlim=(-0.5, len(c) - 0.5), yticks=[])
+        ax.grid(False)
+        ax.axhline(0, color="#888888", lw=0.6)
+        ax.tick_params(bottom=ax is axes[-1], length=2)
+        for s in ax.spines.values():
+            s.set_visible(False)
         ax.text(-0.012, 0.5, label, transform=ax.transAxes, ha="right", va="center")
     axes[-1].set_xlabel(f"entry of the code (bars reach ±{limit:.2g})")
     _heading(fig, title)
@@ -290,177 +430,278 @@ def code_bars(codes, # (B,d) or (d,)
 # %% ../nbs/02_plots.ipynb #a88beac8
 def _array(v, what):
     v = np.asarray(v.detach().float().cpu() if isinstance(v, torch.Tensor) else v, dtype=np.float64)
-    if v.ndim != 1: raise ValueError(f"{what} of shape {v.shape} came. A curve is a list of numbers.")
+    if v.ndim != 1:
+        raise ValueError(f"{what} of shape {v.shape} came. A curve is a list of numbers.")
     return v
+
 
 def _curve(x, y, label):
     "x and y of one line, checked."
-    if isinstance(y, tuple) and len(y) == 2: x, y = y
+    if isinstance(y, tuple) and len(y) == 2:
+        x, y = y
     y = _array(y, f"y of {label!r}")
     x = np.arange(len(y)) if x is None else _array(x, "x")
-    if len(x) != len(y): raise ValueError(f"{label!r} has {len(y)} values for {len(x)} places on the x axis. Give as many.")
+    if len(x) != len(y):
+        raise ValueError(f"{label!r} has {len(y)} values for {len(x)} places on the x axis. Give as many.")
     return x, y
+
 
 def _axes(ax, width, height):
     "The figure and axes to draw into: given, or new."
-    if ax is not None: return ax.figure, ax
+    if ax is not None:
+        return ax.figure, ax
     return new_figure(width=width, height=height)
 
 # %% ../nbs/02_plots.ipynb #0bf1eefe
 @_styled
-def line_plot(x, # (n,) common places, or None when each line brings its own or counts from 0
-              lines, # {label: y (n,)} or {label: (x, y)}
-              *, xlabel="", ylabel="", title=None, # words
-              logx=False, logy=False, # logarithmic axes
-              band=None, # {label: (lower, upper)}: shaded around the line of that label
-              limit=None, # a level to mark, or (level, words)
-              marker=None, # "o" marks the points
-              ylim=None, # (low, high)
-              ax=None, figsize=(5.6, 3.0) # draw into these axes, or make a figure of this size
-             ): # Picture
+def line_plot(
+    x,  # (n,) common places, or None when each line brings its own or counts from 0
+    lines,  # {label: y (n,)} or {label: (x, y)}
+    *,
+    xlabel="",
+    ylabel="",
+    title=None,  # words
+    logx=False,
+    logy=False,  # logarithmic axes
+    band=None,  # {label: (lower, upper)}: shaded around the line of that label
+    limit=None,  # a level to mark, or (level, words)
+    marker=None,  # "o" marks the points
+    ylim=None,  # (low, high)
+    ax=None,
+    figsize=(5.6, 3.0),  # draw into these axes, or make a figure of this size
+):  # Picture
     "Curves over a common axis."
-    if not lines: raise ValueError("no lines came. Give {label: y}.")
+    if not lines:
+        raise ValueError("no lines came. Give {label: y}.")
     fig, ax = _axes(ax, *figsize)
     for i, (label, y) in enumerate(lines.items()):
-        xs, ys = _curve(x, y, label); colour = PALETTE[i % len(PALETTE)]
+        xs, ys = _curve(x, y, label)
+        colour = PALETTE[i % len(PALETTE)]
         ax.plot(xs, ys, color=colour, label=label, marker=marker, ls=("-", "--", ":")[i // len(PALETTE) % 3])
-        if band and label in band: ax.fill_between(xs, *(_curve(xs, o, label)[1] for o in band[label]), color=colour, alpha=0.18, lw=0)
-    if logx: ax.set_xscale("log")
-    if logy: ax.set_yscale("log")
-    if limit is not None: _mark(ax, *(limit if isinstance(limit, tuple) else (limit, "")))
-    ax.set(xlabel=xlabel, ylabel=ylabel, ylim=ylim); ax.set_title(title or "")
-    if any(str(k) for k in lines): ax.legend()
+        if band and label in band:
+            ax.fill_between(xs, *(_curve(xs, o, label)[1] for o in band[label]), color=colour, alpha=0.18, lw=0)
+    if logx:
+        ax.set_xscale("log")
+    if logy:
+        ax.set_yscale("log")
+    if limit is not None:
+        _mark(ax, *(limit if isinstance(limit, tuple) else (limit, "")))
+    ax.set(xlabel=xlabel, ylabel=ylabel, ylim=ylim)
+    ax.set_title(title or "")
+    if any(str(k) for k in lines):
+        ax.legend()
     return fig
 
 # %% ../nbs/02_plots.ipynb #e779e9ef
 def _mark(ax, level, words="", vertical=False):
     "A dashed level with its name."
     (ax.axvline if vertical else ax.axhline)(level, color="#888888", ls=(0, (4, 3)), lw=1, zorder=1)
-    if words and vertical: ax.text(level, 1.0, f" {words}", transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=SMALL, color="#666666")
-    elif words: ax.text(1.0, level, f" {words}", transform=ax.get_yaxis_transform(), ha="left", va="center", fontsize=SMALL, color="#666666")
+    if words and vertical:
+        ax.text(
+            level,
+            1.0,
+            f" {words}",
+            transform=ax.get_xaxis_transform(),
+            ha="center",
+            va="bottom",
+            fontsize=SMALL,
+            color="#666666",
+        )
+    elif words:
+        ax.text(
+            1.0,
+            level,
+            f" {words}",
+            transform=ax.get_yaxis_transform(),
+            ha="left",
+            va="center",
+            fontsize=SMALL,
+            color="#666666",
+        )
 
 # %% ../nbs/02_plots.ipynb #7367477f
 @_styled
-def bar_plot(values, # {label: value} or {series: {label: value}}
-             *, xlabel="", title=None, # words
-             errors=None, # of the same form as values: half the length of a line through the end of each bar
-             limit=None, # a level to mark, or (level, words)
-             fmt="{:.2f}", # how the numbers are written
-             xlim=None, # (low, high)
-             ax=None, figsize=None # draw into these axes, or make a figure of this size
-            ): # Picture
+def bar_plot(
+    values,  # {label: value} or {series: {label: value}}
+    *,
+    xlabel="",
+    title=None,  # words
+    errors=None,  # of the same form as values: half the length of a line through the end of each bar
+    limit=None,  # a level to mark, or (level, words)
+    fmt="{:.2f}",  # how the numbers are written
+    xlim=None,  # (low, high)
+    ax=None,
+    figsize=None,  # draw into these axes, or make a figure of this size
+):  # Picture
     "Horizontal bars with their numbers."
-    if not values: raise ValueError("no bars came. Give {label: value}.")
+    if not values:
+        raise ValueError("no bars came. Give {label: value}.")
     series = values if isinstance(next(iter(values.values())), dict) else {"": values}
-    labels = list(dict.fromkeys(k for s in series.values() for k in s)); n = len(series)
+    labels = list(dict.fromkeys(k for s in series.values() for k in s))
+    n = len(series)
     half = {} if not errors else errors if isinstance(next(iter(errors.values())), dict) else {"": errors}
     fig, ax = _axes(ax, *(figsize or (5.6, 0.5 + len(labels) * max(0.31, 0.23 * n + 0.1))))
     for i, (name, s) in enumerate(series.items()):
         y = [labels.index(k) + (i - (n - 1) / 2) * 0.8 / n for k in s]
-        bars = ax.barh(y, [float(v) for v in s.values()], height=0.74 / n, color=PALETTE[i % len(PALETTE)], label=name,
-                       xerr=[float(half[name].get(k, 0)) for k in s] if name in half else None, error_kw=dict(ecolor="#333333", elinewidth=1, capsize=2))
+        bars = ax.barh(
+            y,
+            [float(v) for v in s.values()],
+            height=0.74 / n,
+            color=PALETTE[i % len(PALETTE)],
+            label=name,
+            xerr=[float(half[name].get(k, 0)) for k in s] if name in half else None,
+            error_kw=dict(ecolor="#333333", elinewidth=1, capsize=2),
+        )
         ax.bar_label(bars, [fmt.format(float(v)) for v in s.values()], padding=3, fontsize=SMALL, color="#333333")
-    ax.set_yticks(range(len(labels)), labels); ax.invert_yaxis(); ax.grid(False); ax.tick_params(left=False)
-    ax.spines["left"].set_visible(False); ax.set(xlabel=xlabel, xlim=xlim); ax.set_title(title or "", pad=14 if limit is not None else 6)
-    if limit is not None: _mark(ax, *(limit if isinstance(limit, tuple) else (limit, "")), vertical=True)
-    if n > 1: ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+    ax.set_yticks(range(len(labels)), labels)
+    ax.invert_yaxis()
+    ax.grid(False)
+    ax.tick_params(left=False)
+    ax.spines["left"].set_visible(False)
+    ax.set(xlabel=xlabel, xlim=xlim)
+    ax.set_title(title or "", pad=14 if limit is not None else 6)
+    if limit is not None:
+        _mark(ax, *(limit if isinstance(limit, tuple) else (limit, "")), vertical=True)
+    if n > 1:
+        ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
     return fig
 
 # %% ../nbs/02_plots.ipynb #2e0207b5
-def _text(v): return "–" if v is None else v if isinstance(v, str) else f"{v:.3f}" if isinstance(v, float) else str(v)
+def _text(v):
+    return "–" if v is None else v if isinstance(v, str) else f"{v:.3f}" if isinstance(v, float) else str(v)
+
 
 @_styled
-def table_figure(rows, # list of dicts with the same keys, one a row; None is shown as a dash
-                 *, title=None, # heading
-                 columns=None # which keys, in which order; default: those of the first row
-                ): # Picture
+def table_figure(
+    rows,  # list of dicts with the same keys, one a row; None is shown as a dash
+    *,
+    title=None,  # heading
+    columns=None,  # which keys, in which order; default: those of the first row
+):  # Picture
     "A small table as a picture."
-    if not rows: raise ValueError("no rows came. Give a list of dictionaries.")
+    if not rows:
+        raise ValueError("no rows came. Give a list of dictionaries.")
     columns = list(columns or rows[0])
     cells = [[_text(r.get(c)) for c in columns] for r in rows]
     widths = [max(len(str(c)), *(len(r[i]) for r in cells)) * 0.091 + 0.24 for i, c in enumerate(columns)]
     right = [not isinstance(next((r[c] for r in rows if r.get(c) is not None), ""), str) for c in columns]
     fig = Picture(figsize=(sum(widths), 0.27 * (len(rows) + 1)))
-    ax = fig.add_axes([0, 0, 1, 1]); ax.set(xlim=(0, sum(widths)), ylim=(len(rows) + 1, 0)); ax.set_axis_off()
+    ax = fig.add_axes([0, 0, 1, 1])
+    ax.set(xlim=(0, sum(widths)), ylim=(len(rows) + 1, 0))
+    ax.set_axis_off()
     for i, (w, flush) in enumerate(zip(widths, right)):
-        x = sum(widths[:i]) + (w - 0.1 if flush else 0.02); ha = "right" if flush else "left"
+        x = sum(widths[:i]) + (w - 0.1 if flush else 0.02)
+        ha = "right" if flush else "left"
         ax.text(x, 0.5, str(columns[i]), ha=ha, va="center", fontweight="bold")
-        for j, r in enumerate(cells): ax.text(x, j + 1.5, r[i], ha=ha, va="center")
-    for y, lw in ((0, 1.2), (1, 0.7), (len(rows) + 1, 1.2)): ax.axhline(y, color="#333333", lw=lw, clip_on=False)
+        for j, r in enumerate(cells):
+            ax.text(x, j + 1.5, r[i], ha=ha, va="center")
+    for y, lw in ((0, 1.2), (1, 0.7), (len(rows) + 1, 1.2)):
+        ax.axhline(y, color="#333333", lw=lw, clip_on=False)
     _heading(fig, title)
     return fig
 
 # %% ../nbs/02_plots.ipynb #b11f3e40
 def _frame_png(picture, zoom, colors=None):
     "Bytes of one frame, enlarged by a whole factor without smoothing."
-    buf = io.BytesIO(); im = Image.fromarray(picture)
-    if colors: im = _few_colors(im, colors)
+    buf = io.BytesIO()
+    im = Image.fromarray(picture)
+    if colors:
+        im = _few_colors(im, colors)
     im.resize((im.width * zoom, im.height * zoom), Image.Resampling.NEAREST).save(buf, "PNG", optimize=True)
     return buf.getvalue()
 
-def _zoom(picture, size): return max(1, round(size / max(picture.shape[:2])))
+
+def _zoom(picture, size):
+    return max(1, round(size / max(picture.shape[:2])))
 
 # %% ../nbs/02_plots.ipynb #7b8f089c
 class FramePlayer(W.VBox):
     "Plays frames in a notebook; `index` and `playing` are its state."
+
     index = T.Int(0, help="the frame shown")
     playing = T.Bool(False, help="whether it runs")
-    def __init__(self, frames, # (N,3,H,W) in [-1, 1], or a list of images
-                 titles=None, # a caption for each frame
-                 *, interval=150, # milliseconds a frame
-                 size=224 # pixels: about as large as a frame is shown
-                ):
-        self.pictures = as_pictures(frames); n = len(self.pictures)
-        if any(p is None or p.shape != self.pictures[0].shape for p in self.pictures): raise ValueError("the frames differ in size, or one is missing. A film needs frames of one size.")
+
+    def __init__(
+        self,
+        frames,  # (N,3,H,W) in [-1, 1], or a list of images
+        titles=None,  # a caption for each frame
+        *,
+        interval=150,  # milliseconds a frame
+        size=224,  # pixels: about as large as a frame is shown
+    ):
+        self.pictures = as_pictures(frames)
+        n = len(self.pictures)
+        if any(p is None or p.shape != self.pictures[0].shape for p in self.pictures):
+            raise ValueError("the frames differ in size, or one is missing. A film needs frames of one size.")
         self.titles = [str(t) for t in _check_labels(titles, n, "titles") or [f"frame {i}" for i in range(n)]]
         self.interval, self.zoom = int(interval), _zoom(self.pictures[0], size)
         self.picture = W.Image(format="png", width=self.pictures[0].shape[1] * self.zoom)
         self.caption, bar = W.Label(), self._controls(n)
         super().__init__([self.picture, self.caption, bar])
-        self._link(); self._show()
+        self._link()
+        self._show()
 
     @T.validate("index")
-    def _in_range(self, proposal): return min(max(int(proposal["value"]), 0), len(self.pictures) - 1)
+    def _in_range(self, proposal):
+        return min(max(int(proposal["value"]), 0), len(self.pictures) - 1)
 
-    def __len__(self): return len(self.pictures)
+    def __len__(self):
+        return len(self.pictures)
 
 # %% ../nbs/02_plots.ipynb #1083025e
 from fastcore.basics import patch
 
+
 @patch
-def _controls(self:FramePlayer, n):
+def _controls(self: FramePlayer, n):
     "Play, step back, step on, scrub."
     self.play = W.Play(min=0, max=n - 1, interval=self.interval, show_repeat=True)
     self.back = W.Button(icon="step-backward", tooltip="previous frame", layout=W.Layout(width="38px"))
     self.on = W.Button(icon="step-forward", tooltip="next frame", layout=W.Layout(width="38px"))
-    self.slider = W.IntSlider(min=0, max=n - 1, readout=False, description="frame", style={"description_width": "40px"}, layout=W.Layout(width="260px"))
+    self.slider = W.IntSlider(
+        min=0,
+        max=n - 1,
+        readout=False,
+        description="frame",
+        style={"description_width": "40px"},
+        layout=W.Layout(width="260px"),
+    )
     return W.HBox([self.play, self.back, self.on, self.slider])
 
+
 @patch
-def _link(self:FramePlayer):
+def _link(self: FramePlayer):
     "One state: the traits, the play button and the slider."
-    for widget in (self.play, self.slider): T.link((self, "index"), (widget, "value"))
+    for widget in (self.play, self.slider):
+        T.link((self, "index"), (widget, "value"))
     T.link((self, "playing"), (self.play, "playing"))
-    self.back.on_click(lambda _: self.step(-1)); self.on.on_click(lambda _: self.step(1))
+    self.back.on_click(lambda _: self.step(-1))
+    self.on.on_click(lambda _: self.step(1))
     self.observe(lambda _: self._show(), "index")
 
 # %% ../nbs/02_plots.ipynb #720e9272
 @patch
-def _show(self:FramePlayer):
+def _show(self: FramePlayer):
     self.picture.value = _frame_png(self.pictures[self.index], self.zoom)
     self.caption.value = f"{self.titles[self.index]}   ({self.index + 1} of {len(self)})"
 
+
 @patch
-def step(self:FramePlayer, by=1 # frames; negative steps back
-        ): # the new index
+def step(
+    self: FramePlayer,
+    by=1,  # frames; negative steps back
+):  # the new index
     "Step on or back; the ends hold."
     self.index = min(max(self.index + by, 0), len(self) - 1)
     return self.index
 
+
 @patch
-def still(self:FramePlayer, n=8, # frames shown
-          **kwargs # more for `image_grid`
-         ): # Picture
+def still(
+    self: FramePlayer,
+    n=8,  # frames shown
+    **kwargs,  # more for `image_grid`
+):  # Picture
     "Evenly spaced frames as a plain figure, for where nothing moves."
     pick = np.unique(np.linspace(0, len(self) - 1, min(n, len(self))).round().astype(int))
     return image_grid([self.pictures[i] for i in pick], ncol=len(pick), titles=[self.titles[i] for i in pick], **kwargs)
@@ -486,11 +727,17 @@ show({start}); }});</script>"""
 
 # %% ../nbs/02_plots.ipynb #41d1aad6
 @patch
-def to_html(self:FramePlayer, page=False, # True: a whole HTML page to be saved as a file; False: a piece for inside a notebook or a page
-            colors=128 # of each frame, which keeps it small; None keeps all
-           ): # str
+def to_html(
+    self: FramePlayer,
+    page=False,  # True: a whole HTML page to be saved as a file; False: a piece for inside a notebook or a page
+    colors=128,  # of each frame, which keeps it small; None keeps all
+):  # str
     "The player as self-contained HTML."
     frames = ["data:image/png;base64," + base64.b64encode(_frame_png(p, 1, colors)).decode() for p in self.pictures]
     data = json.dumps({"frames": frames, "titles": self.titles, "interval": self.interval}).replace("</", "<\\/")
     body = _PLAYER.format(width=self.pictures[0].shape[1] * self.zoom, last=len(self) - 1, start=self.index, data=data)
-    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(self.titles[0])}</title><body>{body}</body></html>' if page else body
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(self.titles[0])}</title><body>{body}</body></html>'
+        if page
+        else body
+    )

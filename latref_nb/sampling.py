@@ -26,6 +26,7 @@ from .schedule import NoiseSchedule, make_schedule, predict_x0_eps, signal_noise
 # %% ../nbs/06_sampling.ipynb #64e3ab4f
 SPACINGS = ("leading", "trailing", "linspace", "quadratic")  # the spacings `sampling_timesteps` knows
 
+
 def sampling_timesteps(
     num_train_timesteps: int,  # T
     n: int,  # how many to visit, 1 … T
@@ -33,19 +34,27 @@ def sampling_timesteps(
 ) -> list[int]:  # n rising steps within 0 … T-1
     "The steps a sampler visits, from clean to noisy."
     T = num_train_timesteps
-    if spacing not in SPACINGS: raise ValueError(f"spacing {spacing!r} is not known. Choose one of {', '.join(SPACINGS)}. {nearest(spacing, SPACINGS)}".rstrip())
-    if not 1 <= n <= T: raise ValueError(f"num_inference_steps is {n}: this model allows 1 to {T}")
-    if spacing == "leading": return [i * (T // n) for i in range(n)]
-    if spacing == "trailing": return [round(T - i * T / n) - 1 for i in reversed(range(n))]
+    if spacing not in SPACINGS:
+        raise ValueError(
+            f"spacing {spacing!r} is not known. Choose one of {', '.join(SPACINGS)}. {nearest(spacing, SPACINGS)}".rstrip()
+        )
+    if not 1 <= n <= T:
+        raise ValueError(f"num_inference_steps is {n}: this model allows 1 to {T}")
+    if spacing == "leading":
+        return [i * (T // n) for i in range(n)]
+    if spacing == "trailing":
+        return [round(T - i * T / n) - 1 for i in reversed(range(n))]
     share = torch.linspace(0, 1, n, dtype=torch.float64) ** (2 if spacing == "quadratic" else 1)
     return [max(int(t), i) for i, t in enumerate((share * (T - 1)).round().tolist())]
 
 # %% ../nbs/06_sampling.ipynb #0fac2163
 class DDIMStep(NamedTuple):
     "What one step gives, under the names diffusers uses."
+
     prev_sample: Tensor  # x at the next level
     pred_original_sample: Tensor  # the clean image the network sees behind x_t
     pred_epsilon: Tensor  # and the noise
+
 
 def ddim_step(
     xt: Tensor,  # (B, …) where we stand
@@ -62,7 +71,8 @@ def ddim_step(
     if clip:
         x0 = x0.clamp(-float(clip), float(clip))
         signal, sigma = signal_noise(t, schedule, xt)
-        if use_clipped_model_output and not (isinstance(t, int) and t < 0): eps = (xt - signal * x0) / sigma
+        if use_clipped_model_output and not (isinstance(t, int) and t < 0):
+            eps = (xt - signal * x0) / sigma
     signal, sigma = signal_noise(t_next, schedule, xt)
     return DDIMStep(signal * x0 + sigma * eps, x0, eps)
 
@@ -71,8 +81,10 @@ def first_weight(model):  # a tensor, or the model itself where it has none
     "Says device and dtype at once; the properties of diffusers' models of these names walk through all modules."
     return next(model.parameters(), model) if isinstance(model, nn.Module) else model
 
+
 class Asker:
     "Calls the network at a level and counts the calls."
+
     def __init__(
         self,
         model,  # anything with .denoise, .schedule, .config.prediction_type
@@ -101,21 +113,26 @@ def sampling_mode(
     "Evaluation mode (no dropout) and no gradients inside; every module's own mode is restored after."
     learning = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
     try:
-        for m in learning: m.training = False
-        with torch.set_grad_enabled(grad and torch.is_grad_enabled()): yield
+        for m in learning:
+            m.training = False
+        with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+            yield
     finally:
-        for m in learning: m.training = True
+        for m in learning:
+            m.training = True
 
 # %% ../nbs/06_sampling.ipynb #9624fda9
 @dataclass
 class Trajectory:
     "A walk between image and noise, ready to plot."
+
     images: Tensor  # (B,3,H,W) at the clean end
     xT: Tensor  # (B,3,H,W) at the noisy end: the stochastic code
     timesteps: list[int]  # n+1 levels in the order walked; -1 is clean, T pure noise
     network_calls: int  # how often the network was asked, for the whole batch
     xs: Tensor | None = None  # (n+1,B,3,H,W) x at each level, when return_trajectory
     x0s: Tensor | None = None  # (n,B,3,H,W) what the network saw behind it
+
 
 def walk(
     move,  # move(ask, x, t, t_next) -> DDIMStep
@@ -132,15 +149,21 @@ def walk(
         step = move(ask, x, t, t_next)
         x = step.prev_sample
         if callback_on_step_end is not None:
-            state = callback_on_step_end(i, t, {"xt": x, "x0": step.pred_original_sample, "z": ask.z, "t_next": t_next}) or {}
+            state = (
+                callback_on_step_end(i, t, {"xt": x, "x0": step.pred_original_sample, "z": ask.z, "t_next": t_next})
+                or {}
+            )
             x, ask.z = state.get("xt", x), state.get("z", ask.z)
-        if return_trajectory: xs.append(x); x0s.append(step.pred_original_sample)
+        if return_trajectory:
+            xs.append(x)
+            x0s.append(step.pred_original_sample)
     return x, xs, x0s
 
 # %% ../nbs/06_sampling.ipynb #8dfba83e
 def plain_move(ask: Asker, x: Tensor, t: int, t_next: int, step=ddim_step, **options) -> DDIMStep:
     "Ask at t, step to t_next."
     return step(x, ask(x, t), t, t_next, ask.schedule, ask.prediction_type, **options)
+
 
 def late_move(ask: Asker, x: Tensor, t: int, t_next: int, step=ddim_step, **options) -> DDIMStep:
     "Ask at t_next with the x of level t, step to t_next."
@@ -156,17 +179,21 @@ def anderson_mix(
     "Combine guesses so that their residuals cancel best, sample by sample, then add what remains."
     y, r = guesses[-1], residuals[-1]
     depth = min(depth, len(guesses) - 1)
-    if depth == 0: return y + relax * r
-    dY = torch.stack([y - g for g in guesses[-1 - depth:-1]], 1).flatten(2)  # (B, depth, N)
-    dR = torch.stack([r - g for g in residuals[-1 - depth:-1]], 1).flatten(2)  # (B, depth, N)
+    if depth == 0:
+        return y + relax * r
+    dY = torch.stack([y - g for g in guesses[-1 - depth : -1]], 1).flatten(2)  # (B, depth, N)
+    dR = torch.stack([r - g for g in residuals[-1 - depth : -1]], 1).flatten(2)  # (B, depth, N)
     gram = dR @ dR.mT  # (B, depth, depth)
     ridge = 1e-6 * gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None] + 1e-20  # (B, 1, 1)
-    mix = torch.linalg.solve(gram + ridge * torch.eye(depth, device=r.device, dtype=r.dtype), dR @ r.flatten(1)[..., None])  # (B, depth, 1)
+    mix = torch.linalg.solve(
+        gram + ridge * torch.eye(depth, device=r.device, dtype=r.dtype), dR @ r.flatten(1)[..., None]
+    )  # (B, depth, 1)
     return y + relax * r - (mix.mT @ (dY + relax * dR)).reshape(r.shape)  # (B, 1, N) -> (B, …)
 
 # %% ../nbs/06_sampling.ipynb #c45be13d
 class FixedPointMove:
     "The inverse of a rendering step, by iteration; remembers the last velocity for its first guess."
+
     def __init__(
         self,
         iterations: int = 1,  # network calls per step
@@ -174,7 +201,8 @@ class FixedPointMove:
         step=ddim_step,  # the step that rendering takes
         **options,  # of that step
     ):
-        if iterations < 1: raise ValueError(f"iterations is {iterations}: a fixed-point step needs at least 1 network call")
+        if iterations < 1:
+            raise ValueError(f"iterations is {iterations}: a fixed-point step needs at least 1 network call")
         self.iterations, self.depth, self.velocity = iterations, depth, None
         self.step = partial(step, **options)
 
@@ -186,13 +214,15 @@ class FixedPointMove:
         guesses, residuals = [], []
         for _ in range(self.iterations):
             back = self.step(y, ask(y, t_next), t_next, t, ask.schedule, ask.prediction_type)
-            guesses.append(y); residuals.append(x - back.prev_sample)
+            guesses.append(y)
+            residuals.append(x - back.prev_sample)
             y = anderson_mix(guesses, residuals, 1 / cos.clamp(min=0.1), self.depth)
         self.velocity = c * back.pred_epsilon - d * back.pred_original_sample
         return DDIMStep(y, back.pred_original_sample, back.pred_epsilon)
 
 # %% ../nbs/06_sampling.ipynb #604de1e5
 SOLVERS = ("dpmsolver++", "unipc")  # solvers taken from diffusers
+
 
 def solver_for(
     name: str,  # one of SOLVERS
@@ -203,25 +233,36 @@ def solver_for(
 ):  # a diffusers scheduler
     "A diffusers scheduler on our noise schedule."
     from diffusers import DPMSolverMultistepInverseScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
-    if inverse and name == "unipc": raise ValueError("unipc has no inverse: invert with method='fixed_point' or 'dpmsolver++'")
+
+    if inverse and name == "unipc":
+        raise ValueError("unipc has no inverse: invert with method='fixed_point' or 'dpmsolver++'")
     bar = schedule.levels[0].double().cpu()[:-1] ** 2  # (T+1,) from the clean image on
-    common = dict(trained_betas=(1 - bar[1:] / bar[:-1]).clamp(max=0.9999).tolist(), num_train_timesteps=schedule.T, prediction_type=prediction_type, timestep_spacing="linspace")
-    if inverse: return DPMSolverMultistepInverseScheduler(**{**common, **options})
+    common = dict(
+        trained_betas=(1 - bar[1:] / bar[:-1]).clamp(max=0.9999).tolist(),
+        num_train_timesteps=schedule.T,
+        prediction_type=prediction_type,
+        timestep_spacing="linspace",
+    )
+    if inverse:
+        return DPMSolverMultistepInverseScheduler(**{**common, **options})
     kind = DPMSolverMultistepScheduler if name == "dpmsolver++" else UniPCMultistepScheduler
     return kind(**{**common, "final_sigmas_type": "sigma_min", **options})
 
 # %% ../nbs/06_sampling.ipynb #4602cf26
 def solver_move(scheduler):  # a diffusers scheduler whose timesteps are set
     "A move that asks at t and lets a diffusers scheduler take the step."
+
     def move(ask: Asker, x: Tensor, t: int, t_next: int) -> DDIMStep:
         output = ask(x, t)
         x0, eps = predict_x0_eps(output, x, t, ask.schedule, ask.prediction_type)
         return DDIMStep(scheduler.step(output, t, x).prev_sample, x0, eps)
+
     return move
 
 # %% ../nbs/06_sampling.ipynb #cc6a090a
 class LinearAutoencoder(nn.Module):
     "The exact diffusion autoencoder of a Gaussian cloud of images: an oracle with the interface of the trained one."
+
     def __init__(
         self,
         images: Tensor,  # (N,C,S,S) that define the cloud
@@ -231,7 +272,9 @@ class LinearAutoencoder(nn.Module):
         schedule: str = "linear",  # a name for make_schedule
     ):
         super().__init__()
-        self.config = SimpleNamespace(prediction_type=prediction_type, image_size=images.shape[-1], in_channels=images.shape[1], z_dim=z_dim)
+        self.config = SimpleNamespace(
+            prediction_type=prediction_type, image_size=images.shape[-1], in_channels=images.shape[1], z_dim=z_dim
+        )
         self.schedule, flat = make_schedule(schedule), images.flatten(1)  # (N, D)
         _, spread, basis = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)
         self.register_buffer("mean", flat.mean(0))  # (D,)
@@ -246,7 +289,9 @@ class LinearAutoencoder(nn.Module):
 
     def scale(self, rest: Tensor, factor) -> Tensor:
         "Multiply what z does not tell by factor(s) along each direction of standard deviation s: (B,D) -> (B,D)."
-        known = torch.arange(len(self.std), device=rest.device) < self.config.z_dim  # (N-1,) z told it: only the floor is left
+        known = (
+            torch.arange(len(self.std), device=rest.device) < self.config.z_dim
+        )  # (N-1,) z told it: only the floor is left
         per, flat = factor(torch.where(known, self.floor, self.std)), factor(self.floor)
         return flat * rest + ((rest @ self.basis.T) * (per - flat)) @ self.basis
 
@@ -258,16 +303,23 @@ class LinearAutoencoder(nn.Module):
 # %% ../nbs/06_sampling.ipynb #8d0ab664
 def _denoise(self, xt: Tensor, t: int | Tensor, z: Tensor) -> Tensor:
     "The best possible answer at x_t: (B,C,S,S), (B,) and (B,z_dim) -> (B,C,S,S)."
-    (a, b), m = signal_noise(t[:1] if isinstance(t, Tensor) and t.ndim else t, self.schedule, xt.flatten(1)), self.centre(z)
-    x0 = m + self.scale(xt.flatten(1) - a * m, lambda s: (a * s ** 2 / (a ** 2 * s ** 2 + b ** 2)).squeeze(0))
+    (a, b), m = (
+        signal_noise(t[:1] if isinstance(t, Tensor) and t.ndim else t, self.schedule, xt.flatten(1)),
+        self.centre(z),
+    )
+    x0 = m + self.scale(xt.flatten(1) - a * m, lambda s: (a * s**2 / (a**2 * s**2 + b**2)).squeeze(0))
     eps = (xt.flatten(1) - a * x0) / b
     out = {"epsilon": eps, "sample": x0, "v_prediction": a * eps - b * x0}[self.config.prediction_type]
     return out.reshape(xt.shape)  # (B,D) -> (B,C,S,S)
 
+
 def _exact_xT(self, x0: Tensor, z: Tensor, t: int) -> Tensor:
     "Where the exact flow carries x0 at level t."
     (a, b), m = signal_noise(t, self.schedule, x0.flatten(1)), self.centre(z)
-    return (a * m + self.scale(x0.flatten(1) - m, lambda s: ((a ** 2 * s ** 2 + b ** 2).sqrt() / s).squeeze(0))).reshape(x0.shape)  # (B,D) -> (B,C,S,S)
+    return (a * m + self.scale(x0.flatten(1) - m, lambda s: ((a**2 * s**2 + b**2).sqrt() / s).squeeze(0))).reshape(
+        x0.shape
+    )  # (B,D) -> (B,C,S,S)
+
 
 LinearAutoencoder.denoise, LinearAutoencoder.exact_xT = _denoise, _exact_xT
 
@@ -275,33 +327,45 @@ LinearAutoencoder.denoise, LinearAutoencoder.exact_xT = _denoise, _exact_xT
 INVERSIONS = ("ddim", "ddim_late", "fixed_point", "dpmsolver++")  # what `invert` knows
 RENDERERS = ("ddim", *SOLVERS)  # what `render` knows
 
+
 def _start(model, x, z, channels_last):
     "Check the inputs against each other and against the model; return x ready for the loop."
     if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
-        raise ValueError(f"x is {(tuple(x.shape), x.dtype) if isinstance(x, Tensor) else type(x).__name__}: a float tensor (B,C,H,W) is needed")
+        raise ValueError(
+            f"x is {(tuple(x.shape), x.dtype) if isinstance(x, Tensor) else type(x).__name__}: a float tensor (B,C,H,W) is needed"
+        )
     if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != len(x):
-        raise ValueError(f"z is {tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__} for {len(x)} images: one code per image (B,d) is needed, model.encode(x0) gives them")
+        raise ValueError(
+            f"z is {tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__} for {len(x)} images: one code per image (B,d) is needed, model.encode(x0) gives them"
+        )
     size, channels = getattr(model.config, "image_size", None), getattr(model.config, "in_channels", None)
     if size and channels and tuple(x.shape[1:]) != (channels, size, size):
         raise ValueError(f"x is {tuple(x.shape)}: this model works on (B,{channels},{size},{size})")
     device = getattr(first_weight(model), "device", x.device)
     if not x.device.type == z.device.type == torch.device(device).type:
-        raise ValueError(f"x is on {x.device}, z on {z.device}, the model on {device}: bring them together with .to(...)")
+        raise ValueError(
+            f"x is on {x.device}, z on {z.device}, the model on {device}: bring them together with .to(...)"
+        )
     x = x if x.dtype == torch.float64 else x.float()
     return x.contiguous(memory_format=torch.channels_last) if channels_last else x
 
+
 def _unknown(method, allowed):
     "The error for a method that is not known."
-    return ValueError(f"method {method!r} is not known. Choose one of {', '.join(allowed)}. {nearest(method, allowed)}".rstrip())
+    return ValueError(
+        f"method {method!r} is not known. Choose one of {', '.join(allowed)}. {nearest(method, allowed)}".rstrip()
+    )
 
 # %% ../nbs/06_sampling.ipynb #8bc8fbe7
 def _walk_all(model, x, z, move, levels, up, dtype, channels_last, grad, **loop):
     "Check, walk, and wrap the result up."
     x = _start(model, x, z, channels_last)
     ask = Asker(model, z, dtype)
-    with sampling_mode(model, grad): end, xs, x0s = walk(move, ask, x, levels, **loop)
+    with sampling_mode(model, grad):
+        end, xs, x0s = walk(move, ask, x, levels, **loop)
     images, xT = (x, end) if up else (end, x)
     return Trajectory(images, xT, levels, ask.calls, *[torch.stack(kept) if kept else None for kept in (xs, x0s)])
+
 
 def render(
     model,  # anything with .denoise(xt, t, z), .schedule, .config.prediction_type
@@ -325,19 +389,36 @@ def render(
     if method == "ddim":
         levels = [*reversed(sampling_timesteps(T, num_inference_steps, spacing)), -1]
         move = partial(plain_move, step=step, clip=clip)
-    elif method in SOLVERS: levels, move = _solver(model, method, num_inference_steps, False)
-    else: raise _unknown(method, RENDERERS)
-    return _walk_all(model, xT, z, move, levels, False, dtype, channels_last, grad, callback_on_step_end=callback_on_step_end, return_trajectory=return_trajectory, progress=progress)
+    elif method in SOLVERS:
+        levels, move = _solver(model, method, num_inference_steps, False)
+    else:
+        raise _unknown(method, RENDERERS)
+    return _walk_all(
+        model,
+        xT,
+        z,
+        move,
+        levels,
+        False,
+        dtype,
+        channels_last,
+        grad,
+        callback_on_step_end=callback_on_step_end,
+        return_trajectory=return_trajectory,
+        progress=progress,
+    )
 
 # %% ../nbs/06_sampling.ipynb #f9c43eab
 def _solver(model, method, n, inverse):
     "The levels and the move of a solver from diffusers."
     T = model.schedule.T
-    if not 1 <= n <= T: raise ValueError(f"num_inference_steps is {n}: this model allows 1 to {T}")
+    if not 1 <= n <= T:
+        raise ValueError(f"num_inference_steps is {n}: this model allows 1 to {T}")
     scheduler = solver_for(method, model.schedule, model.config.prediction_type, inverse)
     scheduler.set_timesteps(n)
     end = T - 1 if inverse else 0
     return [*scheduler.timesteps.tolist(), end], solver_move(scheduler)
+
 
 def invert(
     model,  # anything with .denoise(xt, t, z), .schedule, .config.prediction_type
@@ -364,17 +445,37 @@ def invert(
     if method in ("ddim", "ddim_late", "fixed_point"):
         steps = sampling_timesteps(T, num_inference_steps, spacing)
         levels = [*steps, T] if method == "ddim" else [-1, *steps]
-        moves = {"ddim": partial(plain_move, step=step, clip=clip), "ddim_late": partial(late_move, step=step, clip=clip)}
+        moves = {
+            "ddim": partial(plain_move, step=step, clip=clip),
+            "ddim_late": partial(late_move, step=step, clip=clip),
+        }
         move = moves.get(method) or FixedPointMove(iterations, depth, step, clip=clip)
-    elif method == "dpmsolver++": levels, move = _solver(model, method, num_inference_steps, True)
-    else: raise _unknown(method, INVERSIONS)
-    return _walk_all(model, x0, z, move, levels, True, dtype, channels_last, grad, callback_on_step_end=callback_on_step_end, return_trajectory=return_trajectory, progress=progress)
+    elif method == "dpmsolver++":
+        levels, move = _solver(model, method, num_inference_steps, True)
+    else:
+        raise _unknown(method, INVERSIONS)
+    return _walk_all(
+        model,
+        x0,
+        z,
+        move,
+        levels,
+        True,
+        dtype,
+        channels_last,
+        grad,
+        callback_on_step_end=callback_on_step_end,
+        return_trajectory=return_trajectory,
+        progress=progress,
+    )
 
 # %% ../nbs/06_sampling.ipynb #a895e635
 class RoundTrip(NamedTuple):
     "There and back."
+
     inverted: Trajectory  # .xT
     rendered: Trajectory  # .images
+
 
 def round_trip(
     model,  # as for render, with .encode unless z is given
@@ -388,7 +489,8 @@ def round_trip(
 ) -> RoundTrip:
     "Invert, then render what came out: what the autoencoder keeps of an image."
     if z is None:
-        with sampling_mode(model): z = model.encode(x0)
+        with sampling_mode(model):
+            z = model.encode(x0)
     up = invert(model, x0, z, num_inference_steps, method=method, iterations=iterations, depth=depth, **options)
     down = render(model, up.xT, z, num_inference_steps, method=method if method in SOLVERS else "ddim", **options)
     return RoundTrip(up, down)
@@ -403,6 +505,7 @@ def few_step(
 ) -> Trajectory:  # .images
     "Render in few steps, by DPM-Solver++."
     return render(model, xT, z, num_inference_steps, method="dpmsolver++", **options)
+
 
 def random_xT(
     model,  # its config says size and channels

@@ -18,6 +18,7 @@ from torch import Tensor
 KINDS = ("linear", "cosine", "zero_snr")  # the schedules `make_schedule` knows
 PREDICTIONS = ("epsilon", "sample", "v_prediction")  # what a network may predict, by diffusers' names
 
+
 def linear_betas(
     num_train_timesteps: int = 1000,  # T
     start: float = 1e-4,  # the first beta, for T = 1000
@@ -49,12 +50,16 @@ def rescale_zero_terminal_snr(
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
     "How much image and how much noise there is at each training step."
+
     alphas_cumprod: Tensor  # (T,) in [0, 1], falling; kept as float32
     kind: str = "linear"  # the name it was made by
-    levels: Tensor = field(default=None, repr=False)  # (2, T+2): image and noise factors for t = -1 … T, float64 where there is one
+    levels: Tensor = field(
+        default=None, repr=False
+    )  # (2, T+2): image and noise factors for t = -1 … T, float64 where there is one
 
     def __post_init__(self):
-        if self.levels is not None: return
+        if self.levels is not None:
+            return
         bar = torch.cat([torch.ones(1), self.alphas_cumprod.double().cpu(), torch.zeros(1)])  # (T+2,)
         object.__setattr__(self, "levels", torch.stack([bar.sqrt(), (1 - bar).sqrt()]))  # (2, T+2)
         object.__setattr__(self, "alphas_cumprod", self.alphas_cumprod.float())
@@ -75,8 +80,10 @@ def make_schedule(
     num_train_timesteps: int = 1000,  # T, at least 2
 ) -> NoiseSchedule:
     "The schedule of that name over T steps."
-    if kind not in KINDS: raise ValueError(f"schedule {kind!r} is not known: choose one of {', '.join(KINDS)}")
-    if num_train_timesteps < 2: raise ValueError(f"num_train_timesteps is {num_train_timesteps}: a schedule needs at least 2 steps")
+    if kind not in KINDS:
+        raise ValueError(f"schedule {kind!r} is not known: choose one of {', '.join(KINDS)}")
+    if num_train_timesteps < 2:
+        raise ValueError(f"num_train_timesteps is {num_train_timesteps}: a schedule needs at least 2 steps")
     betas = cosine_betas(num_train_timesteps) if kind == "cosine" else linear_betas(num_train_timesteps)
     bar = torch.cumprod(1 - betas, dim=0)
     return NoiseSchedule(rescale_zero_terminal_snr(bar) if kind == "zero_snr" else bar, kind)
@@ -87,10 +94,14 @@ def _checked_t(t, schedule: NoiseSchedule, low: int = 0, high: int | None = None
     high = schedule.T - 1 if high is None else high
     tensor = isinstance(t, Tensor)
     if isinstance(t, float) or (tensor and (t.is_floating_point() or t.dtype == torch.bool)):
-        raise ValueError(f"t is {getattr(t, 'dtype', 'float')}: steps are whole numbers, use an int or a long tensor (B,)")
-    if tensor and (t.device.type != "cpu" or t.numel() == 0): return t
+        raise ValueError(
+            f"t is {getattr(t, 'dtype', 'float')}: steps are whole numbers, use an int or a long tensor (B,)"
+        )
+    if tensor and (t.device.type != "cpu" or t.numel() == 0):
+        return t
     least, most = (int(t.min()), int(t.max())) if tensor else (int(t), int(t))
-    if least < low or most > high: raise ValueError(f"t is {least if least < low else most}: this schedule has the steps {low} to {high}")
+    if least < low or most > high:
+        raise ValueError(f"t is {least if least < low else most}: this schedule has the steps {low} to {high}")
     return t
 
 # %% ../nbs/03_schedule.ipynb #be8f16bc
@@ -116,7 +127,8 @@ def add_noise(
     schedule: NoiseSchedule,
 ) -> Tensor:  # x_t, like x0
     "x_t = √ᾱ_t · x0 + √(1−ᾱ_t) · noise."
-    if x0.shape != noise.shape: raise ValueError(f"noise is {tuple(noise.shape)} for images of {tuple(x0.shape)}: the shapes must be the same")
+    if x0.shape != noise.shape:
+        raise ValueError(f"noise is {tuple(noise.shape)} for images of {tuple(x0.shape)}: the shapes must be the same")
     signal, sigma = signal_noise(_checked_t(t, schedule), schedule, x0)
     return (signal * x0 + sigma * noise).to(x0.dtype)
 
@@ -134,7 +146,9 @@ def snr(
 # %% ../nbs/03_schedule.ipynb #8481f874
 def _check_prediction(prediction_type: str) -> None:
     "Raise ValueError for a name that is not in `PREDICTIONS`."
-    if prediction_type not in PREDICTIONS: raise ValueError(f"prediction_type {prediction_type!r} is not known: choose one of {', '.join(PREDICTIONS)}")
+    if prediction_type not in PREDICTIONS:
+        raise ValueError(f"prediction_type {prediction_type!r} is not known: choose one of {', '.join(PREDICTIONS)}")
+
 
 def predict_x0_eps(
     output: Tensor,  # (B, …) what the network gave
@@ -145,13 +159,21 @@ def predict_x0_eps(
 ) -> tuple[Tensor, Tensor]:  # x0 and eps
     "Both halves of x_t, from whichever of the three the network predicts."
     _check_prediction(prediction_type)
-    if output.shape != xt.shape: raise ValueError(f"output is {tuple(output.shape)} for x_t of {tuple(xt.shape)}: the shapes must be the same")
+    if output.shape != xt.shape:
+        raise ValueError(f"output is {tuple(output.shape)} for x_t of {tuple(xt.shape)}: the shapes must be the same")
     signal, sigma = signal_noise(t, schedule, xt)
-    if prediction_type == "v_prediction": return signal * xt - sigma * output, sigma * xt + signal * output
+    if prediction_type == "v_prediction":
+        return signal * xt - sigma * output, sigma * xt + signal * output
     divisor = signal if prediction_type == "epsilon" else sigma
     if (divisor.device.type == "cpu" or schedule.kind == "zero_snr") and bool((divisor == 0).any()):
-        raise ValueError(f"at this step x_t is {'pure noise' if divisor is signal else 'noise-free'}, so {prediction_type!r} leaves the other half open: train with prediction_type='v_prediction'")
-    return ((xt - sigma * output) / signal, output) if prediction_type == "epsilon" else (output, (xt - signal * output) / sigma)
+        raise ValueError(
+            f"at this step x_t is {'pure noise' if divisor is signal else 'noise-free'}, so {prediction_type!r} leaves the other half open: train with prediction_type='v_prediction'"
+        )
+    return (
+        ((xt - sigma * output) / signal, output)
+        if prediction_type == "epsilon"
+        else (output, (xt - signal * output) / sigma)
+    )
 
 # %% ../nbs/03_schedule.ipynb #e3d4abe5
 def predict_x0(
@@ -164,6 +186,7 @@ def predict_x0(
     "The clean image that the output stands for."
     _check_prediction(prediction_type)
     return output if prediction_type == "sample" else predict_x0_eps(output, xt, t, schedule, prediction_type)[0]
+
 
 def predict_eps(
     output: Tensor,  # (B, …) what the network gave
@@ -187,6 +210,7 @@ def velocity(
     signal, sigma = signal_noise(_checked_t(t, schedule), schedule, x0)
     return (signal * noise - sigma * x0).to(x0.dtype)
 
+
 def predict_v(
     output: Tensor,  # (B, …) what the network gave
     xt: Tensor,  # like output
@@ -196,7 +220,11 @@ def predict_v(
 ) -> Tensor:  # (B, …)
     "The velocity that the output stands for."
     _check_prediction(prediction_type)
-    return output if prediction_type == "v_prediction" else velocity(*predict_x0_eps(output, xt, t, schedule, prediction_type), t, schedule)
+    return (
+        output
+        if prediction_type == "v_prediction"
+        else velocity(*predict_x0_eps(output, xt, t, schedule, prediction_type), t, schedule)
+    )
 
 # %% ../nbs/03_schedule.ipynb #30004420
 def training_target(
@@ -208,11 +236,13 @@ def training_target(
 ) -> Tensor:  # like x0
     "What the network's output is compared with in the loss."
     _check_prediction(prediction_type)
-    if prediction_type == "v_prediction": return velocity(x0, noise, t, schedule)
+    if prediction_type == "v_prediction":
+        return velocity(x0, noise, t, schedule)
     return noise if prediction_type == "epsilon" else x0
 
 # %% ../nbs/03_schedule.ipynb #fb2595a0
 WEIGHTINGS = ("plain", "min_snr", "p2")  # the weightings `loss_weight` knows
+
 
 def loss_weight(
     schedule: NoiseSchedule,
@@ -225,9 +255,13 @@ def loss_weight(
 ) -> Tensor:  # () or (B,) float32
     "What to multiply the squared error of the network's output by, at step t."
     _check_prediction(prediction_type)
-    if kind not in WEIGHTINGS: raise ValueError(f"weighting {kind!r} is not known: choose one of {', '.join(WEIGHTINGS)}")
+    if kind not in WEIGHTINGS:
+        raise ValueError(f"weighting {kind!r} is not known: choose one of {', '.join(WEIGHTINGS)}")
     ratio = snr(schedule, t)
-    if kind == "plain": return torch.ones_like(ratio)
-    if kind == "min_snr": on_eps = torch.where(ratio > gamma, gamma / ratio.clamp(min=gamma), 1.0)  # = min(SNR, γ) / SNR, without 0 / 0
-    else: on_eps = (p2_k + ratio) ** -p2_gamma
+    if kind == "plain":
+        return torch.ones_like(ratio)
+    if kind == "min_snr":
+        on_eps = torch.where(ratio > gamma, gamma / ratio.clamp(min=gamma), 1.0)  # = min(SNR, γ) / SNR, without 0 / 0
+    else:
+        on_eps = (p2_k + ratio) ** -p2_gamma
     return on_eps * {"epsilon": 1.0, "sample": ratio, "v_prediction": ratio / (1 + ratio)}[prediction_type]

@@ -18,7 +18,18 @@ from fastcore.basics import patch
 from .consistency import Stages, load_stages
 from .core import make_generator
 from .directions import edit_scores, label_reader
-from .explore import ClickPicture, Downloads, Explorer, Live, TagExplorer, Wish, bench_of, columns, guidances, having
+from latref_nb.explore import (
+    ClickPicture,
+    Downloads,
+    Explorer,
+    Live,
+    TagExplorer,
+    Wish,
+    bench_of,
+    columns,
+    guidances,
+    having,
+)
 from .explore import labelled, menu, page, pictured, sheet, titled, without_styles, wrapped
 from .metrics import load_judges
 from .plots import FramePlayer, figure_png, image_grid, image_strip, line_plot, new_figure
@@ -27,82 +38,129 @@ from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image
 
 # %% ../nbs/15a_studio.ipynb #42da379e
-def trajectory_frames(up, down # Trajectory of the inversion (or None) and of the rendering, with xs and x0s, of one image
-                     ): # list of (S,2S,3) bytes, list of captions
+def trajectory_frames(
+    up,
+    down,  # Trajectory of the inversion (or None) and of the rendering, with xs and x0s, of one image
+):  # list of (S,2S,3) bytes, list of captions
     "Every step as a picture of x_t beside the predicted x_0."
     frames, titles = [], []
     for way, t in (("up", up), ("down", down)):
-        if t is None: continue
+        if t is None:
+            continue
         for i, x0 in enumerate(t.x0s):
             frames.append(sheet(torch.stack([t.xs[i + 1][0], x0[0]]).clamp(-1, 1).float().cpu(), 2))
-            titles.append(f"{way}, now at {'the image' if t.timesteps[i + 1] < 0 else f't = {t.timesteps[i + 1]}'}: x_t | predicted x_0")
+            titles.append(
+                f"{way}, now at {'the image' if t.timesteps[i + 1] < 0 else f't = {t.timesteps[i + 1]}'}: x_t | predicted x_0"
+            )
     return frames, titles
+
 
 class TrajectoryPlayer(Live, FramePlayer):
     "Plays an edit from image to noise and back; it opens on the result."
-    def __init__(self, pipe, # LatRefPipeline
-                 image, # anything `load_images` takes, one face
-                 edits=(), # as for the pipeline
-                 num_inference_steps=12, # each way
-                 **kwargs # more for the pipeline's call: generator, x_T
-                ):
+
+    def __init__(
+        self,
+        pipe,  # LatRefPipeline
+        image,  # anything `load_images` takes, one face
+        edits=(),  # as for the pipeline
+        num_inference_steps=12,  # each way
+        **kwargs,  # more for the pipeline's call: generator, x_T
+    ):
         self.output = pipe(image, edits, num_inference_steps, return_trajectory=True, output_type="pt", **kwargs)
         frames, titles = trajectory_frames(self.output.inverted, self.output.rendered)
         super().__init__(frames, titles, interval=250, size=448)
-        self.back.icon = self.on.icon = ""                                # words are readable where no icons can be had
+        self.back.icon = self.on.icon = ""  # words are readable where no icons can be had
         self.back.description, self.on.description = "‹", "›"
         self.downloads = Downloads(("strip", "page"), self.take, lambda e: self.caption.set_trait("value", str(e)))
         self.children = [*self.children, self.downloads]
         self.index = len(frames) - 1
         self.add_class("latref-explorer")
-    def take(self, kind): # "strip" or "page" → (name of the file, its bytes)
-        "The film as a file."
-        if kind == "strip": return "film_strip.png", figure_png(self.still())
-        return "film.html", self.to_html(page=True).encode()
 
+    def take(self, kind):  # "strip" or "page" → (name of the file, its bytes)
+        "The film as a file."
+        if kind == "strip":
+            return "film_strip.png", figure_png(self.still())
+        return "film.html", self.to_html(page=True).encode()
 
 # %% ../nbs/15a_studio.ipynb #c2ee6c16
 @dataclass
 class Comparison:
     "What one way of editing did."
-    guidance: str          # a key of GUIDANCES
-    image: torch.Tensor    # (3,S,S)
-    target: bool           # the judge sees the wished value
-    identity: float        # cosine of the embeddings of source and result
-    drift: float           # share of the other tags that the judge reads differently
-    length: float          # of the step in the code
 
-def compare_guidances(bench, # Bench
-                      wishes, # of Wish, one for each way, all of gain 1
-                      judges, # Judges of chapter 14
-                      gain=1.0, # of all
-                      equal="gain", # or "length"
-                      steps=16 # of rendering
-                     ): # list of Comparison
+    guidance: str  # a key of GUIDANCES
+    image: torch.Tensor  # (3,S,S)
+    target: bool  # the judge sees the wished value
+    identity: float  # cosine of the embeddings of source and result
+    drift: float  # share of the other tags that the judge reads differently
+    length: float  # of the step in the code
+
+
+def compare_guidances(
+    bench,  # Bench
+    wishes,  # of Wish, one for each way, all of gain 1
+    judges,  # Judges of chapter 14
+    gain=1.0,  # of all
+    equal="gain",  # or "length"
+    steps=16,  # of rendering
+):  # list of Comparison
     "The same wish by several ways."
-    moves = torch.cat([bench.code([replace(w, gain=gain if equal == "gain" else 1.0)]) - bench.z for w in wishes])                # (M,d)
+    moves = torch.cat(
+        [bench.code([replace(w, gain=gain if equal == "gain" else 1.0)]) - bench.z for w in wishes]
+    )  # (M,d)
     lengths = moves.norm(dim=1)
-    if equal == "length": moves = moves * (gain * lengths.median() / lengths.clamp_min(1e-8))[:, None]
-    rendered = bench.pipe.render(bench.x_T(steps).repeat(len(moves), 1, 1, 1), bench.z + moves, steps)                            # (M,3,S,S)
-    images = torch.stack([bench.kept(y[None], bench.z + m[None], [w.edit(bench.pipe, bench.x)]) for y, m, w in zip(rendered, moves, wishes)])
+    if equal == "length":
+        moves = moves * (gain * lengths.median() / lengths.clamp_min(1e-8))[:, None]
+    rendered = bench.pipe.render(bench.x_T(steps).repeat(len(moves), 1, 1, 1), bench.z + moves, steps)  # (M,3,S,S)
+    images = torch.stack(
+        [
+            bench.kept(y[None], bench.z + m[None], [w.edit(bench.pipe, bench.x)])
+            for y, m, w in zip(rendered, moves, wishes)
+        ]
+    )
     before, after = map(label_reader(judges.judge, bench.pipe.tags), (bench.x, images))
     hit, kept = edit_scores(before.repeat(len(moves), 1), after, bench.pipe.tags, wishes[0].tag, wishes[0].value)
-    same = judges.identity(images) @ judges.identity(bench.x)[0]                                                                  # (M,dim) @ (dim,) -> (M,)
-    return [Comparison(w.guidance, *row) for w, row in zip(wishes, zip(images, hit.bool().tolist(), same.tolist(), (1 - kept.float()).tolist(), moves.norm(dim=1).tolist()))]
+    same = judges.identity(images) @ judges.identity(bench.x)[0]  # (M,dim) @ (dim,) -> (M,)
+    return [
+        Comparison(w.guidance, *row)
+        for w, row in zip(
+            wishes,
+            zip(images, hit.bool().tolist(), same.tolist(), (1 - kept.float()).tolist(), moves.norm(dim=1).tolist()),
+        )
+    ]
 
 # %% ../nbs/15a_studio.ipynb #65699ac8
-def comparison_rows(found # list of Comparison
-                   ): # list of rows
+def comparison_rows(
+    found,  # list of Comparison
+):  # list of rows
     "As a table."
-    return [{"edited by": c.guidance, "value seen": "yes" if c.target else "no", "same person": c.identity,
-             "other tags moved": c.drift, "step in the code": c.length} for c in found]
+    return [
+        {
+            "edited by": c.guidance,
+            "value seen": "yes" if c.target else "no",
+            "same person": c.identity,
+            "other tags moved": c.drift,
+            "step in the code": c.length,
+        }
+        for c in found
+    ]
 
-def rows_html(rows # list of dicts with the same keys
-             ): # str
+
+def rows_html(
+    rows,  # list of dicts with the same keys
+):  # str
     "A small table for a page."
     words = lambda v: f"{v:.2f}" if isinstance(v, float) else html.escape(str(v))
-    line = lambda cells, kind: "<tr style='line-height:1.5'>" + "".join(f'<{kind} style="text-align:left;padding:1px 14px 1px 0">{c}</{kind}>' for c in cells) + "</tr>"
-    return "<table>" + line(map(html.escape, rows[0]), "th") + "".join(line([words(v) for v in r.values()], "td") for r in rows) + "</table>"
+    line = lambda cells, kind: (
+        "<tr style='line-height:1.5'>"
+        + "".join(f'<{kind} style="text-align:left;padding:1px 14px 1px 0">{c}</{kind}>' for c in cells)
+        + "</tr>"
+    )
+    return (
+        "<table>"
+        + line(map(html.escape, rows[0]), "th")
+        + "".join(line([words(v) for v in r.values()], "td") for r in rows)
+        + "</table>"
+    )
 
 # %% ../nbs/15a_studio.ipynb #f1e5b001
 _DUEL_LEGEND = """
@@ -110,18 +168,24 @@ _DUEL_LEGEND = """
 judge reads differently than in the source. <b>same length</b>: each step in the code is stretched or shrunk to the
 median of all."""
 
+
 class DirectionVsStyle(TagExplorer):
     "Directions and style guidances on one face, at equal strength."
+
     gain = T.Float(1.0)
     seed = T.Int(0, help="of the noise")
     equal = T.Unicode("gain", help="gain or length")
     stem = "ways"
-    def __init__(self, pipe, # LatRefPipeline
-                 faces=None, judges=None, # SynthFaces; Judges; None: those that ship
-                 numbers=range(12), # faces that are offered
-                 steps=(3, 16), # of the preview and of the full result
-                 **state # tag, value, gain, seed, equal
-                ):
+
+    def __init__(
+        self,
+        pipe,  # LatRefPipeline
+        faces=None,
+        judges=None,  # SynthFaces; Judges; None: those that ship
+        numbers=range(12),  # faces that are offered
+        steps=(3, 16),  # of the preview and of the full result
+        **state,  # tag, value, gain, seed, equal
+    ):
         self.begin(pipe, faces, numbers, steps)
         self.judges, self.ways = judges or load_judges(), guidances(pipe)
         self._controls()
@@ -129,10 +193,11 @@ class DirectionVsStyle(TagExplorer):
         super().__init__([sides], _DUEL_LEGEND + without_styles(pipe))
         self.link(state, gain=self.gains, seed=self.seeds, equal=self.equals)
 
+
 @patch
-def _controls(self:DirectionVsStyle):
+def _controls(self: DirectionVsStyle):
     "Menus, sliders and the pictures with their names."
-    self.gains = W.FloatSlider(min=0, max=2, step=.05, description="gain", style={"description_width": "60px"})
+    self.gains = W.FloatSlider(min=0, max=2, step=0.05, description="gain", style={"description_width": "60px"})
     self.seeds = W.IntSlider(min=0, max=50, description="seed", style={"description_width": "60px"})
     equally = [("same gain", "gain"), ("same length", "length")]
     self.equals = W.ToggleButtons(options=equally, style={"button_width": "112px"})
@@ -145,37 +210,54 @@ def _controls(self:DirectionVsStyle):
 
 # %% ../nbs/15a_studio.ipynb #6cd53c19
 @patch
-def request(self:DirectionVsStyle):
+def request(self: DirectionVsStyle):
     wishes = [Wish(self.tag, self.value, w, 1.0, self.seed, 0.0, self.references.face) for w in self.ways]
     return self.chooser.face, wishes, self.gain, self.equal
 
-@patch
-def work(self:DirectionVsStyle, request):
-    "A preview of every way, then all in full."
-    face, wishes, gain, equal = request
-    for n in self.steps: yield face, wishes, compare_guidances(bench_of(self, face), wishes, self.judges, gain, equal, n), n
 
 @patch
-def shown(self:DirectionVsStyle, result):
+def work(self: DirectionVsStyle, request):
+    "A preview of every way, then all in full."
+    face, wishes, gain, equal = request
+    for n in self.steps:
+        yield face, wishes, compare_guidances(bench_of(self, face), wishes, self.judges, gain, equal, n), n
+
+
+@patch
+def shown(self: DirectionVsStyle, result):
     "Put a result on the page."
     face, wishes, found, n = self.result = result
-    self.pictures["source"].show(face.image); self.lent.show(wishes[0].reference.image)
-    for c in found: self.pictures[c.guidance].show(c.image)
+    self.pictures["source"].show(face.image)
+    self.lent.show(wishes[0].reference.image)
+    for c in found:
+        self.pictures[c.guidance].show(c.image)
     self.table.value = rows_html(comparison_rows(found))
     what = f"{face.name}: {wishes[0].tag}={wishes[0].value}, all at the same {self.equal}"
     self.say(f"{what}, {n} steps{', a preview' if n != self.steps[-1] else ''}.")
 
 # %% ../nbs/15a_studio.ipynb #53250c37
 @patch
-def still(self:DirectionVsStyle, **kwargs): # more for `image_strip` → Picture
+def still(self: DirectionVsStyle, **kwargs):  # more for `image_strip` → Picture
     "The present state as a figure."
     face, wishes, found, n = self.wait().result
-    return image_strip([face.image, *[c.image for c in found]], [face.name, *[f"{c.guidance}\n{'seen' if c.target else 'not seen'}, person {c.identity:.2f}, moved {c.drift:.2f}" for c in found]], **kwargs)
+    return image_strip(
+        [face.image, *[c.image for c in found]],
+        [
+            face.name,
+            *[
+                f"{c.guidance}\n{'seen' if c.target else 'not seen'}, person {c.identity:.2f}, moved {c.drift:.2f}"
+                for c in found
+            ],
+        ],
+        **kwargs,
+    )
+
 
 @patch
-def to_html(self:DirectionVsStyle, path=None, gains=(0, .5, 1., 1.5)): # → the path, or the text
+def to_html(self: DirectionVsStyle, path=None, gains=(0, 0.5, 1.0, 1.5)):  # → the path, or the text
     "A page with a slider over the gain; it works offline."
-    face, wishes, _, equal = self.request(); pictures, titles = [], []
+    face, wishes, _, equal = self.request()
+    pictures, titles = [], []
     for g in gains:
         found = compare_guidances(bench_of(self, face), wishes, self.judges, g, equal, self.steps[-1])
         pictures.append(sheet(torch.stack([face.image, *[c.image for c in found]]), len(found) + 1))
@@ -183,48 +265,62 @@ def to_html(self:DirectionVsStyle, path=None, gains=(0, .5, 1., 1.5)): # → the
     return self.save(page(pictures, titles, 160 * (len(wishes) + 1)), path)
 
 # %% ../nbs/15a_studio.ipynb #b94b945f
-def plane(codes, # (n,d)
-         ): # (n,2), the share of the variance that it shows
+def plane(
+    codes,  # (n,d)
+):  # (n,2), the share of the variance that it shows
     "The two largest principal components."
     c = codes - codes.mean(0)
     U, S, V = torch.linalg.svd(c, full_matrices=False)
-    return c @ V[:2].T, float((S[:2] ** 2).sum() / (S ** 2).sum().clamp_min(1e-12))              # (n,d) @ (d,2) -> (n,2)
+    return c @ V[:2].T, float((S[:2] ** 2).sum() / (S**2).sum().clamp_min(1e-12))  # (n,d) @ (d,2) -> (n,2)
 
-def plane_picture(points, # (n,2) in [0, 1], from the lower left
-                  colours, # (m,) in [0, 1] for the first m; the others are drawn in grey
-                  chosen=None, # number of the point to ring
-                  size=288 # pixels
-                 ): # (size,size,3) bytes
+
+def plane_picture(
+    points,  # (n,2) in [0, 1], from the lower left
+    colours,  # (m,) in [0, 1] for the first m; the others are drawn in grey
+    chosen=None,  # number of the point to ring
+    size=288,  # pixels
+):  # (size,size,3) bytes
     "The points as a picture."
-    fig, ax = new_figure(width=size / 72, height=size / 72); fig.set_layout_engine("none")
-    ax.set_position([.004, .004, .992, .992]); ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[]); ax.grid(False)
-    for side in ax.spines.values(): side.set(visible=True, color="#999999")
+    fig, ax = new_figure(width=size / 72, height=size / 72)
+    fig.set_layout_engine("none")
+    ax.set_position([0.004, 0.004, 0.992, 0.992])
+    ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[])
+    ax.grid(False)
+    for side in ax.spines.values():
+        side.set(visible=True, color="#999999")
     m = len(colours)
-    ax.scatter(*points[m:].T, s=26, c="#888888", marker="D", lw=.4, edgecolors="white")
-    ax.scatter(*points[:m].T, s=38, c=colours, cmap="viridis", vmin=0, vmax=1, lw=.5, edgecolors="black")
-    if chosen is not None: ax.scatter(*points[chosen:chosen + 1].T, s=170, facecolors="none", edgecolors="#D55E00", lw=2.5)
-    buf = io.BytesIO(); fig.savefig(buf, format="png", dpi=72)
+    ax.scatter(*points[m:].T, s=26, c="#888888", marker="D", lw=0.4, edgecolors="white")
+    ax.scatter(*points[:m].T, s=38, c=colours, cmap="viridis", vmin=0, vmax=1, lw=0.5, edgecolors="black")
+    if chosen is not None:
+        ax.scatter(*points[chosen : chosen + 1].T, s=170, facecolors="none", edgecolors="#D55E00", lw=2.5)
+    buf = io.BytesIO()
+    fig.savefig(buf, format="png", dpi=72)
     return np.asarray(Image.open(buf).convert("RGB"))
+
 
 @dataclass
 class StylePoint:
     "A style in the plane."
-    name: str       # "face 12" or "seed 3"
-    code: object    # StyleCode of one
+
+    name: str  # "face 12" or "seed 3"
+    code: object  # StyleCode of one
 
 # %% ../nbs/15a_studio.ipynb #f1e5b007
-def code_html(numbers # list of numbers
-             ): # str
+def code_html(
+    numbers,  # list of numbers
+):  # str
     "A style code as small bars for a page."
     top = max(map(abs, numbers)) or 1.0
+
     def bar(v):
         side, colour = ("bottom", "#0072B2") if v > 0 else ("top", "#D55E00")
         place = f"height:{22 * abs(v) / top:.0f}px;margin-{side}:22px;vertical-align:{side};background:{colour}"
         return f'<span title="{v:.2f}" style="display:inline-block;width:5px;{place}"></span>'
+
     style = "height:46px;white-space:nowrap;overflow:hidden"
     frame = f'<div style="{style}" role="img" aria-label="the style code as bars">'
     words = '<div style="color:#555">the style code: blue and up is positive, orange and down is negative</div>'
-    return f'{frame}{"".join(map(bar, numbers[:140]))}</div>{words}'
+    return f"{frame}{''.join(map(bar, numbers[:140]))}</div>{words}"
 
 # %% ../nbs/15a_studio.ipynb #d744d6b3
 _STYLE_LEGEND = """
@@ -232,8 +328,10 @@ Each point is a style. Round: read off a face that has the value; dark violet wh
 under <i>colour</i> is small, yellow where it is large. Grey diamonds: drawn from noise. The orange ring: the style that
 the large face has been given."""
 
+
 class StyleExplorer(TagExplorer):
     "Draw, look at, keep and mix the styles of a tag."
+
     factor = T.Unicode(help="the style factor that colours the points")
     chosen = T.Int(0, help="number of the point whose style the face is given")
     drawn = T.Int(0, help="seed of the first of the drawn styles")
@@ -241,35 +339,40 @@ class StyleExplorer(TagExplorer):
     first = T.Unicode("", help="name of a kept style")
     second = T.Unicode("", help="another; with both, the face is given their mixture")
     stem, takes, moves_on = "style", ("picture", "strip", "page"), False
-    def __init__(self, pipe, # LatRefPipeline with style networks
-                 faces=None, # SynthFaces; None: 500 that no shipped network was trained on
-                 numbers=range(12), # faces that are offered
-                 n=24, # styles of faces, and as many drawn ones
-                 steps=(3, 16), # of the preview and of the full result
-                 **state # tag, value
-                ):
-        for means in ("reference", "seed"): pipe.need(means, "the style explorer")
+
+    def __init__(
+        self,
+        pipe,  # LatRefPipeline with style networks
+        faces=None,  # SynthFaces; None: 500 that no shipped network was trained on
+        numbers=range(12),  # faces that are offered
+        n=24,  # styles of faces, and as many drawn ones
+        steps=(3, 16),  # of the preview and of the full result
+        **state,  # tag, value
+    ):
+        for means in ("reference", "seed"):
+            pipe.need(means, "the style explorer")
         self.begin(pipe, faces, numbers, steps, "Exchange styles with")
         self.n, self.kept, self.points = n, {}, []
-        self._pictures(); self._controls()
+        self._pictures()
+        self._controls()
         right = [wrapped(self.wished, self.factors), self.row, self.bars, self.keeper]
         super().__init__([columns([self.chooser, self.references], right)], _STYLE_LEGEND)
         self._listen(state)
 
 # %% ../nbs/15a_studio.ipynb #f1e5b002
 @patch
-def _pictures(self:StyleExplorer):
+def _pictures(self: StyleExplorer):
     "The plane and the faces, each with words over it."
     self.map = ClickPicture(width=288, rows=32, columns=32, label="plane of styles: choose a point")
     self.main = self.edited = ClickPicture(label="the face in the chosen style")
     self.swapped = [ClickPicture(width=108, label=f"{t} after the swap") for t in ("the face", "the other face")]
-    self.named = [W.HTML() for _ in range(3)]                             # over the face, and over each exchanged one
+    self.named = [W.HTML() for _ in range(3)]  # over the face, and over each exchanged one
     exchanged = W.HBox([titled(n, p) for n, p in zip(self.named[1:], self.swapped)])
     self.row = wrapped(titled("styles of the tag", self.map), W.VBox([titled(self.named[0], self.edited), exchanged]))
 
 # %% ../nbs/15a_studio.ipynb #f4bf7648
 @patch
-def _controls(self:StyleExplorer):
+def _controls(self: StyleExplorer):
     "Menus, names, buttons."
     self.factors = menu("colour", width=210)
     self.factors.tooltip = "the style factor that colours the points"
@@ -280,23 +383,28 @@ def _controls(self:StyleExplorer):
     load = self._button("Load", "read kept styles from the file", lambda: self.load_from(self.file.value))
     others = self._button("Draw others", "draw other styles from noise", self.draw_others, 110)
     self.firsts, self.seconds = menu("mix", width=210), menu("with", width=210)
-    self.mixes = W.FloatSlider(min=0, max=1, step=.02, description="amount", tooltip="how much of the second style")
+    self.mixes = W.FloatSlider(min=0, max=1, step=0.02, description="amount", tooltip="how much of the second style")
     self.mixer = wrapped(self.firsts, self.seconds, self.mixes)
     self.keeper = W.VBox([wrapped(W.HBox([others, self.name, keep]), W.HBox([self.file, save, load])), self.mixer])
 
+
 @patch
-def _button(self:StyleExplorer, words, tip, do, width=70): # on it; for the mouse; what it does; pixels
+def _button(self: StyleExplorer, words, tip, do, width=70):  # on it; for the mouse; what it does; pixels
     "A button whose errors are said."
     b = W.Button(description=words, tooltip=tip, layout=W.Layout(width=f"{width}px"))
+
     def pressed(_):
-        try: do()
-        except (ValueError, OSError) as e: self.fail(e)
+        try:
+            do()
+        except (ValueError, OSError) as e:
+            self.fail(e)
+
     b.on_click(pressed)
     return b
 
 # %% ../nbs/15a_studio.ipynb #f1e5b009
 @patch
-def _listen(self:StyleExplorer, state):
+def _listen(self: StyleExplorer, state):
     "Link state and controls, then draw the styles and the first picture."
     T.link((self, "factor"), (self.factors, "value"))
     self.observe(lambda c: self._draw_map(), ["factor", "chosen", "first", "second"])
@@ -305,101 +413,149 @@ def _listen(self:StyleExplorer, state):
     self.map.observe(self._clicked, ["row", "column"])
     self.link(state, chosen=W.IntText(), mix=self.mixes, first=self.firsts, second=self.seconds)
 
+
 @patch
-def value_is_new(self:StyleExplorer):
+def value_is_new(self: StyleExplorer):
     "Styles of another tag or value."
     self._draw_styles()
 
 # %% ../nbs/15a_studio.ipynb #259e2d07
 @patch
-def _draw_styles(self:StyleExplorer, change=None):
+def _draw_styles(self: StyleExplorer, change=None):
     "The styles of faces with the value, then drawn ones; kept styles of this tag."
-    numbers = having(self.faces, self.tag, self.value, self.n); x = self.pipe.load_images(self.chooser.face.image)
+    numbers = having(self.faces, self.tag, self.value, self.n)
+    x = self.pipe.load_images(self.chooser.face.image)
     with torch.no_grad():
         refs = self.pipe.reference_style(self.faces.batch(numbers)["image"], self.tag, self.value)
-        drawn = self.pipe.latent_style(x.expand(self.n, -1, -1, -1), self.tag, self.value, generator=make_generator(list(range(self.drawn, self.drawn + self.n))))
-    self.numbers, self.points = numbers, [StylePoint(f"face {i}", c) for i, c in zip(numbers, refs)] + [StylePoint(f"seed {i}", c) for i, c in enumerate(drawn, self.drawn)]
+        drawn = self.pipe.latent_style(
+            x.expand(self.n, -1, -1, -1),
+            self.tag,
+            self.value,
+            generator=make_generator(list(range(self.drawn, self.drawn + self.n))),
+        )
+    self.numbers, self.points = (
+        numbers,
+        [StylePoint(f"face {i}", c) for i, c in zip(numbers, refs)]
+        + [StylePoint(f"seed {i}", c) for i, c in enumerate(drawn, self.drawn)],
+    )
     at, self.share = plane(torch.cat([p.code.flat() for p in self.points]).cpu())
     low, high = at.min(0).values, at.max(0).values
-    self.at = .06 + .88 * (at - low) / (high - low).clamp_min(1e-9)                              # (n,2) in [0, 1]
+    self.at = 0.06 + 0.88 * (at - low) / (high - low).clamp_min(1e-9)  # (n,2) in [0, 1]
     names = list(self.faces.style_names[self.tag]) or [""]
-    if tuple(self.factors.options) != tuple(names): self.factors.options = names
-    if self.factor not in names: self.factor = names[0]
+    if tuple(self.factors.options) != tuple(names):
+        self.factors.options = names
+    if self.factor not in names:
+        self.factor = names[0]
     self.chosen = min(self.chosen, len(self.points) - 1)
-    self._offer_kept(); self._draw_map()
+    self._offer_kept()
+    self._draw_map()
+
 
 @patch
-def _draw_map(self:StyleExplorer):
+def _draw_map(self: StyleExplorer):
     "The plane, coloured by the factor."
-    if not self.points: return
+    if not self.points:
+        return
     names = list(self.faces.style_names[self.tag])
-    values = self.faces.style(self.numbers, self.tag)[:, names.index(self.factor)].numpy() if self.factor in names else np.full(len(self.numbers), .5)
+    values = (
+        self.faces.style(self.numbers, self.tag)[:, names.index(self.factor)].numpy()
+        if self.factor in names
+        else np.full(len(self.numbers), 0.5)
+    )
     self.map.show(plane_picture(self.at.numpy(), values, None if self.first and self.second else self.chosen))
 
-@patch
-def draw_others(self:StyleExplorer):
-    "Other seeds for the drawn styles."
-    self.drawn += self.n; self.refresh()
 
 @patch
-def _clicked(self:StyleExplorer, change):
+def draw_others(self: StyleExplorer):
+    "Other seeds for the drawn styles."
+    self.drawn += self.n
+    self.refresh()
+
+
+@patch
+def _clicked(self: StyleExplorer, change):
     "The nearest point is chosen."
-    if self.map.row < 0: return
-    x, y = (self.map.column + .5) / self.map.columns, 1 - (self.map.row + .5) / self.map.rows
+    if self.map.row < 0:
+        return
+    x, y = (self.map.column + 0.5) / self.map.columns, 1 - (self.map.row + 0.5) / self.map.rows
     self.first = self.second = ""
     self.chosen = int((self.at - torch.tensor([x, y])).norm(dim=1).argmin())
 
 # %% ../nbs/15a_studio.ipynb #a2c9b4b2
 @patch
-def style(self:StyleExplorer): # StyleCode of one
+def style(self: StyleExplorer):  # StyleCode of one
     "The style that the face is given: a mixture of two kept ones, or the chosen point's."
-    if self.first and self.second: return self.kept[self.first][2].mix(self.kept[self.second][2], self.mix)
+    if self.first and self.second:
+        return self.kept[self.first][2].mix(self.kept[self.second][2], self.mix)
     return self.points[self.chosen].code
 
+
 @patch
-def worn(self:StyleExplorer): # str
+def worn(self: StyleExplorer):  # str
     "Its name."
-    return f"{1 - self.mix:.2f} {self.first} + {self.mix:.2f} {self.second}" if self.first and self.second else self.points[self.chosen].name
+    return (
+        f"{1 - self.mix:.2f} {self.first} + {self.mix:.2f} {self.second}"
+        if self.first and self.second
+        else self.points[self.chosen].name
+    )
+
 
 @patch
-def keep(self:StyleExplorer, name # to keep it under
-        ):
+def keep(
+    self: StyleExplorer,
+    name,  # to keep it under
+):
     "Keep this style under a name."
-    if not name.strip(): raise ValueError("no name came. Write one into the field, e.g. round glasses.")
-    self.kept[name.strip()] = (self.tag, self.value, self.style()); self._offer_kept()
+    if not name.strip():
+        raise ValueError("no name came. Write one into the field, e.g. round glasses.")
+    self.kept[name.strip()] = (self.tag, self.value, self.style())
+    self._offer_kept()
+
 
 @patch
-def _offer_kept(self:StyleExplorer):
+def _offer_kept(self: StyleExplorer):
     "Kept styles of this tag and value, for mixing."
     names = ["", *(n for n, (tag, value, _) in self.kept.items() if (tag, value) == (self.tag, self.value))]
     for menu in (self.firsts, self.seconds):
         old = menu.value
-        if tuple(menu.options) != tuple(names): menu.options = names; menu.value = old if old in names else ""
-    self.mixer.layout.display = "" if len(names) > 2 else "none"                    # nothing to mix before two are kept
+        if tuple(menu.options) != tuple(names):
+            menu.options = names
+            menu.value = old if old in names else ""
+    self.mixer.layout.display = "" if len(names) > 2 else "none"  # nothing to mix before two are kept
 
 # %% ../nbs/15a_studio.ipynb #f1e5b00a
 @patch
-def save_to(self:StyleExplorer, path # a .safetensors file
-           ): # the path
+def save_to(
+    self: StyleExplorer,
+    path,  # a .safetensors file
+):  # the path
     "Write the kept styles."
-    if not self.kept: raise ValueError("nothing is kept yet. Choose a style, give it a name and press Keep.")
-    if not str(path).strip(): raise ValueError("no file was named. Write a path, e.g. styles.safetensors.")
+    if not self.kept:
+        raise ValueError("nothing is kept yet. Choose a style, give it a name and press Keep.")
+    if not str(path).strip():
+        raise ValueError("no file was named. Write a path, e.g. styles.safetensors.")
     return save_styles(path, self.kept, model=str(self.pipe.config.get("_name_or_path") or ""))
 
+
 @patch
-def load_from(self:StyleExplorer, path # written by `save_to`
-             ):
+def load_from(
+    self: StyleExplorer,
+    path,  # written by `save_to`
+):
     "Add the styles of a file to the kept ones."
-    if not str(path).strip(): raise ValueError("no file was named. Write a path, e.g. styles.safetensors.")
-    self.kept |= load_styles(path, model=str(self.pipe.config.get("_name_or_path") or "")); self._offer_kept()
+    if not str(path).strip():
+        raise ValueError("no file was named. Write a path, e.g. styles.safetensors.")
+    self.kept |= load_styles(path, model=str(self.pipe.config.get("_name_or_path") or ""))
+    self._offer_kept()
 
 # %% ../nbs/15a_studio.ipynb #dd8ad719
 @patch
-def request(self:StyleExplorer):
+def request(self: StyleExplorer):
     return self.chooser.face, self.references.face, self.tag, self.value, self.style(), self.worn()
 
+
 @patch
-def work(self:StyleExplorer, request):
+def work(self: StyleExplorer, request):
     "The face in the style; and the two faces in each other's."
     face, other, tag, value, code, name = request
     a, b = bench_of(self, face), bench_of(self, other)
@@ -408,13 +564,15 @@ def work(self:StyleExplorer, request):
         made, whole = a.wear(tag, value, code, n), n == self.steps[-1]
         yield face, name, code, made, [o.wear(tag, value, c, n) for o, c in zip((a, b), codes)] if whole else None, n
 
+
 @patch
-def shown(self:StyleExplorer, result):
+def shown(self: StyleExplorer, result):
     "Put a result on the page."
     face, name, code, image, swapped, n = self.result = result
     other = self.references.face.name
     self.edited.show(image)
-    for p, x in zip(self.swapped, swapped or []): p.show(x)
+    for p, x in zip(self.swapped, swapped or []):
+        p.show(x)
     titles = f"{face.name} in the style of {name}", f"{face.name}, style of {other}", f"{other}, style of {face.name}"
     for line, words, wide in zip(self.named, titles, (224, 108, 108)):
         line.value = f'<div style="width:{wide}px;line-height:1.3"><b>{html.escape(words)}</b></div>'
@@ -425,7 +583,7 @@ def shown(self:StyleExplorer, result):
 
 # %% ../nbs/15a_studio.ipynb #f1e5b003
 @patch
-def still(self:StyleExplorer, **kwargs): # more for `image_strip` → Picture
+def still(self: StyleExplorer, **kwargs):  # more for `image_strip` → Picture
     "The present state as a figure."
     face, name, code, image, swapped, n = self.wait().result
     other = self.references.face.name
@@ -433,29 +591,43 @@ def still(self:StyleExplorer, **kwargs): # more for `image_strip` → Picture
     titles += [f"{face.name},\nstyle of {other}", f"{other},\nstyle of {face.name}"]
     return image_strip([self.map_picture(), face.image, image, *swapped], titles, **kwargs)
 
+
 @patch
-def map_picture(self:StyleExplorer): # (S,S,3) bytes
+def map_picture(self: StyleExplorer):  # (S,S,3) bytes
     "The plane as it is shown."
     return np.asarray(Image.open(io.BytesIO(self.map.png)).convert("RGB"))
 
+
 @patch
-def to_html(self:StyleExplorer, path=None, n=12): # how many styles → the path, or the text
+def to_html(self: StyleExplorer, path=None, n=12):  # how many styles → the path, or the text
     "A page with a slider over styles; it works offline."
-    self.wait(); bench = bench_of(self, self.chooser.face); picks = self.points[::max(1, len(self.points) // n)][:n]
+    self.wait()
+    bench = bench_of(self, self.chooser.face)
+    picks = self.points[:: max(1, len(self.points) // n)][:n]
     made = [bench.wear(self.tag, self.value, p.code, self.steps[-1]) for p in picks]
-    return self.save(page([sheet(torch.stack([bench.face.image, m]), 2) for m in made], [f"{self.tag} {self.value}, style of {p.name}" for p in picks]), path)
+    return self.save(
+        page(
+            [sheet(torch.stack([bench.face.image, m]), 2) for m in made],
+            [f"{self.tag} {self.value}, style of {p.name}" for p in picks],
+        ),
+        path,
+    )
 
 # %% ../nbs/15a_studio.ipynb #26b68bba
 class ConsistencyExplorer(Explorer):
     "The stages of forward–backward training on one face, over training time."
+
     moment = T.Int(0, help="number of the snapshot")
     face = T.Int(0, help="which of its faces")
     without = T.Unicode("", help="name of an ablation to show below; empty: none")
     term = T.Unicode("", help="which term of the loss is drawn")
     stem, names = "training", ("original", "removed", "restored", "another style")
-    def __init__(self, stages, # Stages of chapter 11, or the file it saved
-                 **state # moment, face, without, term
-                ):
+
+    def __init__(
+        self,
+        stages,  # Stages of chapter 11, or the file it saved
+        **state,  # moment, face, without, term
+    ):
         self.stages = stages if isinstance(stages, Stages) else load_stages(stages)
         self._controls()
         rows = [pictured(**dict(zip(self.names, row))) for row in self.rows]
@@ -464,45 +636,55 @@ class ConsistencyExplorer(Explorer):
         super().__init__([columns(left, [self.moments, rows[0], self.below])], "The dashed line is the moment shown.")
         controls = dict(moment=self.moments, face=self.faces_menu, without=self.runs, term=self.terms)
         self.term = self.terms.value
-        for name, control in controls.items(): T.link((self, name), (control, "value"))
-        for k, v in state.items(): setattr(self, k, v)
-        self.observe(self.refresh, list(controls)); self.refresh()
+        for name, control in controls.items():
+            T.link((self, name), (control, "value"))
+        for k, v in state.items():
+            setattr(self, k, v)
+        self.observe(self.refresh, list(controls))
+        self.refresh()
+
 
 @patch
-def _controls(self:ConsistencyExplorer):
+def _controls(self: ConsistencyExplorer):
     "Menus, the slider and the pictures."
     s, runs = self.stages, ("full training", "ablation")
     steps, wide = [(f"step {n}", i) for i, n in enumerate(s.steps)], W.Layout(width="420px", max_width="98%")
     self.moments = W.SelectionSlider(options=steps, description="moment", layout=wide)
     faces = [(f"face {f}: {t} {v}", i) for i, (f, t, v) in enumerate(zip(s.faces, s.tags, s.values))]
     self.faces_menu, self.terms = menu("face", faces, 290, 90), menu("curve of", s.terms, 290, 90)
-    self.runs = menu("compare with", [("nothing", ""), *((n.replace("_", " "), n) for n in sorted(s.ablations))], 290, 90)
+    self.runs = menu(
+        "compare with", [("nothing", ""), *((n.replace("_", " "), n) for n in sorted(s.ablations))], 290, 90
+    )
     self.rows = [[ClickPicture(width=124, label=f"{run}: {n}") for n in self.names] for run in runs]
     self.chart = ClickPicture(width=300, smooth=True, label="a term of the loss over training time")
     self.without_words = W.HTML()
 
 # %% ../nbs/15a_studio.ipynb #004cd023
-def stage_pictures(stages, # Stages
-                   moment, # number of a snapshot
-                   face # number of a face in it
-                  ): # four of (S,S,3) bytes
+def stage_pictures(
+    stages,  # Stages
+    moment,  # number of a snapshot
+    face,  # number of a face in it
+):  # four of (S,S,3) bytes
     "Original, removed, restored, another style."
-    picture = lambda x: np.ascontiguousarray(x[face].movedim(0, -1).numpy())                      # (N,3,S,S) -> (S,S,3)
+    picture = lambda x: np.ascontiguousarray(x[face].movedim(0, -1).numpy())  # (N,3,S,S) -> (S,S,3)
     return [picture(x) for x in (stages.original, stages.removed, stages.restored[moment], stages.swapped[moment])]
 
-def nearest_moment(stages, step): # Stages, a training step → number of its snapshot
+
+def nearest_moment(stages, step):  # Stages, a training step → number of its snapshot
     "The snapshot next to a step."
     return min(range(len(stages.steps)), key=lambda i: abs(stages.steps[i] - step))
 
 # %% ../nbs/15a_studio.ipynb #f1e5b004
-def term_curve(runs, # {name: Stages}
-               term, # name of a term of the loss
-               step # training step to mark
-              ): # Picture
+def term_curve(
+    runs,  # {name: Stages}
+    term,  # name of a term of the loss
+    step,  # training step to mark
+):  # Picture
     "One term of the loss over training time, for each run that has it; steps and losses on logarithmic axes."
     lines = {}
     for name, run in runs.items():
-        if term not in run.terms: continue
+        if term not in run.terms:
+            continue
         y = run.losses[:, run.terms.index(term)]
         known = torch.isfinite(y)
         lines[name] = [s for s, k in zip(run.steps, known) if k], y[known]
@@ -523,10 +705,12 @@ def term_curve(runs, # {name: Stages}
 
 # %% ../nbs/15a_studio.ipynb #f1e5b005
 @patch
-def request(self:ConsistencyExplorer): return self.moment, self.face, self.without, self.term
+def request(self: ConsistencyExplorer):
+    return self.moment, self.face, self.without, self.term
+
 
 @patch
-def work(self:ConsistencyExplorer, request):
+def work(self: ConsistencyExplorer, request):
     "The pictures at once, then the curve."
     moment, face, without, term = request
     runs = {"full training": self.stages, **({without: self.stages.ablations[without]} if without else {})}
@@ -536,17 +720,22 @@ def work(self:ConsistencyExplorer, request):
     yield request, pictures, None
     yield request, pictures, figure_png(term_curve(runs, term, step))
 
+
 @patch
-def shown(self:ConsistencyExplorer, result):
+def shown(self: ConsistencyExplorer, result):
     "Put a result on the page."
     (moment, face, without, term), pictures, curve = self.result = result
     self.below.layout.display = "" if without else "none"
     for row, made in zip(self.rows, pictures):
-        for p, picture in zip(row, made): p.show(picture)
-    if curve: self.chart.png = curve
+        for p, picture in zip(row, made):
+            p.show(picture)
+    if curve:
+        self.chart.png = curve
     s, run = self.stages, self.stages.ablations.get(without)
+
     def value(r, m):
         return f"{term} {float(r.losses[m, r.terms.index(term)]):.3g}" if term in r.terms else f"it has no {term}"
+
     words = f"Step {s.steps[moment]} of the full training: {value(s, moment)}."
     if run:
         m = nearest_moment(run, s.steps[moment])
@@ -556,16 +745,33 @@ def shown(self:ConsistencyExplorer, result):
 
 # %% ../nbs/15a_studio.ipynb #f1e5b006
 @patch
-def still(self:ConsistencyExplorer, **kwargs): # more for `image_grid` → Picture
+def still(self: ConsistencyExplorer, **kwargs):  # more for `image_grid` → Picture
     "The present state as a figure."
     (moment, _, without, _), pictures, _ = self.wait().result
-    return image_grid(pictures, rows=["full training", without][:len(pictures)], cols=list(self.names), **{"title": f"step {self.stages.steps[moment]}", "scale": 1.0} | kwargs)
+    return image_grid(
+        pictures,
+        rows=["full training", without][: len(pictures)],
+        cols=list(self.names),
+        **{"title": f"step {self.stages.steps[moment]}", "scale": 1.0} | kwargs,
+    )
+
 
 @patch
-def to_html(self:ConsistencyExplorer, path=None): # → the path, or the text
+def to_html(self: ConsistencyExplorer, path=None):  # → the path, or the text
     "A page with a slider over training time; it works offline."
     (_, face, without, _), frames = self.request(), []
     for i, step in enumerate(self.stages.steps):
-        rows = [(self.stages, i)] + ([(self.stages.ablations[without], nearest_moment(self.stages.ablations[without], step))] if without else [])
+        rows = [(self.stages, i)] + (
+            [(self.stages.ablations[without], nearest_moment(self.stages.ablations[without], step))] if without else []
+        )
         frames.append(np.concatenate([np.concatenate(stage_pictures(r, m, face), 1) for r, m in rows]))
-    return self.save(page(frames, [f"step {n}: " + ", ".join(self.names) + (f"; below: {without}" if without else "") for n in self.stages.steps]), path)
+    return self.save(
+        page(
+            frames,
+            [
+                f"step {n}: " + ", ".join(self.names) + (f"; below: {without}" if without else "")
+                for n in self.stages.steps
+            ],
+        ),
+        path,
+    )

@@ -18,8 +18,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .autoencoder import SemanticEncoder
-from .checkpoints import (CheckpointError, Network, check_arguments, check_finite, one_line, open_tensors,
-                                   read_tensors, whole_path)
+from latref_nb.checkpoints import (
+    CheckpointError,
+    Network,
+    check_arguments,
+    check_finite,
+    one_line,
+    open_tensors,
+    read_tensors,
+    whole_path,
+)
 from .core import Tag, atomic_write, randn, unknown_name
 from .directions import tag_list, tag_set
 
@@ -27,24 +35,30 @@ from .directions import tag_list, tag_set
 @dataclass(repr=False)
 class StyleCode:
     "Styles of B faces, one style each: a vector and a few tokens, and what they are styles of."
-    vector: Tensor     # s (B,d_s): sets the statistics of features
-    tokens: Tensor     # W (B,n,d_w): what features attend to
-    tag: str = None    # "Eyeglasses"; None: not known
+
+    vector: Tensor  # s (B,d_s): sets the statistics of features
+    tokens: Tensor  # W (B,n,d_w): what features attend to
+    tag: str = None  # "Eyeglasses"; None: not known
     value: str = None  # "with"; None: not known, or not the same for all
 
     def __post_init__(self):
         v, w = self.vector, self.tokens
         if v.ndim != 2 or w.ndim != 3 or len(v) != len(w):
-            raise ValueError(f"a vector of shape {tuple(v.shape)} and tokens of shape {tuple(w.shape)} came. "
-                             "A style code is (B,d_s) and (B,n,d_w), with the same B.")
+            raise ValueError(
+                f"a vector of shape {tuple(v.shape)} and tokens of shape {tuple(w.shape)} came. "
+                "A style code is (B,d_s) and (B,n,d_w), with the same B."
+            )
 
-    def __len__(self): return len(self.vector)
+    def __len__(self):
+        return len(self.vector)
 
-    def __iter__(self): return (self[i] for i in range(len(self)))
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
 
-    def __getitem__(self, i): # int, slice, list or tensor → StyleCode; a single one keeps its batch dimension
+    def __getitem__(self, i):  # int, slice, list or tensor → StyleCode; a single one keeps its batch dimension
         if isinstance(i, int):
-            if not -len(self) <= i < len(self): raise IndexError(f"style {i} of {len(self)}")
+            if not -len(self) <= i < len(self):
+                raise IndexError(f"style {i} of {len(self)}")
             i = [i]
         return replace(self, vector=self.vector[i], tokens=self.tokens[i])
 
@@ -52,79 +66,94 @@ class StyleCode:
         (B, n, d_w), of = self.tokens.shape, f"{self.tag}={self.value or '?'}: " if self.tag else ""
         return f"StyleCode({of}{B} {'style' if B == 1 else 'styles'}, s {self.vector.shape[1]}, W {n}×{d_w})"
 
-
 # %% ../nbs/09_styles.ipynb #6b7c9392
 @patch
-def to(self:StyleCode, *args, **kwargs): # device, dtype → StyleCode
+def to(self: StyleCode, *args, **kwargs):  # device, dtype → StyleCode
     "As for tensors."
     return replace(self, vector=self.vector.to(*args, **kwargs), tokens=self.tokens.to(*args, **kwargs))
 
-@patch
-def flat(self:StyleCode): # (B, d_s + n·d_w)
-    "All numbers of each style in one row."
-    return torch.cat([self.vector, self.tokens.flatten(1)], 1)      # (B,d_s), (B,n,d_w) → (B, d_s + n·d_w)
 
 @patch
-def norm(self:StyleCode): # (B,)
+def flat(self: StyleCode):  # (B, d_s + n·d_w)
+    "All numbers of each style in one row."
+    return torch.cat([self.vector, self.tokens.flatten(1)], 1)  # (B,d_s), (B,n,d_w) → (B, d_s + n·d_w)
+
+
+@patch
+def norm(self: StyleCode):  # (B,)
     "Length of each style, all numbers taken together."
     return self.flat().norm(dim=1)
 
+
 @patch
-def repeat(self:StyleCode, n): # StyleCode of n·B: the whole batch n times over
+def repeat(self: StyleCode, n):  # StyleCode of n·B: the whole batch n times over
     "The same styles for more faces."
     return replace(self, vector=self.vector.repeat(n, 1), tokens=self.tokens.repeat(n, 1, 1))
+
 
 def _common(codes, name):
     "The tag or value of several codes: what those that know it agree on, else None."
     known = {getattr(c, name) for c in codes} - {None}
     return known.pop() if len(known) == 1 else None
 
+
 @patch(cls_method=True)
-def cat(cls:StyleCode, codes): # list of StyleCode → StyleCode
+def cat(cls: StyleCode, codes):  # list of StyleCode → StyleCode
     "Several batches as one; what they are styles of stays where all agree."
     codes = list(codes)
     parts = torch.cat([c.vector for c in codes]), torch.cat([c.tokens for c in codes])
     return cls(*parts, _common(codes, "tag"), _common(codes, "value"))
 
-
 # %% ../nbs/09_styles.ipynb #431c2fb0
 def _same_shape(a, b):
     "Refuse codes of models with different sizes, and of different tags."
     shapes = [tuple(c.vector.shape[1:]) + tuple(c.tokens.shape[1:]) for c in (a, b)]
-    if shapes[0] != shapes[1]: raise ValueError(f"styles of sizes {shapes[0]} and {shapes[1]} (d_s, n, d_w) came. Only styles of one model can be mixed.")
-    if None not in (a.tag, b.tag) and a.tag != b.tag: raise ValueError(f"styles of {a.tag} and of {b.tag} came. Only styles of one tag can be mixed.")
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"styles of sizes {shapes[0]} and {shapes[1]} (d_s, n, d_w) came. Only styles of one model can be mixed."
+        )
+    if None not in (a.tag, b.tag) and a.tag != b.tag:
+        raise ValueError(f"styles of {a.tag} and of {b.tag} came. Only styles of one tag can be mixed.")
+
 
 @patch
-def mix(self:StyleCode, other, # StyleCode of as many faces, or of one
-        t, # 0: self, 1: other; a number or (B,)
-       ): # StyleCode
+def mix(
+    self: StyleCode,
+    other,  # StyleCode of as many faces, or of one
+    t,  # 0: self, 1: other; a number or (B,)
+):  # StyleCode
     "The style that lies a share t of the way to another."
     _same_shape(self, other)
     t = torch.as_tensor(t, dtype=self.vector.dtype, device=self.vector.device).reshape(-1, 1)  # (1|B,1)
-    vector = torch.lerp(*torch.broadcast_tensors(self.vector, other.vector, t))                # (B,d_s)
-    tokens = torch.lerp(*torch.broadcast_tensors(self.tokens, other.tokens, t[..., None]))     # (B,n,d_w)
+    vector = torch.lerp(*torch.broadcast_tensors(self.vector, other.vector, t))  # (B,d_s)
+    tokens = torch.lerp(*torch.broadcast_tensors(self.tokens, other.tokens, t[..., None]))  # (B,n,d_w)
     return StyleCode(vector, tokens, _common([self, other], "tag"), _common([self, other], "value"))
 
 # %% ../nbs/09_styles.ipynb #77def6dd
 @patch
-def check_for(self:StyleCode, tag, # name
-              value, # name
-             ): # the code itself, or a `ValueError`
+def check_for(
+    self: StyleCode,
+    tag,  # name
+    value,  # name
+):  # the code itself, or a `ValueError`
     "Refuse a style of another tag or value."
     if (self.tag or tag) != tag or (self.value or value) != value:
-        raise ValueError(f"a style of {self.tag}={self.value or '?'} came for {tag}={value}. Give a style of {tag}={value}, "
-                         f"for instance from pipe.reference_style(face, {tag!r}, {value!r}).")
+        raise ValueError(
+            f"a style of {self.tag}={self.value or '?'} came for {tag}={value}. Give a style of {tag}={value}, "
+            f"for instance from pipe.reference_style(face, {tag!r}, {value!r})."
+        )
     return self
 
-
 # %% ../nbs/09_styles.ipynb #196732c9
-def swap_styles(a, # {tag: StyleCode}
-                b, # {tag: StyleCode}
-                tags, # names of the tags to take from b
-               ): # {tag: StyleCode}
+def swap_styles(
+    a,  # {tag: StyleCode}
+    b,  # {tag: StyleCode}
+    tags,  # names of the tags to take from b
+):  # {tag: StyleCode}
     "The styles of one person, with those of some tags taken from another."
     for t in [tags] if isinstance(tags, str) else tags:
-        if t not in b: raise ValueError(unknown_name("tag", t, b))
+        if t not in b:
+            raise ValueError(unknown_name("tag", t, b))
     return a | {t: b[t] for t in ([tags] if isinstance(tags, str) else tags)}
 
 # %% ../nbs/09_styles.ipynb #436357ac
@@ -132,18 +161,23 @@ def _entry(style):
     "(tag, value, StyleCode): as given, or as the code itself knows."
     return style if isinstance(style, tuple) else (style.tag, style.value, style)
 
-def save_styles(path, # a .safetensors file
-                styles, # {name: StyleCode} or {name: (tag, value, StyleCode)}
-                model="", # name of the model whose codes these are
-               ): # the path
+
+def save_styles(
+    path,  # a .safetensors file
+    styles,  # {name: StyleCode} or {name: (tag, value, StyleCode)}
+    model="",  # name of the model whose codes these are
+):  # the path
     "Write styles into one file, with what they are for."
     tensors, about = {}, {}
     for name, style in styles.items():
         tag, value, code = _entry(style)
         about[name] = dict(tag=tag, value=value, model=model, alone=style is code)
-        tensors |= {f"{name}/{part}": getattr(code, part).detach().cpu().clone().contiguous() for part in ("vector", "tokens")}
+        tensors |= {
+            f"{name}/{part}": getattr(code, part).detach().cpu().clone().contiguous() for part in ("vector", "tokens")
+        }
     check_finite(tensors, str(path))
-    with atomic_write(path) as tmp: save_file(tensors, tmp, {"styles": json.dumps(about)})
+    with atomic_write(path) as tmp:
+        save_file(tensors, tmp, {"styles": json.dumps(about)})
     return path
 
 # %% ../nbs/09_styles.ipynb #bebac39a
@@ -151,7 +185,8 @@ def _read_styles(path):
     "{name: (model, whether it was saved alone, StyleCode)} of a file of styles, or a CheckpointError."
     what, path, out = "a file of styles", whole_path(path), {}
     tensors = read_tensors(path, what=what)
-    with open_tensors(path, what) as f: about = json.loads((f.metadata() or {})["styles"])
+    with open_tensors(path, what) as f:
+        about = json.loads((f.metadata() or {})["styles"])
     for name, o in about.items():
         words = [o.get(k) for k in ("model", "tag", "value")]
         alone = o.get("alone", o.get("tag") is None)
@@ -160,184 +195,262 @@ def _read_styles(path):
         out[name] = words[0], alone, StyleCode(tensors[f"{name}/vector"], tensors[f"{name}/tokens"], *words[1:])
     return out
 
-def load_styles(path, # written by `save_styles`
-                model=None, # name of the model that is to use them; None: do not look
-               ): # what was saved: {name: StyleCode or (tag, value, StyleCode)}
+
+def load_styles(
+    path,  # written by `save_styles`
+    model=None,  # name of the model that is to use them; None: do not look
+):  # what was saved: {name: StyleCode or (tag, value, StyleCode)}
     "Read styles back; those of another model are refused."
-    try: found = _read_styles(path)
-    except CheckpointError as e: raise CheckpointError(f"{e} A file of styles is made with save_styles.") from None
+    try:
+        found = _read_styles(path)
+    except CheckpointError as e:
+        raise CheckpointError(f"{e} A file of styles is made with save_styles.") from None
     except Exception as e:
-        raise CheckpointError(f"{path}: is not a file of styles, or is damaged ({one_line(e, 160)}). Make one with "
-                              f"save_styles.") from None
+        raise CheckpointError(
+            f"{path}: is not a file of styles, or is damaged ({one_line(e, 160)}). Make one with save_styles."
+        ) from None
     for name, (owner, *_) in found.items():
         if model is not None and owner != model:
-            raise ValueError(f"{path}: the style {name!r} belongs to the model {owner!r}, and {model!r} is to use it. "
-                             f"Styles mean something to their own model only; make it anew there.")
+            raise ValueError(
+                f"{path}: the style {name!r} belongs to the model {owner!r}, and {model!r} is to use it. "
+                f"Styles mean something to their own model only; make it anew there."
+            )
     return {name: code if alone else (code.tag, code.value, code) for name, (_, alone, code) in found.items()}
 
 # %% ../nbs/09_styles.ipynb #891e6fd7
 @patch
-def save(self:StyleCode, path, # a .safetensors file
-         model="", # name of the model whose code this is
-        ): # the path
+def save(
+    self: StyleCode,
+    path,  # a .safetensors file
+    model="",  # name of the model whose code this is
+):  # the path
     "Write one style code, with its tag and value; `StyleCode.load` reads it."
     return save_styles(path, {"style": self}, model)
 
+
 @patch(cls_method=True)
-def load(cls:StyleCode, path, # written by `save`
-         model=None, # name of the model that is to use it; None: do not look
-        ): # StyleCode
+def load(
+    cls: StyleCode,
+    path,  # written by `save`
+    model=None,  # name of the model that is to use it; None: do not look
+):  # StyleCode
     "Read one style code back; a file of several is refused with their names."
     found = load_styles(path, model)
-    if len(found) != 1: raise ValueError(f"{path}: holds {len(found)} styles ({', '.join(found)}). Read them with load_styles.")
+    if len(found) != 1:
+        raise ValueError(f"{path}: holds {len(found)} styles ({', '.join(found)}). Read them with load_styles.")
     code = next(iter(found.values()))
     return code[2] if isinstance(code, tuple) else code
 
-
 # %% ../nbs/09_styles.ipynb #6c2f8ae8
-def tag_number(tags, # TagSet
-               tag, # name, `Tag` or number
-              ): # int
+def tag_number(
+    tags,  # TagSet
+    tag,  # name, `Tag` or number
+):  # int
     "The number of a tag."
-    if isinstance(tag, (str, Tag)): return tags.index(tag)
-    if not 0 <= tag < len(tags): raise ValueError(f"tag number {tag} came. Allowed: 0 to {len(tags) - 1} ({', '.join(tags.names)}).")
+    if isinstance(tag, (str, Tag)):
+        return tags.index(tag)
+    if not 0 <= tag < len(tags):
+        raise ValueError(f"tag number {tag} came. Allowed: 0 to {len(tags) - 1} ({', '.join(tags.names)}).")
     return int(tag)
 
-def value_numbers(tags, # TagSet
-                  tag, # name or number
-                  value, # name, number, or (B,) of label numbers
-                  n, # B
-                  device=None, # of the result
-                 ): # (B,) long
+
+def value_numbers(
+    tags,  # TagSet
+    tag,  # name or number
+    value,  # name, number, or (B,) of label numbers
+    n,  # B
+    device=None,  # of the result
+):  # (B,) long
     "The label number of a value for each face."
     tag = tags[tag_number(tags, tag)]
-    if isinstance(value, str): value = tag.index(value)
+    if isinstance(value, str):
+        value = tag.index(value)
     value = torch.as_tensor(value, device=device)
     if value.ndim > 1 or value.numel() not in (1, n) or value.is_floating_point():
-        raise ValueError(f"values of shape {tuple(value.shape)} and dtype {value.dtype} came for {n} faces. Allowed: a name, a number or ({n},) label numbers.")
+        raise ValueError(
+            f"values of shape {tuple(value.shape)} and dtype {value.dtype} came for {n} faces. Allowed: a name, a number or ({n},) label numbers."
+        )
     if value.numel() and (value.min() < 0 or value.max() >= len(tag)):
-        raise ValueError(f"{tag.name} has no value number {[int(v) for v in (value.min(), value.max()) if not 0 <= v < len(tag)][0]}. Allowed: 0 to {len(tag) - 1} ({', '.join(tag.values)}).")
+        raise ValueError(
+            f"{tag.name} has no value number {[int(v) for v in (value.min(), value.max()) if not 0 <= v < len(tag)][0]}. Allowed: 0 to {len(tag) - 1} ({', '.join(tag.values)})."
+        )
     return value.long().reshape(-1).expand(n)
+
 
 def _named(code, tags, tag, value):
     "The code with its tag, and with its value where that is one for all."
     tag = tags[tag_number(tags, tag)]
-    return replace(code, tag=tag.name, value=value if isinstance(value, str) else tag.values[value] if isinstance(value, int) else None)
+    return replace(
+        code,
+        tag=tag.name,
+        value=value if isinstance(value, str) else tag.values[value] if isinstance(value, int) else None,
+    )
 
-def value_offsets(tags): # TagSet → list of n_tags ints
+
+def value_offsets(tags):  # TagSet → list of n_tags ints
     "Where the values of each tag begin when all values of all tags are counted through."
     return [sum(len(t) for t in tags.tags[:i]) for i in range(len(tags))]
 
 # %% ../nbs/09_styles.ipynb #da3b5c68
-def token_transformer(width, # of every token
-                      heads, # of every attention; divides width
-                      layers, # how many
-                     ): # nn.TransformerEncoder: (B,N,width) → (B,N,width)
+def token_transformer(
+    width,  # of every token
+    heads,  # of every attention; divides width
+    layers,  # how many
+):  # nn.TransformerEncoder: (B,N,width) → (B,N,width)
     "A post-norm transformer with GELU and feed-forward layers four times as wide (Vaswani et al. 2017)."
-    if width % heads: raise ValueError(f"{heads} heads came for a width of {width}. The number of heads must divide the width.")
-    layer = nn.TransformerEncoderLayer(width, heads, 4 * width, dropout=0., activation="gelu", batch_first=True)
+    if width % heads:
+        raise ValueError(f"{heads} heads came for a width of {width}. The number of heads must divide the width.")
+    layer = nn.TransformerEncoderLayer(width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True)
     return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
 
 # %% ../nbs/09_styles.ipynb #bd9c0b49
 class StyleHeads(nn.Module):
     "Pairs of linear maps, features → (s, W); which pair is said in the call."
-    def __init__(self, n, # pairs
-                 width, # of the features
-                 style_dim, # d_s
-                 n_tokens, # n
-                 token_dim, # d_w
-                ):
+
+    def __init__(
+        self,
+        n,  # pairs
+        width,  # of the features
+        style_dim,  # d_s
+        n_tokens,  # n
+        token_dim,  # d_w
+    ):
         super().__init__()
         self.shape = (n_tokens, token_dim)
         self.vector = nn.ModuleList(nn.Linear(width, style_dim) for _ in range(n))
         self.tokens = nn.ModuleList(nn.Linear(width, n_tokens * token_dim) for _ in range(n))
 
-    def forward(self, h, # (B,width)
-                i, # number of the pair for all, or (B,) one for each
-               ): # StyleCode
-        if isinstance(i, int): return StyleCode(self.vector[i](h), self.tokens[i](h).unflatten(1, self.shape))      # (B, n·d_w) → (B,n,d_w)
+    def forward(
+        self,
+        h,  # (B,width)
+        i,  # number of the pair for all, or (B,) one for each
+    ):  # StyleCode
+        if isinstance(i, int):
+            return StyleCode(self.vector[i](h), self.tokens[i](h).unflatten(1, self.shape))  # (B, n·d_w) → (B,n,d_w)
         rows, codes = torch.arange(len(h), device=h.device), [self(h, k) for k in range(len(self.vector))]
-        return StyleCode(torch.stack([c.vector for c in codes])[i, rows], torch.stack([c.tokens for c in codes])[i, rows])
+        return StyleCode(
+            torch.stack([c.vector for c in codes])[i, rows], torch.stack([c.tokens for c in codes])[i, rows]
+        )
 
 # %% ../nbs/09_styles.ipynb #ab998026
-def encoder_config(autoencoder): # DiffusionAutoencoder → dict of arguments of `SemanticEncoder`
+def encoder_config(autoencoder):  # DiffusionAutoencoder → dict of arguments of `SemanticEncoder`
     "What makes an encoder of the same form."
-    c = autoencoder.config; pick = lambda name: c[name] if c[f"enc_{name}"] is None else c[f"enc_{name}"]
-    return dict(image_size=c.image_size, in_channels=c.in_channels, patch_size=c.enc_patch_size, model_channels=c.enc_channels or c.model_channels, channel_mult=list(c.enc_channel_mult),
-                num_res_blocks=pick("num_res_blocks"), attention_resolutions=list(pick("attention_resolutions")), num_heads=c.num_heads, z_dim=c.z_dim, whole=c.enc_whole)
+    c = autoencoder.config
+    pick = lambda name: c[name] if c[f"enc_{name}"] is None else c[f"enc_{name}"]
+    return dict(
+        image_size=c.image_size,
+        in_channels=c.in_channels,
+        patch_size=c.enc_patch_size,
+        model_channels=c.enc_channels or c.model_channels,
+        channel_mult=list(c.enc_channel_mult),
+        num_res_blocks=pick("num_res_blocks"),
+        attention_resolutions=list(pick("attention_resolutions")),
+        num_heads=c.num_heads,
+        z_dim=c.z_dim,
+        whole=c.enc_whole,
+    )
+
 
 class ReferenceExtractor(Network):
     "Reference guidance: (reference face, tag, value) → StyleCode."
+
     @register_to_config
-    def __init__(self, tags: list,            # TagSet, or `tag_list` of one
-                 encoder: dict,               # arguments of the SemanticEncoder that reads the reference, from `encoder_config`
-                 side: int = 4,               # of its last feature map
-                 width: int = 64,             # of the transformer's tokens
-                 heads: int = 4, layers: int = 2,
-                 style_dim: int = 32,         # d_s
-                 n_tokens: int = 4,           # n
-                 token_dim: int = 64,         # d_w
-                 bottleneck: int = None,      # numbers that a tag's style must pass through before the heads; None: no such squeeze
-                 whole: bool = False,         # beside the tokens, read the code off the whole map, as the encoder does
-                ):
+    def __init__(
+        self,
+        tags: list,  # TagSet, or `tag_list` of one
+        encoder: dict,  # arguments of the SemanticEncoder that reads the reference, from `encoder_config`
+        side: int = 4,  # of its last feature map
+        width: int = 64,  # of the transformer's tokens
+        heads: int = 4,
+        layers: int = 2,
+        style_dim: int = 32,  # d_s
+        n_tokens: int = 4,  # n
+        token_dim: int = 64,  # d_w
+        bottleneck: int = None,  # numbers that a tag's style must pass through before the heads; None: no such squeeze
+        whole: bool = False,  # beside the tokens, read the code off the whole map, as the encoder does
+    ):
         super().__init__()
-        self.tags = tag_set(tags); self.register_to_config(tags=tag_list(self.tags), _use_default_values=[])
+        self.tags = tag_set(tags)
+        self.register_to_config(tags=tag_list(self.tags), _use_default_values=[])
         check_arguments(SemanticEncoder, encoder)
-        self.encoder = SemanticEncoder(**encoder); feat_dim = self.encoder.to_z.in_channels
-        self.query = nn.Parameter(torch.randn(len(self.tags.pairs), feat_dim) * .02)
-        self.project, self.positions = nn.Linear(feat_dim, width), nn.Parameter(torch.randn(1, side * side + 1, width) * .02)
+        self.encoder = SemanticEncoder(**encoder)
+        feat_dim = self.encoder.to_z.in_channels
+        self.query = nn.Parameter(torch.randn(len(self.tags.pairs), feat_dim) * 0.02)
+        self.project, self.positions = (
+            nn.Linear(feat_dim, width),
+            nn.Parameter(torch.randn(1, side * side + 1, width) * 0.02),
+        )
         self.transformer = token_transformer(width, heads, layers)
         if whole:
             self.from_whole = nn.Linear(encoder["z_dim"], width)
-            nn.init.zeros_(self.from_whole.weight); nn.init.zeros_(self.from_whole.bias)   # nothing at first
-        if bottleneck: self.squeeze = nn.ModuleList(nn.Linear(width, bottleneck) for _ in self.tags)
+            nn.init.zeros_(self.from_whole.weight)
+            nn.init.zeros_(self.from_whole.bias)  # nothing at first
+        if bottleneck:
+            self.squeeze = nn.ModuleList(nn.Linear(width, bottleneck) for _ in self.tags)
         self.style_heads = StyleHeads(len(self.tags), bottleneck or width, style_dim, n_tokens, token_dim)
 
     @property
-    def encoder(self): return self._modules["encoder"]  # the network; its arguments, of the same name, are in `config`
+    def encoder(self):
+        return self._modules["encoder"]  # the network; its arguments, of the same name, are in `config`
 
 # %% ../nbs/09_styles.ipynb #5e378be5
 @patch
-def features(self:ReferenceExtractor, x): # reference faces (B,3,S,S) in [-1, 1] → F_ref (B,C,4,4)
+def features(self: ReferenceExtractor, x):  # reference faces (B,3,S,S) in [-1, 1] → F_ref (B,C,4,4)
     "The encoder's feature map behind its middle block."
     return self.encoder.middle_features(self.encoder.features(x))
 
+
 @patch
-def squeezed(self:ReferenceExtractor, feats, # F_ref (B,C,4,4)
-             tag, # name or number
-             value, # name, number or (B,)
-            ): # (B,width), or (B,bottleneck)
+def squeezed(
+    self: ReferenceExtractor,
+    feats,  # F_ref (B,C,4,4)
+    tag,  # name or number
+    value,  # name, number or (B,)
+):  # (B,width), or (B,bottleneck)
     "What (tag, value) reads off the reference, as few numbers."
-    if feats.ndim != 4 or feats.shape[1] != self.query.shape[1] or feats.shape[2] * feats.shape[3] + 1 != self.positions.shape[1]:
-        raise ValueError(f"features of shape {tuple(feats.shape)} came. Needed: (B,{self.query.shape[1]},{self.config.side},{self.config.side}), from features(x).")
-    tag = tag_number(self.tags, tag); value = value_numbers(self.tags, tag, value, len(feats), feats.device)
-    query = self.query[value_offsets(self.tags)[tag] + value]                     # (B,C)
-    tokens = torch.cat([query[:, None], feats.flatten(2).transpose(1, 2)], 1)     # (B,1,C), (B,16,C) → (B,17,C)
-    h = self.transformer(self.project(tokens) + self.positions)[:, 0]             # (B,17,width) → (B,width)
-    if self.config.whole: h = h + self.from_whole(self.encoder.pool(feats))       # (B,d) → (B,width)
+    if (
+        feats.ndim != 4
+        or feats.shape[1] != self.query.shape[1]
+        or feats.shape[2] * feats.shape[3] + 1 != self.positions.shape[1]
+    ):
+        raise ValueError(
+            f"features of shape {tuple(feats.shape)} came. Needed: (B,{self.query.shape[1]},{self.config.side},{self.config.side}), from features(x)."
+        )
+    tag = tag_number(self.tags, tag)
+    value = value_numbers(self.tags, tag, value, len(feats), feats.device)
+    query = self.query[value_offsets(self.tags)[tag] + value]  # (B,C)
+    tokens = torch.cat([query[:, None], feats.flatten(2).transpose(1, 2)], 1)  # (B,1,C), (B,16,C) → (B,17,C)
+    h = self.transformer(self.project(tokens) + self.positions)[:, 0]  # (B,17,width) → (B,width)
+    if self.config.whole:
+        h = h + self.from_whole(self.encoder.pool(feats))  # (B,d) → (B,width)
     return self.squeeze[tag](h) if self.config.bottleneck else h
 
 # %% ../nbs/09_styles.ipynb #1681978f
 @patch
-def heads(self:ReferenceExtractor, h, tag): # (B,width) or (B,bottleneck), name or number → StyleCode
+def heads(self: ReferenceExtractor, h, tag):  # (B,width) or (B,bottleneck), name or number → StyleCode
     "From the few numbers to the style, by the heads of the tag."
     return self.style_heads(h, tag_number(self.tags, tag))
 
+
 @patch
-def code(self:ReferenceExtractor, feats, tag, value): # F_ref (B,C,4,4), tag, value → StyleCode
+def code(self: ReferenceExtractor, feats, tag, value):  # F_ref (B,C,4,4), tag, value → StyleCode
     "The style of (tag, value) in a reference whose features are there."
     return _named(self.heads(self.squeezed(feats, tag, value), tag), self.tags, tag, value)
 
+
 @patch
-def forward(self:ReferenceExtractor, x, tag, value): # (B,3,S,S) in [-1, 1], tag, value → StyleCode
+def forward(self: ReferenceExtractor, x, tag, value):  # (B,3,S,S) in [-1, 1], tag, value → StyleCode
     "The style of (tag, value) in reference faces."
     return self.code(self.features(x), tag, value)
 
+
 @patch(cls_method=True)
-def beside(cls:ReferenceExtractor, autoencoder, # DiffusionAutoencoder whose encoder is copied
-           tags, # TagSet
-           **config # of the extractor
-          ): # ReferenceExtractor
+def beside(
+    cls: ReferenceExtractor,
+    autoencoder,  # DiffusionAutoencoder whose encoder is copied
+    tags,  # TagSet
+    **config,  # of the extractor
+):  # ReferenceExtractor
     "An extractor whose encoder starts as a copy of the autoencoder's."
     out = cls(tags, encoder_config(autoencoder), **config)
     out.encoder.load_state_dict(autoencoder.encoder.state_dict())
@@ -346,79 +459,107 @@ def beside(cls:ReferenceExtractor, autoencoder, # DiffusionAutoencoder whose enc
 # %% ../nbs/09_styles.ipynb #df9672ed
 class SourcePrior(nn.Module):
     "One token that says what the source looks like: a few strided convolutions and the mean over space."
-    def __init__(self, widths, # of the convolutions but the last
-                 dim, # of the token
-                ):
+
+    def __init__(
+        self,
+        widths,  # of the convolutions but the last
+        dim,  # of the token
+    ):
         super().__init__()
         sizes = (3, *widths, dim)
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in zip(sizes, sizes[1:]))
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x): # (B,3,S,S) → (B,dim)
-        for conv in self.convs: x = conv(x).relu()                  # (B,c,s,s) → (B,c',s/2,s/2)
+    def forward(self, x):  # (B,3,S,S) → (B,dim)
+        for conv in self.convs:
+            x = conv(x).relu()  # (B,c,s,s) → (B,c',s/2,s/2)
         return self.out(x.mean((2, 3)))
 
 # %% ../nbs/09_styles.ipynb #c0c8b027
 class TagMapper(nn.Module):
     "The latent mapper of one tag: (noise, prior token) → features; a pair of heads for each value."
+
     def __init__(self, n_values, noise_tokens, noise_dim, width, heads, layers, style_dim, n_tokens, token_dim):
         super().__init__()
-        self.embed, self.positions = nn.Linear(noise_dim, width), nn.Parameter(torch.randn(1, noise_tokens + 1, width) * .02)
+        self.embed, self.positions = (
+            nn.Linear(noise_dim, width),
+            nn.Parameter(torch.randn(1, noise_tokens + 1, width) * 0.02),
+        )
         self.transformer = token_transformer(width, heads, layers)
         self.style_heads = StyleHeads(n_values, width * (noise_tokens + 1), style_dim, n_tokens, token_dim)
 
-    def forward(self, noise, # ξ (B,noise_tokens,noise_dim)
-                value, # (B,) label numbers
-                prior, # (B,width)
-               ): # StyleCode
-        tokens = torch.cat([prior[:, None], self.embed(noise)], 1) + self.positions   # (B,1,w), (B,4,w) → (B,5,w)
-        return self.style_heads(self.transformer(tokens).flatten(1), value)           # (B,5,w) → (B,5w)
+    def forward(
+        self,
+        noise,  # ξ (B,noise_tokens,noise_dim)
+        value,  # (B,) label numbers
+        prior,  # (B,width)
+    ):  # StyleCode
+        tokens = torch.cat([prior[:, None], self.embed(noise)], 1) + self.positions  # (B,1,w), (B,4,w) → (B,5,w)
+        return self.style_heads(self.transformer(tokens).flatten(1), value)  # (B,5,w) → (B,5w)
+
 
 class LatentMapper(Network):
     "Latent guidance: (noise, source face, tag, value) → StyleCode."
+
     @register_to_config
-    def __init__(self, tags: list,                  # TagSet, or `tag_list` of one
-                 image_size: int = 64,              # of the source faces
-                 prior_widths: tuple = (32, 64),    # of the prior's convolutions but the last, whose width is `width`
-                 noise_tokens: int = 4, noise_dim: int = 32,
-                 width: int = 64,                   # of the transformer's tokens
-                 heads: int = 4, layers: int = 2,
-                 style_dim: int = 32,               # d_s
-                 n_tokens: int = 4,                 # n
-                 token_dim: int = 64,               # d_w
-                ):
+    def __init__(
+        self,
+        tags: list,  # TagSet, or `tag_list` of one
+        image_size: int = 64,  # of the source faces
+        prior_widths: tuple = (32, 64),  # of the prior's convolutions but the last, whose width is `width`
+        noise_tokens: int = 4,
+        noise_dim: int = 32,
+        width: int = 64,  # of the transformer's tokens
+        heads: int = 4,
+        layers: int = 2,
+        style_dim: int = 32,  # d_s
+        n_tokens: int = 4,  # n
+        token_dim: int = 64,  # d_w
+    ):
         super().__init__()
-        self.tags = tag_set(tags); self.register_to_config(tags=tag_list(self.tags), _use_default_values=[])
+        self.tags = tag_set(tags)
+        self.register_to_config(tags=tag_list(self.tags), _use_default_values=[])
         self.source = SourcePrior(prior_widths, width)
-        self.mappers = nn.ModuleList(TagMapper(len(t), noise_tokens, noise_dim, width, heads, layers, style_dim, n_tokens, token_dim) for t in self.tags)
+        self.mappers = nn.ModuleList(
+            TagMapper(len(t), noise_tokens, noise_dim, width, heads, layers, style_dim, n_tokens, token_dim)
+            for t in self.tags
+        )
 
 # %% ../nbs/09_styles.ipynb #592eee76
 @patch
-def draw_noise(self:LatentMapper, n, # B
-               generator=None, # a Generator, or a list with one for each
-              ): # ξ (B,noise_tokens,noise_dim)
+def draw_noise(
+    self: LatentMapper,
+    n,  # B
+    generator=None,  # a Generator, or a list with one for each
+):  # ξ (B,noise_tokens,noise_dim)
     "Noise for as many styles."
     return randn((n, self.config.noise_tokens, self.config.noise_dim), generator, self.device, self.dtype)
 
+
 @patch
-def prior(self:LatentMapper, x): # source faces (B,3,S,S) in [-1, 1] → (B,width)
+def prior(self: LatentMapper, x):  # source faces (B,3,S,S) in [-1, 1] → (B,width)
     "The token of each source."
     return self.source(x)
 
+
 @patch
-def code(self:LatentMapper, noise, # ξ (B,noise_tokens,noise_dim)
-         prior, # (B,width)
-         tag, # name or number
-         value, # name, number or (B,)
-        ): # StyleCode
+def code(
+    self: LatentMapper,
+    noise,  # ξ (B,noise_tokens,noise_dim)
+    prior,  # (B,width)
+    tag,  # name or number
+    value,  # name, number or (B,)
+):  # StyleCode
     "The style that noise stands for, beside the source's token."
     want = (len(prior), self.config.noise_tokens, self.config.noise_dim)
-    if tuple(noise.shape) != want: raise ValueError(f"noise of shape {tuple(noise.shape)} came. Needed: {want}, from draw_noise({len(prior)}).")
+    if tuple(noise.shape) != want:
+        raise ValueError(f"noise of shape {tuple(noise.shape)} came. Needed: {want}, from draw_noise({len(prior)}).")
     tag = tag_number(self.tags, tag)
     numbers = value_numbers(self.tags, tag, value, len(prior), prior.device)
     return _named(self.mappers[tag](noise, numbers, prior), self.tags, tag, value)
 
+
 @patch
-def forward(self:LatentMapper, x, tag, value, noise): # (B,3,S,S), tag, value, (B,4,32) → StyleCode
+def forward(self: LatentMapper, x, tag, value, noise):  # (B,3,S,S), tag, value, (B,4,32) → StyleCode
     "The style that noise stands for on source faces."
     return self.code(noise, self.prior(x), tag, value)

@@ -37,28 +37,51 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm.auto import tqdm
 
 from .checkpoints import CheckpointError, one_line, read_head, read_tensors
-from .core import (ABOVE, COUNT, PRECISIONS, SEED, SHARE, WEIGHT, WHOLE, FileError, atomic_folder, atomic_write,
-                            check_fields, check_precision, check_ranges, file_size, make_folder, read_json, resolve_precision,
-                            settle_folder, shown, write_error)
+from latref_nb.core import (
+    ABOVE,
+    COUNT,
+    PRECISIONS,
+    SEED,
+    SHARE,
+    WEIGHT,
+    WHOLE,
+    FileError,
+    atomic_folder,
+    atomic_write,
+    check_fields,
+    check_precision,
+    check_ranges,
+    file_size,
+    make_folder,
+    read_json,
+    resolve_precision,
+    settle_folder,
+    shown,
+    write_error,
+)
 from .datasets import labelled_as, provenance
 from .schedule import WEIGHTINGS, add_noise, loss_weight, predict_x0, training_target
 
 # %% ../nbs/07_training.ipynb #7caa24c9
-def step_seed(seed, # the run's seed
-              *numbers # what the seed is for: purpose, step, …
-             ): # int below 2⁶³
+def step_seed(
+    seed,  # the run's seed
+    *numbers,  # what the seed is for: purpose, step, …
+):  # int below 2⁶³
     "One seed from several numbers, well mixed."
     return int(np.random.SeedSequence([seed, *numbers]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 # %% ../nbs/07_training.ipynb #10d59dbc
 @lru_cache(maxsize=4)
-def _epoch_order(n, seed, epoch): return torch.randperm(n, generator=torch.Generator().manual_seed(step_seed(seed, 0, epoch)))
+def _epoch_order(n, seed, epoch):
+    return torch.randperm(n, generator=torch.Generator().manual_seed(step_seed(seed, 0, epoch)))
 
-def batch_indices(n, # length of the dataset
-                  batch_size, # samples of one step, over all processes
-                  seed, # the run's seed
-                  step # counted from 0
-                 ): # (batch_size,) long
+
+def batch_indices(
+    n,  # length of the dataset
+    batch_size,  # samples of one step, over all processes
+    seed,  # the run's seed
+    step,  # counted from 0
+):  # (batch_size,) long
     "Which samples step `step` sees: a new shuffle every epoch, every sample once in each."
     at = torch.arange(step * batch_size, (step + 1) * batch_size)
     return torch.cat([_epoch_order(n, seed, int(e))[at[at // n == e] % n] for e in (at // n).unique()])
@@ -66,56 +89,94 @@ def batch_indices(n, # length of the dataset
 # %% ../nbs/07_training.ipynb #3a7b3150
 class StepGenerator(torch.Generator):
     "The randomness of one step: a function of (seed, step); every process draws it all and keeps its own share."
-    def __new__(cls, seed, step, batch_size, share=slice(None), device="cpu"): return super().__new__(cls, device)
-    def __init__(self, seed, # the run's seed
-                 step, # counted from 0
-                 batch_size, # samples of the step over all processes
-                 share=slice(None), # the rows of this process
-                 device="cpu" # where numbers are drawn
-                ):
+
+    def __new__(cls, seed, step, batch_size, share=slice(None), device="cpu"):
+        return super().__new__(cls, device)
+
+    def __init__(
+        self,
+        seed,  # the run's seed
+        step,  # counted from 0
+        batch_size,  # samples of the step over all processes
+        share=slice(None),  # the rows of this process
+        device="cpu",  # where numbers are drawn
+    ):
         self.step, self.batch_size, self.share = step, batch_size, share
         self.manual_seed(step_seed(seed, 1, step))
-    def randn(self, *shape): return torch.randn(self.batch_size, *shape, generator=self, device=self.device)[self.share]  # (B,*shape) -> (b,*shape)
-    def rand(self, *shape): return torch.rand(self.batch_size, *shape, generator=self, device=self.device)[self.share]    # (B,*shape) -> (b,*shape)
-    def randint(self, high, *shape): return torch.randint(high, (self.batch_size, *shape), generator=self, device=self.device)[self.share]
+
+    def randn(self, *shape):
+        return torch.randn(self.batch_size, *shape, generator=self, device=self.device)[
+            self.share
+        ]  # (B,*shape) -> (b,*shape)
+
+    def rand(self, *shape):
+        return torch.rand(self.batch_size, *shape, generator=self, device=self.device)[
+            self.share
+        ]  # (B,*shape) -> (b,*shape)
+
+    def randint(self, high, *shape):
+        return torch.randint(high, (self.batch_size, *shape), generator=self, device=self.device)[self.share]
 
 # %% ../nbs/07_training.ipynb #5fd8735b
 class _Batches(Dataset):
     "A dataset asked for a list of indices at once."
-    def __init__(self, dataset): self.dataset = dataset
-    def __len__(self): return len(self.dataset)
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
     def __getitem__(self, indices):
-        if hasattr(self.dataset, "batch"): return self.dataset.batch(indices)
+        if hasattr(self.dataset, "batch"):
+            return self.dataset.batch(indices)
         return default_collate([self.dataset[i] for i in indices])
+
 
 def _plain_signals(worker):
     "Data workers leave Ctrl-C to the main process and end when told to."
-    signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
 
 class _Order:
     "The indices of each step from `start` on, for a DataLoader."
-    def __init__(self, n, batch_size, seed, start, steps, share): self.args, self.span, self.share = (n, batch_size, seed), range(start, steps), share
-    def __len__(self): return len(self.span)
-    def __iter__(self): return (batch_indices(*self.args, step)[self.share].tolist() for step in self.span)
 
-def batches(dataset, # map-style; `dataset.batch(indices)` is used where there is one
-            batch_size, # samples of one step, over all processes
-            seed, # the run's seed
-            start, # first step
-            steps, # one past the last step
-            share=slice(None), # the rows of this process
-            num_workers=0 # processes that read ahead
-           ): # DataLoader that yields one batch for each step
+    def __init__(self, n, batch_size, seed, start, steps, share):
+        self.args, self.span, self.share = (n, batch_size, seed), range(start, steps), share
+
+    def __len__(self):
+        return len(self.span)
+
+    def __iter__(self):
+        return (batch_indices(*self.args, step)[self.share].tolist() for step in self.span)
+
+
+def batches(
+    dataset,  # map-style; `dataset.batch(indices)` is used where there is one
+    batch_size,  # samples of one step, over all processes
+    seed,  # the run's seed
+    start,  # first step
+    steps,  # one past the last step
+    share=slice(None),  # the rows of this process
+    num_workers=0,  # processes that read ahead
+):  # DataLoader that yields one batch for each step
     "The batches of steps start … steps−1."
-    return DataLoader(_Batches(dataset), batch_size=None, sampler=_Order(len(dataset), batch_size, seed, start, steps, share),
-                      num_workers=num_workers, worker_init_fn=_plain_signals)
+    return DataLoader(
+        _Batches(dataset),
+        batch_size=None,
+        sampler=_Order(len(dataset), batch_size, seed, start, steps, share),
+        num_workers=num_workers,
+        worker_init_fn=_plain_signals,
+    )
 
 # %% ../nbs/07_training.ipynb #9b166914
-def lr_factor(step, # counted from 0
-              steps, # length of the whole training
-              warmup=0, # steps of linear rise
-              decay=0.2 # share of the steps in which it falls to 0
-             ): # in (0, 1]
+def lr_factor(
+    step,  # counted from 0
+    steps,  # length of the whole training
+    warmup=0,  # steps of linear rise
+    decay=0.2,  # share of the steps in which it falls to 0
+):  # in (0, 1]
     "Rise, plateau, linear fall: what the learning rate is multiplied by."
     rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
     fall = min(1.0, (steps - step) / (decay * steps)) if decay else 1.0
@@ -124,18 +185,25 @@ def lr_factor(step, # counted from 0
 # %% ../nbs/07_training.ipynb #c00e67c7
 class Average:
     "The exponential moving average of some weights, in one fused update for all of them."
-    def __init__(self, params, # the weights
-                 decay=0.999 # d in the long run
-                ):
+
+    def __init__(
+        self,
+        params,  # the weights
+        decay=0.999,  # d in the long run
+    ):
         self.params, self.decay, self.n = list(params), decay, 0
         self.values = [p.detach().clone() for p in self.params]
+
     @property
-    def d(self): return min(self.decay, self.n / (9 + self.n)) if self.n > 1 else 0.0
+    def d(self):
+        return min(self.decay, self.n / (9 + self.n)) if self.n > 1 else 0.0
+
     @torch.no_grad()
     def update(self):
         "Take the weights as they are now into the average."
         self.n += 1
         torch._foreach_lerp_(self.values, self.params, 1 - self.d)
+
     @torch.no_grad()
     def copy_to(self):
         "Put the average in the weights' place."
@@ -145,35 +213,50 @@ class Average:
 class Interrupted(KeyboardInterrupt):
     "Training was stopped from outside, after saving."
 
+
 class TrainingError(RuntimeError):
     "Training cannot go on; the message says where it stands."
+
 
 @contextmanager
 def _catch_signals():
     "Collect Ctrl-C and SIGTERM in a list instead of breaking a step; a second one breaks."
     caught = []
+
     def note(number, frame):
-        if caught: raise KeyboardInterrupt
+        if caught:
+            raise KeyboardInterrupt
         caught.append(number)
-    old = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)} if threading.current_thread() is threading.main_thread() else {}
-    try: yield caught
+
+    old = (
+        {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+        if threading.current_thread() is threading.main_thread()
+        else {}
+    )
+    try:
+        yield caught
     finally:
-        for s, handler in old.items(): signal.signal(s, handler)
+        for s, handler in old.items():
+            signal.signal(s, handler)
 
 # %% ../nbs/07_training.ipynb #bede19f8
 class _Loss(nn.Module):
     "The task's loss as one module, so that a wrapper which averages gradients sees one call."
+
     def __init__(self, task, autocast):
         super().__init__()
         self.parts, self._loss, self._autocast = nn.ModuleDict(task.modules), [task.loss], autocast
+
     def forward(self, batch, generator):
-        with torch.autocast(**self._autocast): terms = self._loss[0](batch, generator)
+        with torch.autocast(**self._autocast):
+            terms = self._loss[0](batch, generator)
         return {k: v if k == "loss" else v.detach() for k, v in terms.items()}
 
 # %% ../nbs/07_training.ipynb #50131b24
 @dataclass
 class Settings:
     "What `fit` was asked for."
+
     steps: int
     batch_size: int = 32
     lr: float = 2e-4
@@ -188,102 +271,160 @@ class Settings:
     precision: str = "auto"
     channels_last: bool = False
     told = ("steps", "decay", "lr", "precision")  # these may change when a run is resumed, and the log says so
-    free = (*told, "save_every", "log_every")     # and these without a word
+    free = (*told, "save_every", "log_every")  # and these without a word
+
     def __post_init__(self):
         check_precision(self.precision)
-        check_fields(self, steps=COUNT, batch_size=COUNT, save_every=COUNT, log_every=COUNT, warmup=WHOLE, seed=SEED,
-                     decay=SHARE, lr=ABOVE, weight_decay=WEIGHT, grad_clip=WEIGHT, ema_decay=(0, 1, "[)"))
+        check_fields(
+            self,
+            steps=COUNT,
+            batch_size=COUNT,
+            save_every=COUNT,
+            log_every=COUNT,
+            warmup=WHOLE,
+            seed=SEED,
+            decay=SHARE,
+            lr=ABOVE,
+            weight_decay=WEIGHT,
+            grad_clip=WEIGHT,
+            ema_decay=(0, 1, "[)"),
+        )
 
 # %% ../nbs/07_training.ipynb #64e976dc
 class Run:
     "The state of one training: modules, optimiser, averages, and where it stands."
-    def __init__(self, task, # see the protocol above
-                 dataset, # map-style
-                 out, # folder
-                 settings, # `Settings`
-                 device=None, # "cpu" to leave a GPU alone
-                 trackers=() # names accelerate knows, e.g. "tensorboard"
-                ):
+
+    def __init__(
+        self,
+        task,  # see the protocol above
+        dataset,  # map-style
+        out,  # folder
+        settings,  # `Settings`
+        device=None,  # "cpu" to leave a GPU alone
+        trackers=(),  # names accelerate knows, e.g. "tensorboard"
+    ):
         self.task, self.dataset, self.out = task, dataset, Path(out)
         self.done, self.seconds, self.history = 0, 0.0, []
-        if not len(dataset): raise ValueError("the dataset is empty. Give at least one sample.")
-        self.acc = Accelerator(cpu=str(device) == "cpu", log_with=list(trackers) or None, project_dir=self.out,
-                               kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+        if not len(dataset):
+            raise ValueError("the dataset is empty. Give at least one sample.")
+        self.acc = Accelerator(
+            cpu=str(device) == "cpu",
+            log_with=list(trackers) or None,
+            project_dir=self.out,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
         self.settings = settings = replace(settings, precision=resolve_precision(settings.precision, self.acc.device))
         self.data = provenance(dataset)
         self.share = self._share()
-        if hasattr(task, "to"): task.to(self.acc.device)
+        if hasattr(task, "to"):
+            task.to(self.acc.device)
         autocast = dict(device_type=self.acc.device.type, dtype=torch.bfloat16, enabled=settings.precision == "bf16")
-        net = _Loss(task, autocast).to(memory_format=torch.channels_last if settings.channels_last else torch.preserve_format).train()
+        net = (
+            _Loss(task, autocast)
+            .to(memory_format=torch.channels_last if settings.channels_last else torch.preserve_format)
+            .train()
+        )
         self.net = self.acc.prepare(net)
         self.params = dict(net.parts.named_parameters())
-        self.opt = torch.optim.AdamW(self.groups(), lr=settings.lr, weight_decay=settings.weight_decay, fused=self.acc.device.type in ("cpu", "cuda") or None)
+        self.opt = torch.optim.AdamW(
+            self.groups(),
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            fused=self.acc.device.type in ("cpu", "cuda") or None,
+        )
         self.ema = Average(self.params.values(), settings.ema_decay)
         self.parts, self.sums, self.since = net.parts, {}, 0
 
     @property
-    def checkpoint(self): return self.out / "checkpoint"
+    def checkpoint(self):
+        return self.out / "checkpoint"
 
-    def groups(self): # list of dicts for the optimiser
+    def groups(self):  # list of dicts for the optimiser
         "The weights by their share of the learning rate: what `task.lr_factors` says of their names' beginnings, else 1."
         factors, groups = getattr(self.task, "lr_factors", {}), {}
         for name, p in self.params.items():
             factor = next((f for start, f in factors.items() if name.startswith(start)), 1.0)
-            if p.requires_grad: groups.setdefault(factor, []).append(p)
+            if p.requires_grad:
+                groups.setdefault(factor, []).append(p)
         return [{"params": ps, "factor": f} for f, ps in groups.items()]
 
     def _share(self):
         n, b = self.acc.num_processes, self.settings.batch_size
-        if b % n: raise ValueError(f"batch_size={b} cannot be shared by {n} processes. Choose a multiple of {n}.")
+        if b % n:
+            raise ValueError(f"batch_size={b} cannot be shared by {n} processes. Choose a multiple of {n}.")
         return slice(self.acc.process_index * b // n, (self.acc.process_index + 1) * b // n)
 
 # %% ../nbs/07_training.ipynb #d6e787fd
 @patch
-def step(self:Run, batch, # of this process's share
-         ): # the terms of the loss
+def step(
+    self: Run,
+    batch,  # of this process's share
+):  # the terms of the loss
     "One update: loss, gradients, clipping, optimiser, average."
     s, acc = self.settings, self.acc
     generator = StepGenerator(s.seed, self.done, s.batch_size, self.share, acc.device)
-    torch.manual_seed(step_seed(s.seed, 2, self.done, acc.process_index))                  # dropout and the like
-    for g in self.opt.param_groups: g["lr"] = s.lr * g["factor"] * lr_factor(self.done, s.steps, s.warmup, s.decay)
+    torch.manual_seed(step_seed(s.seed, 2, self.done, acc.process_index))  # dropout and the like
+    for g in self.opt.param_groups:
+        g["lr"] = s.lr * g["factor"] * lr_factor(self.done, s.steps, s.warmup, s.decay)
     terms = self.net(send_to_device(batch, acc.device), generator)
     acc.backward(terms["loss"])
     terms["grad_norm"] = nn.utils.clip_grad_norm_(self.params.values(), s.grad_clip or float("inf"))
-    if self.any_process(not torch.isfinite(terms["loss"].detach() + terms["grad_norm"])): self.stop_on_nan(terms)
-    self.opt.step(); self.opt.zero_grad()
+    if self.any_process(not torch.isfinite(terms["loss"].detach() + terms["grad_norm"])):
+        self.stop_on_nan(terms)
+    self.opt.step()
+    self.opt.zero_grad()
     self.ema.update()
     self.done += 1
     return terms
 
+
 @patch
-def any_process(self:Run, flag # of this process
-               ): # bool, the same in all processes
+def any_process(
+    self: Run,
+    flag,  # of this process
+):  # bool, the same in all processes
     "Whether a flag is up anywhere."
-    if self.acc.num_processes == 1: return bool(flag)
+    if self.acc.num_processes == 1:
+        return bool(flag)
     return self.acc.reduce(torch.tensor([float(bool(flag))], device=self.acc.device)).item() > 0
 
 # %% ../nbs/07_training.ipynb #c0d16239
 @patch
-def stop_on_nan(self:Run, terms # of the loss
-               ):
+def stop_on_nan(
+    self: Run,
+    terms,  # of the loss
+):
     "Raise, naming the step and the last good checkpoint; the weights have not been touched."
     shown = ", ".join(f"{k} {float(v.detach()):.4g}" for k, v in terms.items())
-    raise TrainingError(f"loss or gradient is not finite at step {self.done} ({shown}). {self.last_good()} Lower lr or grad_clip, or look at the samples of this step with batch_indices.")
+    raise TrainingError(
+        f"loss or gradient is not finite at step {self.done} ({shown}). {self.last_good()} Lower lr or grad_clip, or look at the samples of this step with batch_indices."
+    )
+
 
 @patch
-def last_good(self:Run):
+def last_good(self: Run):
     "One sentence on what is on disk."
-    if not (self.checkpoint / "state.json").exists(): return "No checkpoint has been written yet."
-    try: return f"The last good checkpoint is {self.checkpoint} (step {read_json(self.checkpoint / 'state.json')['step']})."
-    except (FileError, KeyError, TypeError): return f"The checkpoint {self.checkpoint} cannot be read."
+    if not (self.checkpoint / "state.json").exists():
+        return "No checkpoint has been written yet."
+    try:
+        return (
+            f"The last good checkpoint is {self.checkpoint} (step {read_json(self.checkpoint / 'state.json')['step']})."
+        )
+    except (FileError, KeyError, TypeError):
+        return f"The checkpoint {self.checkpoint} cannot be read."
 
 # %% ../nbs/07_training.ipynb #5b1c3a02
 @patch
-def check_finite(self:Run):
+def check_finite(self: Run):
     "Raise where weights, averages or the optimiser's moments are not finite: they are not worth writing."
-    bad = [f"{name} of {kind}" for kind, tensors in self.state_tensors().items() for name, v in tensors.items()
-           if v.is_floating_point() and not torch.isfinite(v).all()]
-    if not bad: return
+    bad = [
+        f"{name} of {kind}"
+        for kind, tensors in self.state_tensors().items()
+        for name, v in tensors.items()
+        if v.is_floating_point() and not torch.isfinite(v).all()
+    ]
+    if not bad:
+        return
     more = f" and {len(bad) - 1} more" if bad[1:] else ""
     said = f"the weights are not finite after step {self.done} ({bad[0]}{more})"
     raise TrainingError(f"{said} and are not saved. {self.last_good()} Lower lr or grad_clip.")
@@ -293,8 +434,9 @@ def _plain(o):
     "What JSON makes of it."
     return json.loads(json.dumps(o, default=str))
 
+
 @patch
-def config(self:Run): # dict
+def config(self: Run):  # dict
     "What must be the same when the run is resumed."
     s = {k: v for k, v in vars(self.settings).items() if k not in Settings.free}
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in self.parts.items()}
@@ -304,72 +446,94 @@ def config(self:Run): # dict
 
 # %% ../nbs/07_training.ipynb #8c3c2091
 @patch
-def state_tensors(self:Run): # {file: {name: tensor}}
+def state_tensors(self: Run):  # {file: {name: tensor}}
     "Everything that a step depends on besides its number."
     opt = {f"{n}/{k}": v for n, p in self.params.items() for k, v in self.opt.state.get(p, {}).items()}
     return {"weights": self.parts.state_dict(), "ema": dict(zip(self.params, self.ema.values)), "optimizer": opt}
 
+
 @patch
-def save(self:Run):
+def save(self: Run):
     "Write the checkpoint folder, whole or not at all."
     self.acc.wait_for_everyone()
     self.check_finite()
-    if not self.acc.is_main_process: return
+    if not self.acc.is_main_process:
+        return
     tensors = self.state_tensors()
     told = {k: getattr(self.settings, k) for k in Settings.told}
-    state = {"step": self.done, "moments": len(tensors["optimizer"]), **told, "seconds": self.seconds,
-             "ema_step": self.ema.n, "config": self.config()}
+    state = {
+        "step": self.done,
+        "moments": len(tensors["optimizer"]),
+        **told,
+        "seconds": self.seconds,
+        "ema_step": self.ema.n,
+        "config": self.config(),
+    }
     try:
         with atomic_folder(self.checkpoint) as tmp:
             for name, part in tensors.items():
                 part = {k: v.detach().cpu().contiguous().clone() for k, v in part.items()}
                 save_file(part, tmp / f"{name}.safetensors")
             (tmp / "state.json").write_text(json.dumps(state, indent=1))
-    except OSError as e: raise OSError(f"{e} Step {self.done} is not saved. {self.last_good()}") from e
+    except OSError as e:
+        raise OSError(f"{e} Step {self.done} is not saved. {self.last_good()}") from e
 
 # %% ../nbs/07_training.ipynb #5b1c3a03
-def _of_today(state, # of a checkpoint
-              config # of today's run
-             ): # the state
+def _of_today(
+    state,  # of a checkpoint
+    config,  # of today's run
+):  # the state
     "An older state in today's words: `mixed_precision` was its precision, and what it did not note may be anything."
     old = dict(state["config"])
     word = old.pop("mixed_precision", "no")
     return {"precision": word, **state, "config": old | ({} if old.get("data") else {"data": config["data"]})}
 
 # %% ../nbs/07_training.ipynb #7e51c0a1
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")                 # what AdamW keeps of every weight that ever had a gradient
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of every weight that ever had a gradient
 
-def checked_state(path # of a state.json
-                 ): # dict
+
+def checked_state(
+    path,  # of a state.json
+):  # dict
     "Where a training stood, every field of its kind; else a ValueError."
     state = read_json(path, "the state of a training", 16_000_000)
     if not isinstance(state, dict) or not isinstance(state.get("config"), dict):
         raise CheckpointError(f"{path} holds no state of a training")
     ranges = {"step": WHOLE, "steps": WHOLE, "ema_step": WHOLE, "seconds": WEIGHT, "lr": WEIGHT, "decay": WEIGHT}
-    try: check_ranges(**{k: (state.get(k), allowed) for k, allowed in ranges.items()})
-    except ValueError as e: raise CheckpointError(f"{path}: {e}") from None
+    try:
+        check_ranges(**{k: (state.get(k), allowed) for k, allowed in ranges.items()})
+    except ValueError as e:
+        raise CheckpointError(f"{path}: {e}") from None
     if state.get("precision", "no") not in PRECISIONS:
         raise CheckpointError(f"{path}: precision is {one_line(repr(state['precision']), 40)}")
     if not state["ema_step"] <= state["step"] <= state["steps"]:
-        raise CheckpointError(f"{path}: step {state['step']} of {state['steps']}, ema_step {state['ema_step']}; the "
-                              f"last is at most the first")
+        raise CheckpointError(
+            f"{path}: step {state['step']} of {state['steps']}, ema_step {state['ema_step']}; the "
+            f"last is at most the first"
+        )
     return state
 
+
 @patch
-def read_files(self:Run, state # of the checkpoint
-              ): # {file: {name: tensor}}
+def read_files(
+    self: Run,
+    state,  # of the checkpoint
+):  # {file: {name: tensor}}
     "The tensors of the checkpoint: names, shapes, kinds and numbers as the present modules need them."
     want, path = self.state_tensors(), self.checkpoint / "optimizer.safetensors"
     head = read_head(path)
     if state["step"] and not head or len(head) != state.get("moments", len(head)):
-        raise CheckpointError(f"{path} holds {len(head)} tensors, {state.get('moments') or 'some'} were written after "
-                              f"{state['step']} steps")
+        raise CheckpointError(
+            f"{path} holds {len(head)} tensors, {state.get('moments') or 'some'} were written after "
+            f"{state['step']} steps"
+        )
     kept, one = {k.rpartition("/")[0] for k in head}, torch.empty((), device="meta")
     params = {n: p for n, p in self.params.items() if n in kept}
     want["optimizer"] = {f"{n}/{m}": one if m == "step" else p for n, p in params.items() for m in MOMENTS}
     files = {name: read_tensors(self.checkpoint / f"{name}.safetensors", tensors) for name, tensors in want.items()}
     below = [k for k, v in files["optimizer"].items() if not k.endswith("/exp_avg") and (v < 0).any()]
-    if below: raise CheckpointError(f"{path}: {below[0]} is below 0")
+    if below:
+        raise CheckpointError(f"{path}: {below[0]} is below 0")
     return files
 
 # %% ../nbs/07_training.ipynb #4af22745
@@ -379,119 +543,184 @@ def _differences(old, new, path=""):
         return [] if old == new else [f"{path}: {shown(old, 80)} then, {shown(new, 80)} now"]
     return [d for k in sorted({*old, *new}) for d in _differences(old.get(k), new.get(k), f"{path}.{k}" if path else k)]
 
+
 @patch
-def restore(self:Run): # what the settings changed, as lines
+def restore(self: Run):  # what the settings changed, as lines
     "Go back to the checkpoint in `out`; nothing is copied before all of it has been checked."
     try:
         state = _of_today(checked_state(self.checkpoint / "state.json"), self.config())
         wrong = _differences(state["config"], self.config())
         files = {} if wrong else self.read_files(state)
     except Exception as e:
-        raise ValueError(f"{self.checkpoint} cannot be read ({one_line(e, 400)}). It is damaged or no checkpoint of "
-                         f"ours: move it away to start anew.") from e
-    if wrong: raise ValueError(f"{self.checkpoint} was made by another training: {'; '.join(wrong)}. Give the same values, or another folder.")
+        raise ValueError(
+            f"{self.checkpoint} cannot be read ({one_line(e, 400)}). It is damaged or no checkpoint of "
+            f"ours: move it away to start anew."
+        ) from e
+    if wrong:
+        raise ValueError(
+            f"{self.checkpoint} was made by another training: {'; '.join(wrong)}. Give the same values, or another folder."
+        )
     self.parts.load_state_dict(files["weights"])
     for (name, p), shadow in zip(self.params.items(), self.ema.values):
         shadow.copy_(files["ema"][name])
         kept = {k.rsplit("/", 1)[1]: v for k, v in files["optimizer"].items() if k.rsplit("/", 1)[0] == name}
-        if kept: self.opt.state[p] = {k: torch.empty_like(p).copy_(v) if v.shape == p.shape else v.to(p.device) for k, v in kept.items()}
+        if kept:
+            self.opt.state[p] = {
+                k: torch.empty_like(p).copy_(v) if v.shape == p.shape else v.to(p.device) for k, v in kept.items()
+            }
     self.done, self.seconds, self.ema.n = state["step"], state["seconds"], state["ema_step"]
-    return [f"{k} {state[k]} → {getattr(self.settings, k)}" for k in Settings.told if state[k] != getattr(self.settings, k)]
+    return [
+        f"{k} {state[k]} → {getattr(self.settings, k)}" for k in Settings.told if state[k] != getattr(self.settings, k)
+    ]
 
 # %% ../nbs/07_training.ipynb #4cb317c4
-def _log_rows(text): # bytes → rows, lines that are none
+def _log_rows(text):  # bytes → rows, lines that are none
     "The rows of a log; what a kill cut off at its end is passed over."
     *lines, last = text.split(b"\n")
     rows, other = [], []
     for line in [*lines, last]:
         try:
             row = json.loads(line)
-            if type(row["step"]) is not int: raise ValueError
+            if type(row["step"]) is not int:
+                raise ValueError
             rows.append(row)
         except (ValueError, KeyError, TypeError, RecursionError):
-            if line.strip() and line is not last: other.append(line)
+            if line.strip() and line is not last:
+                other.append(line)
     return rows, other
 
+
 @patch
-def read_log(self:Run):
+def read_log(self: Run):
     "Take up the log, without what came after the checkpoint; lines that are no rows are set aside."
     path = self.out / "log.jsonl"
-    if not os.path.lexists(path): return
+    if not os.path.lexists(path):
+        return
     file_size(path, "the log of a training")
     rows, other = _log_rows(path.read_bytes())
     if other:
         aside = path.with_name("log.jsonl.damaged")
-        with open(aside, "ab") as f: f.write(b"\n".join(other) + b"\n")
+        with open(aside, "ab") as f:
+            f.write(b"\n".join(other) + b"\n")
         print(f"{path}: {len(other)} lines are no rows of a log; they are kept in {aside.name}.")
     self.history = [r for r in rows if r["step"] <= self.done]
-    with atomic_write(path) as tmp: tmp.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self.history), encoding="utf-8")
+    with atomic_write(path) as tmp:
+        tmp.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self.history), encoding="utf-8")
+
 
 @patch
-def check_place(self:Run):
+def check_place(self: Run):
     "Raise where the folder of the run is gone."
     if not self.out.is_dir():
-        raise TrainingError(f"{self.out} is gone: it was removed or renamed while the training ran (step {self.done}). "
-                            f"Begin anew in a folder that stays.")
+        raise TrainingError(
+            f"{self.out} is gone: it was removed or renamed while the training ran (step {self.done}). "
+            f"Begin anew in a folder that stays."
+        )
+
 
 @patch
-def note(self:Run, **row # numbers or words
-        ):
+def note(
+    self: Run,
+    **row,  # numbers or words
+):
     "One line of the log."
-    row, path = {"step": self.done, **row}, self.out / "log.jsonl"; self.history.append(row)
+    row, path = {"step": self.done, **row}, self.out / "log.jsonl"
+    self.history.append(row)
     try:
-        with open(path, "a", encoding="utf-8") as f: f.write(json.dumps(row, ensure_ascii=False) + "\n")
+        with open(path, "a", encoding="utf-8") as f:
+            f.write(json.dumps(row, ensure_ascii=False) + "\n")
     except OSError as e:
         self.check_place()
         raise (write_error(e, path) or e) from e
 
 # %% ../nbs/07_training.ipynb #37f15d5c
 @patch
-def record(self:Run, terms # of the last step
-          ): # the row written to log and trackers, or None
+def record(
+    self: Run,
+    terms,  # of the last step
+):  # the row written to log and trackers, or None
     "Sum the terms; write their means every `log_every` steps."
-    for k, v in terms.items(): self.sums.setdefault(k, []).append(v.detach())
+    for k, v in terms.items():
+        self.sums.setdefault(k, []).append(v.detach())
     self.since += 1
-    if self.done % self.settings.log_every and self.done != self.settings.steps: return None
-    means = {k: float(v) for k, v in self.acc.reduce({k: torch.stack(v).float().mean() for k, v in self.sums.items()}, "mean").items()}
+    if self.done % self.settings.log_every and self.done != self.settings.steps:
+        return None
+    means = {
+        k: float(v)
+        for k, v in self.acc.reduce({k: torch.stack(v).float().mean() for k, v in self.sums.items()}, "mean").items()
+    }
     now, n = time.perf_counter(), self.since * self.settings.batch_size
-    row = {**means, "lr": self.opt.param_groups[0]["lr"], "samples": self.done * self.settings.batch_size, "samples_per_s": round(n / (now - self.clock), 2), "seconds": round(self.seconds + now - self.clock, 2)}
+    row = {
+        **means,
+        "lr": self.opt.param_groups[0]["lr"],
+        "samples": self.done * self.settings.batch_size,
+        "samples_per_s": round(n / (now - self.clock), 2),
+        "seconds": round(self.seconds + now - self.clock, 2),
+    }
     self.seconds, self.clock, self.sums, self.since = self.seconds + now - self.clock, now, {}, 0
     if self.acc.is_main_process:
-        self.note(**row); self.acc.log(row, step=self.done)
+        self.note(**row)
+        self.acc.log(row, step=self.done)
     return row
 
 # %% ../nbs/07_training.ipynb #556544d9
-def machine(device="cpu" # torch.device
-           ): # dict
+def machine(
+    device="cpu",  # torch.device
+):  # dict
     "What the training ran on, for the model card."
     info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    names = (
+        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
     gpu = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None
-    return {"cpu": names[0] if names else platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "gpu": gpu,
-            "python": platform.python_version(), **{p: version(p) for p in ("torch", "diffusers", "accelerate")}}
+    return {
+        "cpu": names[0] if names else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "python": platform.python_version(),
+        **{p: version(p) for p in ("torch", "diffusers", "accelerate")},
+    }
+
 
 @patch
-def facts(self:Run): # dict
+def facts(self: Run):  # dict
     "What happened, for the model card."
     rows = [r for r in self.history if "loss" in r]
-    curve = [{k: r[k] for k in ("step", "loss")} for r in rows[::max(1, len(rows) // 20)]]
-    return {"steps": self.done, "samples": self.done * self.settings.batch_size, "seconds": round(self.seconds, 1), "processes": self.acc.num_processes,
-            "settings": _plain(vars(self.settings)), "task": self.config()["task"], "parameters": self.config()["parameters"], "samples in the dataset": len(self.dataset),
-            "machine": machine(self.acc.device), "loss": curve, "last": rows[-1] if rows else None}
+    curve = [{k: r[k] for k in ("step", "loss")} for r in rows[:: max(1, len(rows) // 20)]]
+    return {
+        "steps": self.done,
+        "samples": self.done * self.settings.batch_size,
+        "seconds": round(self.seconds, 1),
+        "processes": self.acc.num_processes,
+        "settings": _plain(vars(self.settings)),
+        "task": self.config()["task"],
+        "parameters": self.config()["parameters"],
+        "samples in the dataset": len(self.dataset),
+        "machine": machine(self.acc.device),
+        "loss": curve,
+        "last": rows[-1] if rows else None,
+    }
 
 # %% ../nbs/07_training.ipynb #043483f5
 @patch
-def leave_record(self:Run):
+def leave_record(self: Run):
     "Leave the record beside the checkpoint, of a training that was stopped as of one that came to its end."
-    if not self.acc.is_main_process: return
-    with atomic_write(self.out / "training.json") as tmp: tmp.write_text(json.dumps(self.facts(), indent=1))
+    if not self.acc.is_main_process:
+        return
+    with atomic_write(self.out / "training.json") as tmp:
+        tmp.write_text(json.dumps(self.facts(), indent=1))
+
 
 @patch
-def averaged(self:Run, name # of a module
-            ): # a copy of it
+def averaged(
+    self: Run,
+    name,  # of a module
+):  # a copy of it
     "A module with the averaged weights, while training goes on."
     copy = deepcopy(self.parts[name]).to(memory_format=torch.contiguous_format).eval()
-    kept = {k[len(name) + 1:]: v for k, v in zip(self.params, self.ema.values) if k.startswith(f"{name}.")}
+    kept = {k[len(name) + 1 :]: v for k, v in zip(self.params, self.ema.values) if k.startswith(f"{name}.")}
     copy.load_state_dict({**copy.state_dict(), **kept})
     return copy
 
@@ -499,13 +728,15 @@ def averaged(self:Run, name # of a module
 @dataclass
 class Result:
     "What `fit` gives back."
-    out: Path       # the folder
-    step: int       # steps done
+
+    out: Path  # the folder
+    step: int  # steps done
     seconds: float  # over all sittings
-    history: list   # the rows of log.jsonl
+    history: list  # the rows of log.jsonl
+
 
 @patch
-def finish(self:Run): # Result
+def finish(self: Run):  # Result
     "Leave the averaged weights in the modules and on disk."
     self.check_finite()
     self.check_place()
@@ -513,8 +744,10 @@ def finish(self:Run): # Result
     self.parts.to(memory_format=torch.contiguous_format).eval()
     if self.acc.is_main_process:
         for name, part in self.parts.items():
-            if not hasattr(part, "save_pretrained"): continue
-            with atomic_folder(self.out / name) as tmp: part.save_pretrained(tmp)
+            if not hasattr(part, "save_pretrained"):
+                continue
+            with atomic_folder(self.out / name) as tmp:
+                part.save_pretrained(tmp)
     self.leave_record()
     self.acc.wait_for_everyone()
     return Result(self.out, self.done, self.seconds, self.history)
@@ -522,26 +755,34 @@ def finish(self:Run): # Result
 # %% ../nbs/07_training.ipynb #7e51c0a3
 LOCK = ".training.lock"
 
+
 def _lock(f):
     "Lock an open file, or raise an OSError at once."
-    try: import fcntl
-    except ImportError:                                                            # Windows: a byte far behind the text
+    try:
+        import fcntl
+    except ImportError:  # Windows: a byte far behind the text
         import msvcrt
+
         f.seek(2**30)
         return msvcrt.locking(f.fileno(), msvcrt.LK_NBLCK, 1)
     fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-def take_lock(path # of the lock's file
-             ): # the open file, which holds it; None where somebody else does
+
+def take_lock(
+    path,  # of the lock's file
+):  # the open file, which holds it; None where somebody else does
     "Lock a file without waiting, and write into it who holds it."
     while True:
         f = open(path, "a+", encoding="utf-8")
-        try: _lock(f)
-        except BlockingIOError: return f.close()
+        try:
+            _lock(f)
+        except BlockingIOError:
+            return f.close()
         except OSError as e:
-            if e.errno in (errno.EACCES, errno.EDEADLK): return f.close()   # held, in the words of other systems
+            if e.errno in (errno.EACCES, errno.EDEADLK):
+                return f.close()  # held, in the words of other systems
         if not path.exists() or not os.path.samestat(os.fstat(f.fileno()), os.stat(path)):
-            f.close()                                                              # its last holder has just removed it
+            f.close()  # its last holder has just removed it
             continue
         f.truncate(0)
         since = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -549,100 +790,136 @@ def take_lock(path # of the lock's file
         f.flush()
         return f
 
+
 def _holder(path):
     "Who holds a lock, in words."
-    try: return "process {pid} on {host} trains into it since {since}".format(**read_json(path, "a lock", 1000))
-    except (FileError, KeyError, TypeError): return "another process trains into it"
+    try:
+        return "process {pid} on {host} trains into it since {since}".format(**read_json(path, "a lock", 1000))
+    except (FileError, KeyError, TypeError):
+        return "another process trains into it"
+
 
 @patch
 @contextmanager
-def alone(self:Run):
+def alone(self: Run):
     "Hold the folder of this run, or raise and say who does."
     path, main, held = self.out / LOCK, self.acc.is_main_process, None
     if main:
         make_folder(self.out)
-        try: held = take_lock(path)
-        except OSError as e: raise (write_error(e, path) or e) from e
+        try:
+            held = take_lock(path)
+        except OSError as e:
+            raise (write_error(e, path) or e) from e
     if self.any_process(main and held is None):
         raise TrainingError(f"{self.out} is in use: {_holder(path)}. Wait for it, stop it, or give another folder.")
-    try: yield self
+    try:
+        yield self
     finally:
         if held is not None:
-            with suppress(OSError): path.unlink()                                  # while it is ours
+            with suppress(OSError):
+                path.unlink()  # while it is ours
             held.close()
 
 # %% ../nbs/07_training.ipynb #14767853
 @patch
-def leftovers(self:Run): # list of Path
+def leftovers(self: Run):  # list of Path
     "What a killed run left half-written: chapter 00's temporary names of what a run writes, and nothing else."
     names = [Path(n) for n in ("checkpoint", "log.jsonl", "training.json", "stages.safetensors", *self.parts)]
     known = [rf"\.{re.escape(n.stem)}\.[0-9a-f]{{8}}\.part{re.escape(n.suffix)}" for n in names]
     return [p for p in self.out.iterdir() if any(re.fullmatch(k, p.name) for k in known)]
 
+
 @patch
-def begin(self:Run, resume):
+def begin(self: Run, resume):
     "Take up the checkpoint if there is one, clear what a killed run left, open the trackers."
-    if self.acc.is_main_process: settle_folder(self.checkpoint)
+    if self.acc.is_main_process:
+        settle_folder(self.checkpoint)
     self.acc.wait_for_everyone()
-    if self.checkpoint.exists() and not resume: raise ValueError(f"{self.checkpoint} exists already. Use resume=True to go on from it, or another folder.")
+    if self.checkpoint.exists() and not resume:
+        raise ValueError(f"{self.checkpoint} exists already. Use resume=True to go on from it, or another folder.")
     resumed, changed = self.checkpoint.exists(), self.restore() if self.checkpoint.exists() else []
     if self.acc.is_main_process:
         self.out.mkdir(parents=True, exist_ok=True)
-        for left in self.leftovers(): shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        for left in self.leftovers():
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         self.read_log()
-        if resumed: self.note(event="resumed" + "".join(f", {c}" for c in changed))
-        for c in changed: print(f"{self.out}: resumed at step {self.done} with {c}")
+        if resumed:
+            self.note(event="resumed" + "".join(f", {c}" for c in changed))
+        for c in changed:
+            print(f"{self.out}: resumed at step {self.done} with {c}")
     self.acc.init_trackers("tensorboard", config=vars(self.settings))
     self.acc.wait_for_everyone()
     self.clock = time.perf_counter()
 
 # %% ../nbs/07_training.ipynb #c525d1c4
 @patch
-def loop(self:Run, bar, # tqdm
-         caught, # list that signals are put in
-         num_workers=0, # processes that read ahead
-         callback=None # called with the run after every step
-        ):
+def loop(
+    self: Run,
+    bar,  # tqdm
+    caught,  # list that signals are put in
+    num_workers=0,  # processes that read ahead
+    callback=None,  # called with the run after every step
+):
     "Step, record, save, until the steps are done or a signal comes."
     s = self.settings
     for batch in batches(self.dataset, s.batch_size, s.seed, self.done, s.steps, self.share, num_workers):
         row = self.record(self.step(batch))
         bar.update()
-        if callback: callback(self)
-        if row: bar.set_postfix(loss=f"{row['loss']:.4f}", samples_per_s=f"{row['samples_per_s']:.0f}", refresh=False)
+        if callback:
+            callback(self)
+        if row:
+            bar.set_postfix(loss=f"{row['loss']:.4f}", samples_per_s=f"{row['samples_per_s']:.0f}", refresh=False)
         stop = self.any_process(caught)
         if stop or self.done % s.save_every == 0 or self.done == s.steps:
             self.check_place()
             self.save()
-        if stop: self.leave_record(); raise Interrupted(f"stopped at step {self.done} of {s.steps}; saved in {self.checkpoint}. The same command with resume goes on from there.")
+        if stop:
+            self.leave_record()
+            raise Interrupted(
+                f"stopped at step {self.done} of {s.steps}; saved in {self.checkpoint}. The same command with resume goes on from there."
+            )
 
 # %% ../nbs/07_training.ipynb #5ee208be
-def fit(task, # `.modules`: {name: nn.Module}; `.loss(batch, generator)`: {"loss": scalar, …}
-        dataset, # map-style, giving dicts of tensors; `dataset.batch(indices)` is used where there is one
-        out, # folder for the checkpoint, the log and the trained modules
-        steps, # updates in all, over all sittings
-        batch_size=32, # samples of one update, over all processes
-        lr=2e-4, # learning rate on the plateau
-        weight_decay=0.01, # AdamW's
-        grad_clip=1.0, # largest norm of the gradient; 0 for none
-        ema_decay=0.999, # of the average of the weights; it starts lower
-        warmup=0, # steps in which lr rises
-        decay=0.2, # share of the steps, at the end, in which lr falls to 0
-        save_every=500, # steps between checkpoints
-        log_every=50, # steps between lines of log.jsonl
-        seed=0, # of the order of the data and of all noise
-        precision="auto", # bfloat16 autocast where the processor has instructions for it, else float32; or "no", "bf16"
-        channels_last=False, # memory format of the modules: helps convolutions on GPUs, on CPUs measure first
-        resume=True, # go on from `out` if there is a checkpoint
-        trackers=("tensorboard",), # by the names accelerate knows
-        num_workers=0, # processes that read ahead; none for data in memory
-        device=None, # "cpu" leaves a GPU alone
-        progress=True, # show a bar
-        callback=None # called with the `Run` after every step: look, measure, do not touch
-       ): # `Result`; the modules hold the averaged weights
+def fit(
+    task,  # `.modules`: {name: nn.Module}; `.loss(batch, generator)`: {"loss": scalar, …}
+    dataset,  # map-style, giving dicts of tensors; `dataset.batch(indices)` is used where there is one
+    out,  # folder for the checkpoint, the log and the trained modules
+    steps,  # updates in all, over all sittings
+    batch_size=32,  # samples of one update, over all processes
+    lr=2e-4,  # learning rate on the plateau
+    weight_decay=0.01,  # AdamW's
+    grad_clip=1.0,  # largest norm of the gradient; 0 for none
+    ema_decay=0.999,  # of the average of the weights; it starts lower
+    warmup=0,  # steps in which lr rises
+    decay=0.2,  # share of the steps, at the end, in which lr falls to 0
+    save_every=500,  # steps between checkpoints
+    log_every=50,  # steps between lines of log.jsonl
+    seed=0,  # of the order of the data and of all noise
+    precision="auto",  # bfloat16 autocast where the processor has instructions for it, else float32; or "no", "bf16"
+    channels_last=False,  # memory format of the modules: helps convolutions on GPUs, on CPUs measure first
+    resume=True,  # go on from `out` if there is a checkpoint
+    trackers=("tensorboard",),  # by the names accelerate knows
+    num_workers=0,  # processes that read ahead; none for data in memory
+    device=None,  # "cpu" leaves a GPU alone
+    progress=True,  # show a bar
+    callback=None,  # called with the `Run` after every step: look, measure, do not touch
+):  # `Result`; the modules hold the averaged weights
     "Train until `steps`; killed at any moment, the same call goes on from the last checkpoint."
-    settings = Settings(steps, batch_size, lr, weight_decay, grad_clip, ema_decay, warmup, decay, save_every, log_every,
-                        seed, precision, channels_last)
+    settings = Settings(
+        steps,
+        batch_size,
+        lr,
+        weight_decay,
+        grad_clip,
+        ema_decay,
+        warmup,
+        decay,
+        save_every,
+        log_every,
+        seed,
+        precision,
+        channels_last,
+    )
     with torch.random.fork_rng(range(torch.cuda.device_count())), _catch_signals() as caught:
         run = Run(task, dataset, out, settings, device, trackers)
         with run.alone():
@@ -653,109 +930,196 @@ def fit(task, # `.modules`: {name: nn.Module}; `.loss(batch, generator)`: {"loss
                     run.loop(bar, caught, num_workers, callback)
             finally:
                 for tracker in run.acc.trackers:
-                    with suppress(OSError): tracker.finish()                        # its folder may be gone
+                    with suppress(OSError):
+                        tracker.finish()  # its folder may be gone
             return run.finish()
 
 # %% ../nbs/07_training.ipynb #f77e81dc
-def ema_weights(out, # folder of a training, also one that is running
-                name # of the module
-               ): # state dict
+def ema_weights(
+    out,  # folder of a training, also one that is running
+    name,  # of the module
+):  # state dict
     "The averaged weights of a module in the last checkpoint."
     folder = settle_folder(Path(out) / "checkpoint")
     tensors = {k: v for f in ("weights", "ema") for k, v in read_tensors(folder / f"{f}.safetensors").items()}
-    found = {k[len(name) + 1:]: v for k, v in tensors.items() if k.startswith(f"{name}.")}
+    found = {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{name}.")}
     if not found:
-        raise CheckpointError(f"{folder} holds no weights of {name}; it holds those of "
-                              f"{', '.join(sorted({k.split('.')[0] for k in tensors}))}.")
+        raise CheckpointError(
+            f"{folder} holds no weights of {name}; it holds those of "
+            f"{', '.join(sorted({k.split('.')[0] for k in tensors}))}."
+        )
     return found
 
 # %% ../nbs/07_training.ipynb #58916682
 class TagHead(nn.Module):
     "One linear layer that reads every tag's value off z."
-    def __init__(self, z_dim, # width of z
-                 tags # `TagSet`
-                ):
+
+    def __init__(
+        self,
+        z_dim,  # width of z
+        tags,  # `TagSet`
+    ):
         super().__init__()
         self.sizes, self.out = [len(t) for t in tags], nn.Linear(z_dim, sum(len(t) for t in tags))
-    def forward(self, z # (B, z_dim)
-               ): # list of (B, number of values), one for each tag
+
+    def forward(
+        self,
+        z,  # (B, z_dim)
+    ):  # list of (B, number of values), one for each tag
         return self.out(z).split(self.sizes, dim=1)
 
-def tag_loss(logits, # list of (B, values)
-             labels # (B, n_tags) long, −1 unknown
-            ): # (loss, accuracy), scalars
+
+def tag_loss(
+    logits,  # list of (B, values)
+    labels,  # (B, n_tags) long, −1 unknown
+):  # (loss, accuracy), scalars
     "Cross-entropy, mean over tags and samples; an unknown label counts as no error."
     n = labels.shape[1]
-    if n != len(logits): raise ValueError(f"{n} columns of labels came for {len(logits)} tags. Give one for each.")
-    ce = torch.stack([F.cross_entropy(l.float(), y, ignore_index=-1, reduction="none") for l, y in zip(logits, labels.T)])  # (n_tags, B)
-    hit = torch.stack([l.argmax(1) == y for l, y in zip(logits, labels.T)])                                                # (n_tags, B)
+    if n != len(logits):
+        raise ValueError(f"{n} columns of labels came for {len(logits)} tags. Give one for each.")
+    ce = torch.stack(
+        [F.cross_entropy(l.float(), y, ignore_index=-1, reduction="none") for l, y in zip(logits, labels.T)]
+    )  # (n_tags, B)
+    hit = torch.stack([l.argmax(1) == y for l, y in zip(logits, labels.T)])  # (n_tags, B)
     known = (labels.T >= 0).sum().clamp(min=1)
     return ce.mean(), hit.sum() / known
 
 # %% ../nbs/07_training.ipynb #1ab46591
 class ImageHead(nn.Module):
     "A light picture drawn from z alone: a linear map to 4×4, then doublings."
-    def __init__(self, z_dim, # width of z
-                 size, # of the picture, 8 times a power of 2
-                 widths=(128, 96, 64, 48) # at 4×4, 8×8, …; the last one serves all larger maps
-                ):
+
+    def __init__(
+        self,
+        z_dim,  # width of z
+        size,  # of the picture, 8 times a power of 2
+        widths=(128, 96, 64, 48),  # at 4×4, 8×8, …; the last one serves all larger maps
+    ):
         super().__init__()
-        n = (size // 8).bit_length()                                               # maps of 4×4 up to (size/2)×(size/2)
+        n = (size // 8).bit_length()  # maps of 4×4 up to (size/2)×(size/2)
         w = [widths[min(i, len(widths) - 1)] for i in range(n + 1)]
-        def block(a, b): return nn.Sequential(nn.GroupNorm(8, a), nn.SiLU(), nn.Conv2d(a, b, 3, padding=1), nn.GroupNorm(8, b), nn.SiLU(), nn.Conv2d(b, b, 3, padding=1))
-        self.to_map, self.blocks, self.out = nn.Linear(z_dim, w[0] * 16), nn.ModuleList(map(block, w, w[1:])), nn.Conv2d(w[-1], 12, 3, padding=1)
-    def forward(self, z # (B, z_dim)
-               ): # (B,3,size,size)
-        h = self.to_map(z).unflatten(1, (-1, 4, 4))                                # (B, w·16) -> (B,w,4,4)
-        for i, block in enumerate(self.blocks): h = block(F.interpolate(h, scale_factor=2) if i else h)
-        return F.pixel_shuffle(self.out(F.silu(h)), 2)                             # (B,12,S/2,S/2) -> (B,3,S,S)
+
+        def block(a, b):
+            return nn.Sequential(
+                nn.GroupNorm(8, a),
+                nn.SiLU(),
+                nn.Conv2d(a, b, 3, padding=1),
+                nn.GroupNorm(8, b),
+                nn.SiLU(),
+                nn.Conv2d(b, b, 3, padding=1),
+            )
+
+        self.to_map, self.blocks, self.out = (
+            nn.Linear(z_dim, w[0] * 16),
+            nn.ModuleList(map(block, w, w[1:])),
+            nn.Conv2d(w[-1], 12, 3, padding=1),
+        )
+
+    def forward(
+        self,
+        z,  # (B, z_dim)
+    ):  # (B,3,size,size)
+        h = self.to_map(z).unflatten(1, (-1, 4, 4))  # (B, w·16) -> (B,w,4,4)
+        for i, block in enumerate(self.blocks):
+            h = block(F.interpolate(h, scale_factor=2) if i else h)
+        return F.pixel_shuffle(self.out(F.silu(h)), 2)  # (B,12,S/2,S/2) -> (B,3,S,S)
 
 # %% ../nbs/07_training.ipynb #b4d27cbe
 class AutoencoderTask:
     "A diffusion autoencoder learns to predict its target from a noised image and the code of the clean one."
-    def __init__(self, model, # `DiffusionAutoencoder`
-                 tags=None, # `TagSet` of the labels; needed where z_labels > 0
-                 weighting="plain", # "plain", "min_snr", "p2"
-                 z_labels=0.0, # weight of reading the labels off z
-                 warmup_z=0, # first steps, in which only the encoder learns, by labels or picture
-                 high_noise=0.0, # share of the samples whose step is drawn from the noisier half only
-                 gamma=5.0, # of min_snr
-                 z_image=0.0, # weight of drawing the picture from z alone
-                 distance=None, # two batches of pictures → (B,), differentiable: a perceptual distance for that picture, with weight 0.05
-                 z_features=0.0, # weight of reading the features of a frozen network off z
-                 features=None, # pictures → (B,k), differentiable, of variance about 1: those features
-                 x0_distance=0.0, # weight of the distance, and of the features' error, of the predicted x̂_0
-                 seed=0, # of the heads' first weights
-                 regions=0.0 # for the record: the power of `TensorFaces.weigh` behind the weights in a batch
-                ):
+
+    def __init__(
+        self,
+        model,  # `DiffusionAutoencoder`
+        tags=None,  # `TagSet` of the labels; needed where z_labels > 0
+        weighting="plain",  # "plain", "min_snr", "p2"
+        z_labels=0.0,  # weight of reading the labels off z
+        warmup_z=0,  # first steps, in which only the encoder learns, by labels or picture
+        high_noise=0.0,  # share of the samples whose step is drawn from the noisier half only
+        gamma=5.0,  # of min_snr
+        z_image=0.0,  # weight of drawing the picture from z alone
+        distance=None,  # two batches of pictures → (B,), differentiable: a perceptual distance for that picture, with weight 0.05
+        z_features=0.0,  # weight of reading the features of a frozen network off z
+        features=None,  # pictures → (B,k), differentiable, of variance about 1: those features
+        x0_distance=0.0,  # weight of the distance, and of the features' error, of the predicted x̂_0
+        seed=0,  # of the heads' first weights
+        regions=0.0,  # for the record: the power of `TensorFaces.weigh` behind the weights in a batch
+    ):
         given = dict(z_labels=z_labels, z_image=z_image, z_features=z_features, x0_distance=x0_distance)
-        check_ranges(**{k: (v, WEIGHT) for k, v in given.items()}, high_noise=(high_noise, SHARE),
-                     regions=(regions, SHARE), gamma=(gamma, ABOVE), warmup_z=(warmup_z, WHOLE), seed=(seed, SEED))
+        check_ranges(
+            **{k: (v, WEIGHT) for k, v in given.items()},
+            high_noise=(high_noise, SHARE),
+            regions=(regions, SHARE),
+            gamma=(gamma, ABOVE),
+            warmup_z=(warmup_z, WHOLE),
+            seed=(seed, SEED),
+        )
         words = ", ".join(WEIGHTINGS)
-        if weighting not in WEIGHTINGS: raise ValueError(f"weighting={weighting!r} came; allowed: {words}.")
-        if z_labels and tags is None: raise ValueError("z_labels reads labels off z: give tags, or set it to 0.")
-        if warmup_z and not (z_labels or z_image or z_features): raise ValueError("warmup_z without z_labels, z_image and z_features has nothing to learn from: set one of them above 0.")
-        if z_features and features is None: raise ValueError("z_features reads a network's features off z: give features, for instance `load_perceptual().features`, or set it to 0.")
-        if x0_distance and distance is None: raise ValueError("x0_distance compares pictures: give distance, for instance `load_perceptual().distance`, or set it to 0.")
-        self.model, self.weighting, self.z_labels, self.warmup_z, self.high_noise, self.gamma = model, weighting, z_labels, warmup_z, high_noise, gamma
+        if weighting not in WEIGHTINGS:
+            raise ValueError(f"weighting={weighting!r} came; allowed: {words}.")
+        if z_labels and tags is None:
+            raise ValueError("z_labels reads labels off z: give tags, or set it to 0.")
+        if warmup_z and not (z_labels or z_image or z_features):
+            raise ValueError(
+                "warmup_z without z_labels, z_image and z_features has nothing to learn from: set one of them above 0."
+            )
+        if z_features and features is None:
+            raise ValueError(
+                "z_features reads a network's features off z: give features, for instance `load_perceptual().features`, or set it to 0."
+            )
+        if x0_distance and distance is None:
+            raise ValueError(
+                "x0_distance compares pictures: give distance, for instance `load_perceptual().distance`, or set it to 0."
+            )
+        self.model, self.weighting, self.z_labels, self.warmup_z, self.high_noise, self.gamma = (
+            model,
+            weighting,
+            z_labels,
+            warmup_z,
+            high_noise,
+            gamma,
+        )
         self.z_image, self.distance, self.regions = z_image, distance, regions
         self.z_features, self.features, self.x0_distance = z_features, features, x0_distance
         self.modules = {"autoencoder": model}
         d, S = model.config.z_dim, model.config.image_size
-        def feature_head(): return nn.Linear(d, features(torch.zeros(1, 3, S, S, device=getattr(getattr(features, "__self__", None), "device", "cpu"))).shape[1])
-        for used, number, name, make in ((z_labels, 3, "tag_head", lambda: TagHead(d, tags)), (z_image, 4, "image_head", lambda: ImageHead(d, S)), (z_features, 5, "feature_head", feature_head)):
+
+        def feature_head():
+            return nn.Linear(
+                d,
+                features(
+                    torch.zeros(1, 3, S, S, device=getattr(getattr(features, "__self__", None), "device", "cpu"))
+                ).shape[1],
+            )
+
+        for used, number, name, make in (
+            (z_labels, 3, "tag_head", lambda: TagHead(d, tags)),
+            (z_image, 4, "image_head", lambda: ImageHead(d, S)),
+            (z_features, 5, "feature_head", feature_head),
+        ):
             if used:
-                with torch.random.fork_rng(): torch.manual_seed(step_seed(seed, number)); self.modules[name] = make()
+                with torch.random.fork_rng():
+                    torch.manual_seed(step_seed(seed, number))
+                    self.modules[name] = make()
         self.schedule = model.schedule
-    def to(self, device): self.schedule = self.schedule.to(device)
+
+    def to(self, device):
+        self.schedule = self.schedule.to(device)
+
     def config(self):
-        keys = ["weighting", "z_labels", "warmup_z", "high_noise", "gamma"] + [k for k in ("z_image", "regions", "z_features", "x0_distance") if getattr(self, k) > 0]
-        return {**{k: getattr(self, k) for k in keys}, "model": {k: v for k, v in self.model.config.items() if not k.startswith("_")}}
+        keys = ["weighting", "z_labels", "warmup_z", "high_noise", "gamma"] + [
+            k for k in ("z_image", "regions", "z_features", "x0_distance") if getattr(self, k) > 0
+        ]
+        return {
+            **{k: getattr(self, k) for k in keys},
+            "model": {k: v for k, v in self.model.config.items() if not k.startswith("_")},
+        }
 
 # %% ../nbs/07_training.ipynb #b815af3d
 @patch
-def timesteps(self:AutoencoderTask, generator # `StepGenerator`
-             ): # (b,) long
+def timesteps(
+    self: AutoencoderTask,
+    generator,  # `StepGenerator`
+):  # (b,) long
     "Uniform steps; the share `high_noise` of them from the upper half."
     T, u = self.schedule.T, generator.rand()
     upper = generator.rand() < self.high_noise
@@ -763,37 +1127,50 @@ def timesteps(self:AutoencoderTask, generator # `StepGenerator`
 
 # %% ../nbs/07_training.ipynb #ff00d0cd
 @patch
-def diffusion_loss(self:AutoencoderTask, x0, # (b,3,H,W)
-                   z, # (b, z_dim)
-                   generator, # `StepGenerator`
-                   weight # of the pixels (b,1,H,W), mean 1
-                  ): # (weighted, plain) losses, scalars; x̂_0 (b,3,H,W) where it is asked for
+def diffusion_loss(
+    self: AutoencoderTask,
+    x0,  # (b,3,H,W)
+    z,  # (b, z_dim)
+    generator,  # `StepGenerator`
+    weight,  # of the pixels (b,1,H,W), mean 1
+):  # (weighted, plain) losses, scalars; x̂_0 (b,3,H,W) where it is asked for
     "Squared error of the prediction, weighted by the step's noise."
     t, noise, kind = self.timesteps(generator), generator.randn(*x0.shape[1:]), self.model.config.prediction_type
     xt = add_noise(x0, noise, t, self.schedule)
     output = self.model.denoise(xt, t, z).float()
-    error = (weight * (output - training_target(x0, noise, t, self.schedule, kind)).square()).flatten(1).mean(1)  # (b,3,H,W) -> (b,)
-    return (error * loss_weight(self.schedule, t, self.weighting, kind, gamma=self.gamma)).mean(), error.mean(), predict_x0(output, xt, t, self.schedule, kind) if self.x0_distance else None
+    error = (
+        (weight * (output - training_target(x0, noise, t, self.schedule, kind)).square()).flatten(1).mean(1)
+    )  # (b,3,H,W) -> (b,)
+    return (
+        (error * loss_weight(self.schedule, t, self.weighting, kind, gamma=self.gamma)).mean(),
+        error.mean(),
+        predict_x0(output, xt, t, self.schedule, kind) if self.x0_distance else None,
+    )
 
 # %% ../nbs/07_training.ipynb #92f772c7
 @patch
-def image_terms(self:AutoencoderTask, x0, # (b,3,H,W)
-                z, # (b, z_dim)
-                weight, # of the pixels (b,1,H,W), mean 1
-                every=1 # take one of so many
-               ): # {"image", "image_distance" where a distance was given}: scalars
+def image_terms(
+    self: AutoencoderTask,
+    x0,  # (b,3,H,W)
+    z,  # (b, z_dim)
+    weight,  # of the pixels (b,1,H,W), mean 1
+    every=1,  # take one of so many
+):  # {"image", "image_distance" where a distance was given}: scalars
     "How far the picture drawn from z alone is off."
-    x0, y = x0[::every], self.modules["image_head"](z[::every]).float()            # (b/every,3,H,W)
+    x0, y = x0[::every], self.modules["image_head"](z[::every]).float()  # (b/every,3,H,W)
     terms = {"image": (weight[::every] * (y - x0).square()).mean()}
     return terms if self.distance is None else terms | {"image_distance": self.distance(y, x0).mean()}
 
 # %% ../nbs/07_training.ipynb #1b33ba5c
 @patch
-def loss(self:AutoencoderTask, batch, # {"image", "labels"}, "weight" where pixels have one
-         generator # `StepGenerator`
-        ): # terms of the loss
+def loss(
+    self: AutoencoderTask,
+    batch,  # {"image", "labels"}, "weight" where pixels have one
+    generator,  # `StepGenerator`
+):  # terms of the loss
     "Diffusion loss, and the labels read off z where asked for."
-    x0 = batch["image"]; weight = batch.get("weight", x0.new_ones(1).expand(len(x0), 1, 1, 1))
+    x0 = batch["image"]
+    weight = batch.get("weight", x0.new_ones(1).expand(len(x0), 1, 1, 1))
     z, terms = self.model.encode(x0), {}
     total = 0.0
     if self.z_labels:
@@ -803,7 +1180,8 @@ def loss(self:AutoencoderTask, batch, # {"image", "labels"}, "weight" where pixe
         terms |= self.image_terms(x0, z, weight, 1 if generator.step < self.warmup_z else 2)
         total = total + self.z_image * (terms["image"] + 0.05 * terms.get("image_distance", 0.0))
     if self.z_features:
-        with torch.no_grad(): seen = self.features(x0).float()                     # (b,k)
+        with torch.no_grad():
+            seen = self.features(x0).float()  # (b,k)
         terms["features"] = F.mse_loss(self.modules["feature_head"](z).float(), seen)
         total = total + self.z_features * terms["features"]
     if generator.step >= self.warmup_z:
@@ -818,45 +1196,66 @@ def loss(self:AutoencoderTask, batch, # {"image", "labels"}, "weight" where pixe
     return {"loss": total, **terms}
 
 # %% ../nbs/07_training.ipynb #2fc3352f
-def train_autoencoder(dataset, # faces of chapter 01, or any dataset of {"image", "labels"}
-                      out, # folder
-                      model, # `DiffusionAutoencoder`
-                      steps, # updates
-                      tags=None, # `TagSet`, found by name among the dataset's; None: the dataset's own
-                      weighting="plain", # see `AutoencoderTask`
-                      z_labels=0.0, # weight of the labels
-                      warmup_z=0, # steps by labels and picture alone
-                      high_noise=0.0, # share at high noise
-                      z_image=0.0, distance=None, # weight of the picture from z alone, perceptual distance for it
-                      z_features=0.0, features=None, # weight of a frozen network's features, and that network
-                      x0_distance=0.0, # weight of distance and features of the predicted x̂_0
-                      **how # for `fit`
-                     ): # the model, with averaged weights
+def train_autoencoder(
+    dataset,  # faces of chapter 01, or any dataset of {"image", "labels"}
+    out,  # folder
+    model,  # `DiffusionAutoencoder`
+    steps,  # updates
+    tags=None,  # `TagSet`, found by name among the dataset's; None: the dataset's own
+    weighting="plain",  # see `AutoencoderTask`
+    z_labels=0.0,  # weight of the labels
+    warmup_z=0,  # steps by labels and picture alone
+    high_noise=0.0,  # share at high noise
+    z_image=0.0,
+    distance=None,  # weight of the picture from z alone, perceptual distance for it
+    z_features=0.0,
+    features=None,  # weight of a frozen network's features, and that network
+    x0_distance=0.0,  # weight of distance and features of the predicted x̂_0
+    **how,  # for `fit`
+):  # the model, with averaged weights
     "Train a diffusion autoencoder; `out/autoencoder` can be loaded with from_pretrained."
-    if tags is not None: dataset = labelled_as(dataset, tags)
-    task = AutoencoderTask(model, tags or getattr(dataset, "tags", None), weighting, z_labels, warmup_z, high_noise, z_image=z_image, distance=distance, z_features=z_features, features=features,
-                           x0_distance=x0_distance, regions=getattr(dataset, "regions", 0.0))
+    if tags is not None:
+        dataset = labelled_as(dataset, tags)
+    task = AutoencoderTask(
+        model,
+        tags or getattr(dataset, "tags", None),
+        weighting,
+        z_labels,
+        warmup_z,
+        high_noise,
+        z_image=z_image,
+        distance=distance,
+        z_features=z_features,
+        features=features,
+        x0_distance=x0_distance,
+        regions=getattr(dataset, "regions", 0.0),
+    )
     fit(task, dataset, out, steps, **how)
     return model
 
 # %% ../nbs/07_training.ipynb #7267edf2
-def linear_probe(z, # (n,d) codes to learn from
-                 labels, # (n,n_tags) long, −1 unknown
-                 z_test, # (m,d) other codes
-                 labels_test, # (m,n_tags)
-                 tags, # `TagSet`
-                 ridge=1e-2 # of the variance of z
-                ): # {tag: balanced accuracy in [0, 1]}
+def linear_probe(
+    z,  # (n,d) codes to learn from
+    labels,  # (n,n_tags) long, −1 unknown
+    z_test,  # (m,d) other codes
+    labels_test,  # (m,n_tags)
+    tags,  # `TagSet`
+    ridge=1e-2,  # of the variance of z
+):  # {tag: balanced accuracy in [0, 1]}
     "How well a linear map reads each tag off z, by weighted ridge regression."
     n = labels.shape[1], labels_test.shape[1]
-    if set(n) != {len(tags)}: raise ValueError(f"{n} columns of labels came for {len(tags)} tags. Give one for each.")
+    if set(n) != {len(tags)}:
+        raise ValueError(f"{n} columns of labels came for {len(tags)} tags. Give one for each.")
     mean, std = z.mean(0), z.std(0).clamp(min=1e-8)
     a, b = (torch.cat([(o - mean) / std, torch.ones(len(o), 1)], 1).double() for o in (z, z_test))  # (n,d+1), (m,d+1)
-    return {tag.name: _probe_one(a, y, b, y_test, len(tag), ridge) for tag, y, y_test in zip(tags, labels.T, labels_test.T)}
+    return {
+        tag.name: _probe_one(a, y, b, y_test, len(tag), ridge) for tag, y, y_test in zip(tags, labels.T, labels_test.T)
+    }
+
 
 def _probe_one(a, y, b, y_test, n_values, ridge):
     a, y, b, y_test = a[y >= 0], y[y >= 0], b[y_test >= 0], y_test[y_test >= 0]
-    weight = 1 / y.bincount(minlength=n_values).clamp(min=1)[y][:, None]                       # (n,1)
-    gram = a.T @ (weight * a) + ridge * torch.eye(a.shape[1], dtype=a.dtype)                   # (d+1,d+1)
+    weight = 1 / y.bincount(minlength=n_values).clamp(min=1)[y][:, None]  # (n,1)
+    gram = a.T @ (weight * a) + ridge * torch.eye(a.shape[1], dtype=a.dtype)  # (d+1,d+1)
     answer = (b @ torch.linalg.solve(gram, a.T @ (weight * F.one_hot(y, n_values).double()))).argmax(1)  # (m,)
     return torch.stack([(answer[y_test == v] == v).double().mean() for v in y_test.unique()]).mean().item()

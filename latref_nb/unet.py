@@ -27,7 +27,9 @@ def timestep_embedding(
 ):  # (B, dim) float32: cosines first, then sines
     "Turn each timestep into `dim` numbers between −1 and 1 that a linear layer can read."
     half = dim // 2
-    rates = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t.device) / half)  # (half,)
+    rates = torch.exp(
+        -math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t.device) / half
+    )  # (half,)
     angles = t.float()[:, None] * rates  # (B, half)
     out = torch.cat([angles.cos(), angles.sin()], dim=1)  # (B, 2*half)
     return F.pad(out, (0, dim - 2 * half))  # (B, dim): an odd width gets a zero
@@ -174,7 +176,9 @@ def attend(
     v,  # (B, heads, M, c) values
 ):  # (B, heads, N, c)
     "The usual attention processor. A processor is any function of this form."
-    if q.device.type == "cpu" and q.shape[-2] * k.shape[-2] <= 64 * 64:  # small maps: the formula beats the fused kernel
+    if (
+        q.device.type == "cpu" and q.shape[-2] * k.shape[-2] <= 64 * 64
+    ):  # small maps: the formula beats the fused kernel
         return attention_weights(q, k).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v)
 
@@ -237,7 +241,9 @@ def use_processor(
     "Let another function compute attention inside a `with`; the former ones come back even after an error."
     blocks = attention_layers(model, layers)
     if not blocks:
-        raise ValueError(f"No attention layer fits {layers!r}; there are: {', '.join(attention_layers(model)) or 'none'}.")
+        raise ValueError(
+            f"No attention layer fits {layers!r}; there are: {', '.join(attention_layers(model)) or 'none'}."
+        )
     former = {n: b.processor for n, b in blocks.items()}
     try:
         for b in blocks.values():
@@ -301,8 +307,10 @@ def check_grid(
     "Side of the first feature map; a ValueError where it cannot be halved as often as the levels ask."
     step = patch_size * 2 ** (levels - 1)
     if image_size < step or image_size % step:
-        raise ValueError(f"image_size={image_size} cannot be cut into patches of {patch_size} and halved {levels - 1} times; "
-                         f"choose a multiple of {step}.")
+        raise ValueError(
+            f"image_size={image_size} cannot be cut into patches of {patch_size} and halved {levels - 1} times; "
+            f"choose a multiple of {step}."
+        )
     return image_size // patch_size
 
 
@@ -379,7 +387,9 @@ class UNet(nn.Module):
         widths, size = level_widths(model_channels, channel_mult), check_grid(image_size, patch_size, len(channel_mult))
         time_dim = time_embed_dim or z_dim
         block = dict(time_dim=time_dim, z_dim=z_dim, dropout=dropout)
-        shared = dict(num_res_blocks=num_res_blocks, attention_resolutions=attention_resolutions, num_heads=num_heads, **block)
+        shared = dict(
+            num_res_blocks=num_res_blocks, attention_resolutions=attention_resolutions, num_heads=num_heads, **block
+        )
         self.patch_size, self.gradient_checkpointing = patch_size, False
         self.time_embed = TimeEmbedding(model_channels, time_dim)
         self.conv_in = nn.Conv2d(in_channels * patch_size**2, widths[0], 3, padding=1)

@@ -1,4 +1,5 @@
 "What the tests of the repository itself share: where things lie, and how a notebook is read."
+
 import json, re, subprocess, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,39 +17,55 @@ def wait_for(ready, seconds=HANG):
     end = time.monotonic() + seconds
     while True:
         try:
-            if answer := ready(): return answer
+            if answer := ready():
+                return answer
         except OSError:
-            if time.monotonic() > end: raise
+            if time.monotonic() > end:
+                raise
         assert time.monotonic() < end, f"nothing after {seconds} s"
         time.sleep(0.2)
+
 
 def skipped(cell):
     "Whether a code cell says that it is not to be run by a test."
     return any(line.replace(" ", "") in ("#|eval:false", "#|slow") for line in cell.source.splitlines()[:5])
 
+
 def execute(nb, folder):
     "Run a notebook in a folder, cell by cell; the notebook, with its outputs, comes out. A cell that hangs is an error."
     from nbclient import NotebookClient
+
     patience = dict(timeout=HANG, startup_timeout=HANG, iopub_timeout=HANG)
-    return NotebookClient(nb, kernel_name="python3", resources={"metadata": {"path": str(folder)}}, **patience).execute()
+    return NotebookClient(
+        nb, kernel_name="python3", resources={"metadata": {"path": str(folder)}}, **patience
+    ).execute()
 
 
-def read(path): return json.loads(path.read_text(encoding="utf-8"))
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
 
-def source(cell): return "".join(cell["source"])
+
+def source(cell):
+    return "".join(cell["source"])
+
 
 def cells(path, kind):
     "Sources of the cells of one kind: code or markdown."
     return [source(c) for c in read(path)["cells"] if c["cell_type"] == kind]
 
+
 def code_of(path):
     "The code of a notebook as one Python text, without lines that only IPython reads."
-    return "\n".join(line for cell in cells(path, "code") for line in cell.splitlines() if not line.lstrip().startswith(("%", "!")))
+    return "\n".join(
+        line for cell in cells(path, "code") for line in cell.splitlines() if not line.lstrip().startswith(("%", "!"))
+    )
+
 
 def module_of(path):
     "Name of the module a notebook exports, or None."
     found = re.search(r"^#\|\s*default_exp\s+(\w+)", "\n".join(cells(path, "code")), re.M)
     return found and found.group(1)
+
 
 def rank(path):
     "Place of a chapter in the order: 01 before 01a before 02."
@@ -56,22 +73,33 @@ def rank(path):
     assert number, f"{path.name}: a chapter's name begins with its number, e.g. 04_unet"
     return int(number.group(1)), number.group(2)
 
+
 def tracked():
     "Every file that is or would be under version control, without the ignored ones."
-    try: names = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError): return []
+    try:
+        names = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return []
     return [ROOT / n for n in names.split("\0") if n and (ROOT / n).is_file()]
 
 
 @dataclass
 class Exercise:
     "A function that a chapter asks for: where its cells stand, and what the reader may unfold."
-    check: str     # name of the check
-    name: str      # of the function
-    stub: int      # number of the cell with the function that is only begun
-    turn: int      # number of the cell `your_turn(check, name)`; the check stands right before it
-    task: str      # the markdown above the stub
-    folded: str    # the markdown below the turn, up to the next cell of code
+
+    check: str  # name of the check
+    name: str  # of the function
+    stub: int  # number of the cell with the function that is only begun
+    turn: int  # number of the cell `your_turn(check, name)`; the check stands right before it
+    task: str  # the markdown above the stub
+    folded: str  # the markdown below the turn, up to the next cell of code
+
     @property
     def solution(self):
         "The code under Solution, or None."
@@ -79,14 +107,17 @@ class Exercise:
         code = found and re.search(r"^```python\n(.*?)^```", found[1], re.M | re.S)
         return code and code[1]
 
+
 def exercises(path):
     "The exercises of a chapter, read off its form: task, stub, check, turn, what is folded."
     nb, found = read(path)["cells"], []
     for turn, cell in enumerate(nb):
         asked = cell["cell_type"] == "code" and re.fullmatch(r"your_turn\((check_\w+), (\w+)\)", source(cell))
-        if not asked: continue
+        if not asked:
+            continue
         stub, end = turn - 2, turn + 1
-        while end < len(nb) and nb[end]["cell_type"] == "markdown": end += 1
-        folded = "\n\n".join(source(c) for c in nb[turn + 1:end])
+        while end < len(nb) and nb[end]["cell_type"] == "markdown":
+            end += 1
+        folded = "\n\n".join(source(c) for c in nb[turn + 1 : end])
         found.append(Exercise(*asked.groups(), stub, turn, source(nb[stub - 1]), folded))
     return found

@@ -1,4 +1,5 @@
 "The benchmark command: its table, its JSON, and what wrong words say."
+
 import json
 import subprocess
 import sys
@@ -9,14 +10,19 @@ import pytest
 RUN = Path(__file__).parent.parent / "benchmarks" / "run.py"
 
 
-def bench(*words): return subprocess.run([sys.executable, str(RUN), *map(str, words)], capture_output=True, text=True)
+def bench(*words):
+    return subprocess.run([sys.executable, str(RUN), *map(str, words)], capture_output=True, text=True)
 
 
 def test_one_part_as_table_and_json(tmp_path):
     done = bench("--only", "faces", "--rounds", 1, "--json", tmp_path / "figures.json")
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "figures.json").read_text())["rows"]
-    assert {"what", "ours", "peer", "unit", "ratio", "bar", "met", "note"} <= set(rows[0]) and rows[0]["ours"] > 0 and rows[0]["ratio"] > 1
+    assert (
+        {"what", "ours", "peer", "unit", "ratio", "bar", "met", "note"} <= set(rows[0])
+        and rows[0]["ours"] > 0
+        and rows[0]["ratio"] > 1
+    )
     assert all(r["what"] in done.stdout for r in rows)
 
 
@@ -28,9 +34,14 @@ def test_a_chapter_and_its_slowest_cells(tmp_path):
     assert rows[0]["note"].count(" s `") == 3 and "03_schedule" in done.stdout
 
 
-@pytest.mark.parametrize("words, said", [
-    (("--only", "face"), "no part is called 'face'"), (("--only", "chapters", "--chapters", "99"), "no chapter begins with '99'"),
-    (("--only", "faces", "--chapters", "03"), "--chapters belongs to --only chapters")])
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (("--only", "face"), "no part is called 'face'"),
+        (("--only", "chapters", "--chapters", "99"), "no chapter begins with '99'"),
+        (("--only", "faces", "--chapters", "03"), "--chapters belongs to --only chapters"),
+    ],
+)
 def test_wrong_words(words, said):
     done = bench(*words)
     assert done.returncode == 2 and said in done.stderr, done.stderr
@@ -47,7 +58,14 @@ def test_the_page_on_training_shows_what_is_counted():
 def test_costs_follow_from_steps_and_shape():
     sys.path.insert(0, str(RUN.parent))
     import cost
+
     ahead, step, weights, kept = cost.counted("synthfaces64")
-    assert 2.5 * ahead < step < 3.5 * ahead and kept > 64 * 64 * 3 * 4 and weights == sum(p.numel() for p in cost.from_preset("synthfaces64").parameters())
-    numbers = [[float(row.split("|")[3]) for row in cost.hours("synthfaces64", steps, 32)] for steps in (10**8, 2 * 10**8)]
+    assert (
+        2.5 * ahead < step < 3.5 * ahead
+        and kept > 64 * 64 * 3 * 4
+        and weights == sum(p.numel() for p in cost.from_preset("synthfaces64").parameters())
+    )
+    numbers = [
+        [float(row.split("|")[3]) for row in cost.hours("synthfaces64", steps, 32)] for steps in (10**8, 2 * 10**8)
+    ]
     assert all(abs(b - 2 * a) <= 1 for a, b in zip(*numbers)), numbers

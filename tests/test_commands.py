@@ -1,4 +1,5 @@
 "What the commands do when all is well; tests/test_faults.py has the rest."
+
 import json, re, shutil, subprocess, sys
 from pathlib import Path
 import numpy as np
@@ -14,333 +15,819 @@ from latref_nb.pipeline import LatRefPipeline
 from test_pipeline import SIZE, tiny_pipeline
 
 torch.set_num_threads(1)
-BIN = Path(sys.prefix)/"bin"
-PLAIN = {"latref_edit": (commands.latref_edit, commands._edit_examples), "latref_eval": (commands.latref_eval, commands._eval_examples), "latref_convert": (commands.latref_convert, commands._convert_examples),
-         "latref_eval ablations": (commands.eval_ablations, commands._ablation_examples)}
+BIN = Path(sys.prefix) / "bin"
+PLAIN = {
+    "latref_edit": (commands.latref_edit, commands._edit_examples),
+    "latref_eval": (commands.latref_eval, commands._eval_examples),
+    "latref_convert": (commands.latref_convert, commands._convert_examples),
+    "latref_eval ablations": (commands.eval_ablations, commands._ablation_examples),
+}
 GROUPS = {"latref_data": commands.latref_data, "latref_train": commands.latref_train}
 SMALL = "--set image_size=32 --set patch_size=4 --set model_channels=32 --set channel_mult=[1,1] --set enc_channels=32 --set enc_channel_mult=[1,1,1] --set num_res_blocks=1 --set attention_resolutions=[] --set z_dim=16"
+
 
 def run(name, line):
     "A command in this process: its exit code."
     argv = line.split()
-    return GROUPS[name].run(argv) if name in GROUPS else commands.run_command(PLAIN[name][0], name, PLAIN[name][1], argv)
+    return (
+        GROUPS[name].run(argv) if name in GROUPS else commands.run_command(PLAIN[name][0], name, PLAIN[name][1], argv)
+    )
+
 
 def parsers():
     "(how it is called, its parser, its examples) of every command there is."
-    for name, (f, examples) in PLAIN.items(): yield name, commands.make_parser(f, name, examples), examples
+    for name, (f, examples) in PLAIN.items():
+        yield name, commands.make_parser(f, name, examples), examples
     for name, g in GROUPS.items():
-        for sub, (f, examples) in g.commands.items(): yield f"{name} {sub}", commands.make_parser(f, f"{name} {sub}", examples), examples
+        for sub, (f, examples) in g.commands.items():
+            yield f"{name} {sub}", commands.make_parser(f, f"{name} {sub}", examples), examples
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("models")/"tiny"; tiny_pipeline().save_pretrained(path)
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_pipeline().save_pretrained(path)
     return path
+
 
 @pytest.fixture(scope="module")
 def styled(tmp_path_factory):
-    path = tmp_path_factory.mktemp("models")/"styled"; tiny_pipeline(styles=True, sure=2).save_pretrained(path)
+    path = tmp_path_factory.mktemp("models") / "styled"
+    tiny_pipeline(styles=True, sure=2).save_pretrained(path)
     return path
+
 
 @pytest.fixture
 def photos(tmp_path):
     "Three pictures, one of them a folder further down."
-    rng = np.random.default_rng(0); d = tmp_path/"in"; (d/"deep").mkdir(parents=True)
-    for p in ("a.png", "b.jpg", "deep/c.png"): Image.fromarray(rng.integers(0, 255, (60, 50, 3), dtype=np.uint8)).save(d/p)
+    rng = np.random.default_rng(0)
+    d = tmp_path / "in"
+    (d / "deep").mkdir(parents=True)
+    for p in ("a.png", "b.jpg", "deep/c.png"):
+        Image.fromarray(rng.integers(0, 255, (60, 50, 3), dtype=np.uint8)).save(d / p)
     return d
 
 
-@pytest.mark.parametrize("prog,parser,examples", list(parsers()), ids=lambda o: o if isinstance(o, str) and "\n" not in o else "")
+@pytest.mark.parametrize(
+    "prog,parser,examples", list(parsers()), ids=lambda o: o if isinstance(o, str) and "\n" not in o else ""
+)
 def test_help_pages(prog, parser, examples):
     page = parser.format_help()
-    assert page.startswith(f"usage: {prog} [-h]") and "examples:" in page and "--pdb" not in page and "--xtra" not in page
+    assert (
+        page.startswith(f"usage: {prog} [-h]") and "examples:" in page and "--pdb" not in page and "--xtra" not in page
+    )
     assert all(f"  {line.strip()}" in page.splitlines() for line in examples.strip().splitlines())
     assert not re.search(r"--\w*_", page)
-    for a in parser._actions: assert a.help, f"{prog}: {a.dest} has no explanation"
+    for a in parser._actions:
+        assert a.help, f"{prog}: {a.dest} has no explanation"
+
 
 def test_every_example_can_be_parsed():
     import shlex
+
     known = {prog: p for prog, p, _ in parsers()}
     for prog, _, examples in parsers():
         for line in examples.strip().splitlines():
-            words = shlex.split(line); n = len(prog.split())
+            words = shlex.split(line)
+            n = len(prog.split())
             assert " ".join(words[:n]) == prog
-            assert not (prog == "latref_eval" and words[n:n + 1] == ["ablations"])
+            assert not (prog == "latref_eval" and words[n : n + 1] == ["ablations"])
             known[prog].parse_args(words[n:])
+
 
 @pytest.mark.parametrize("name", list(GROUPS))
 def test_pages_of_the_groups(name, capsys):
     assert run(name, "--help") == 0
     page = capsys.readouterr().out
-    assert all(f"  {sub}" in page and examples.strip().splitlines()[0].strip() in page for sub, (_, examples) in GROUPS[name].commands.items())
+    assert all(
+        f"  {sub}" in page and examples.strip().splitlines()[0].strip() in page
+        for sub, (_, examples) in GROUPS[name].commands.items()
+    )
     assert run(name, "") == 2
 
+
 def test_dashes_and_underscores(model, photos, tmp_path):
-    for option in ("--batch-size", "--batch_size"): assert run("latref_edit", f"{photos} --out {tmp_path/'out'} --model {model} --steps 1 {option} 1") == 0
+    for option in ("--batch-size", "--batch_size"):
+        assert run("latref_edit", f"{photos} --out {tmp_path / 'out'} --model {model} --steps 1 {option} 1") == 0
 
 
 def test_edit_files_and_folders(model, photos, tmp_path, capsys):
-    out = tmp_path/"out"
-    assert run("latref_edit", f"{photos/'deep'/'c.png'} {photos} --edit Eyeglasses=with --edit Smiling=with:gain=0.5 --out {out} --model {model} --steps 2 --seed 1 --device cpu") == 0
+    out = tmp_path / "out"
+    assert (
+        run(
+            "latref_edit",
+            f"{photos / 'deep' / 'c.png'} {photos} --edit Eyeglasses=with --edit Smiling=with:gain=0.5 --out {out} --model {model} --steps 2 --seed 1 --device cpu",
+        )
+        == 0
+    )
     said = capsys.readouterr().out
-    assert sorted(p.name for p in out.iterdir()) == sorted([f"{n}_{k}.png" for n in "abc" for k in ("edited", "strip")] + ["edits.json"])
+    assert sorted(p.name for p in out.iterdir()) == sorted(
+        [f"{n}_{k}.png" for n in "abc" for k in ("edited", "strip")] + ["edits.json"]
+    )
     assert len(said.splitlines()) == 4 and "Eyeglasses=with" in said and "3 edited, 0 skipped" in said
-    data = json.loads((out/"edits.json").read_text())
-    assert data["edits"] == ["Eyeglasses=with", "Smiling=with:gain=0.5"] and data["seed"] == 1 and [Path(r["file"]).name for r in data["files"]] == ["c.png", "a.png", "b.jpg"]
-    assert load_image(out/"a_edited.png").shape == (3, SIZE, SIZE)
+    data = json.loads((out / "edits.json").read_text())
+    assert (
+        data["edits"] == ["Eyeglasses=with", "Smiling=with:gain=0.5"]
+        and data["seed"] == 1
+        and [Path(r["file"]).name for r in data["files"]] == ["c.png", "a.png", "b.jpg"]
+    )
+    assert load_image(out / "a_edited.png").shape == (3, SIZE, SIZE)
+
 
 def test_edit_recursive_and_round_trip(model, photos, tmp_path):
-    assert run("latref_edit", f"{photos} --recursive --out {tmp_path/'out'} --model {model} --steps 1") == 0
-    data = json.loads((tmp_path/"out"/"edits.json").read_text())
+    assert run("latref_edit", f"{photos} --recursive --out {tmp_path / 'out'} --model {model} --steps 1") == 0
+    data = json.loads((tmp_path / "out" / "edits.json").read_text())
     assert data["edits"] == [] and len(data["files"]) == 3
 
+
 def test_edit_says_what_was_skipped(model, photos, tmp_path, capsys):
-    (photos/"letter.png").write_text("Dear reader,")
-    assert run("latref_edit", f"{photos} --out {tmp_path/'out'} --model {model} --steps 1") == 1
+    (photos / "letter.png").write_text("Dear reader,")
+    assert run("latref_edit", f"{photos} --out {tmp_path / 'out'} --model {model} --steps 1") == 1
     out, err = capsys.readouterr()
     assert "2 edited, 1 skipped" in out and "letter.png: is not an image" in err
 
 
 def test_captions_of_a_comparison_say_that_each_edit_stands_alone(photos):
     pipe = tiny_pipeline(styles=True, sure=2)
-    edits = [f"Eyeglasses=with:ref={photos/'b.jpg'}", "Eyeglasses=with:seed=3", "HairColor=blond:method=image_specific"]
-    images, words = commands.compare_edits(pipe, photos/"a.png", edits, 1)
-    assert words == ["source", "reference", "Eyeglasses with alone\nstyle of the reference", "Eyeglasses with alone\ndrawn, seed 3", "HairColor blond alone\nimage specific"]
+    edits = [
+        f"Eyeglasses=with:ref={photos / 'b.jpg'}",
+        "Eyeglasses=with:seed=3",
+        "HairColor=blond:method=image_specific",
+    ]
+    images, words = commands.compare_edits(pipe, photos / "a.png", edits, 1)
+    assert words == [
+        "source",
+        "reference",
+        "Eyeglasses with alone\nstyle of the reference",
+        "Eyeglasses with alone\ndrawn, seed 3",
+        "HairColor blond alone\nimage specific",
+    ]
     assert len(images) == len(words)
 
+
 def test_edit_by_reference_and_noise_with_a_mask(styled, photos, tmp_path, capsys):
-    mask = np.zeros((60, 50), np.uint8); mask[:30] = 255; Image.fromarray(mask).save(tmp_path/"half of it.png"); out = tmp_path/"out"
-    code = commands.run_command(commands.latref_edit, "latref_edit", "", [str(photos/"a.png"), "--edit", f"Eyeglasses=with:ref={photos/'b.jpg'}:gain=0.8:mask={tmp_path/'half of it.png'}", "--edit", "Smiling=with:seed=3", "--edit",
-                                "Male=with:method=direction", "--compare", "--out", str(out), "--model", str(styled), "--steps", "2"])
-    data = json.loads((out/"edits.json").read_text())
-    assert code == 0 and data["edits"] == [f"Eyeglasses=with:ref={photos/'b.jpg'}:gain=0.8:mask={tmp_path/'half of it.png'}", "Smiling=with:seed=3", "Male=with:method=direction"]
-    assert set(data["files"][0]["probability"]) == {"Eyeglasses=with", "Smiling=with", "Male=with"} and load_image(out/"a_strip.png").shape == (3, SIZE, 2 * SIZE + 2)
-    assert f"side by side: {out/'a_compare.png'}" in capsys.readouterr().out and Image.open(out/"a_compare.png").width > 5 * 64
-    for name, words in (("one", "Eyeglasses=with:seed=1"), ("two", "Eyeglasses=with:seed=1"), ("three", "Eyeglasses=with:seed=2")): assert run("latref_edit", f"{photos/'a.png'} --edit {words} --out {tmp_path/name} --model {styled} --steps 2") == 0
-    one, two, three = (load_image(tmp_path/n/"a_edited.png") for n in ("one", "two", "three"))
+    mask = np.zeros((60, 50), np.uint8)
+    mask[:30] = 255
+    Image.fromarray(mask).save(tmp_path / "half of it.png")
+    out = tmp_path / "out"
+    code = commands.run_command(
+        commands.latref_edit,
+        "latref_edit",
+        "",
+        [
+            str(photos / "a.png"),
+            "--edit",
+            f"Eyeglasses=with:ref={photos / 'b.jpg'}:gain=0.8:mask={tmp_path / 'half of it.png'}",
+            "--edit",
+            "Smiling=with:seed=3",
+            "--edit",
+            "Male=with:method=direction",
+            "--compare",
+            "--out",
+            str(out),
+            "--model",
+            str(styled),
+            "--steps",
+            "2",
+        ],
+    )
+    data = json.loads((out / "edits.json").read_text())
+    assert code == 0 and data["edits"] == [
+        f"Eyeglasses=with:ref={photos / 'b.jpg'}:gain=0.8:mask={tmp_path / 'half of it.png'}",
+        "Smiling=with:seed=3",
+        "Male=with:method=direction",
+    ]
+    assert set(data["files"][0]["probability"]) == {"Eyeglasses=with", "Smiling=with", "Male=with"} and load_image(
+        out / "a_strip.png"
+    ).shape == (3, SIZE, 2 * SIZE + 2)
+    assert (
+        f"side by side: {out / 'a_compare.png'}" in capsys.readouterr().out
+        and Image.open(out / "a_compare.png").width > 5 * 64
+    )
+    for name, words in (
+        ("one", "Eyeglasses=with:seed=1"),
+        ("two", "Eyeglasses=with:seed=1"),
+        ("three", "Eyeglasses=with:seed=2"),
+    ):
+        assert (
+            run("latref_edit", f"{photos / 'a.png'} --edit {words} --out {tmp_path / name} --model {styled} --steps 2")
+            == 0
+        )
+    one, two, three = (load_image(tmp_path / n / "a_edited.png") for n in ("one", "two", "three"))
     assert torch.equal(one, two) and not torch.equal(one, three)
 
 
 @pytest.mark.parametrize("layout,kind", [("celebamask_hq", "CelebAMask-HQ"), ("celeba", "CelebA")])
 def test_faces_are_written_and_told_about(tmp_path, capsys, layout, kind):
-    assert run("latref_data", f"synthfaces --out {tmp_path/'f'} --n 6 --size 32 --seed 3 --layout {layout} --no-masks") == 0
-    assert run("latref_data", f"info {tmp_path/'f'} --json {tmp_path/'i.json'}") == 0
-    data = json.loads((tmp_path/"i.json").read_text()); said = capsys.readouterr().out
+    assert (
+        run("latref_data", f"synthfaces --out {tmp_path / 'f'} --n 6 --size 32 --seed 3 --layout {layout} --no-masks")
+        == 0
+    )
+    assert run("latref_data", f"info {tmp_path / 'f'} --json {tmp_path / 'i.json'}") == 0
+    data = json.loads((tmp_path / "i.json").read_text())
+    said = capsys.readouterr().out
     assert data["layout"] == kind and data["faces"] == 6 and f"{kind}, 6 faces" in said
-    assert torch.equal(open_faces(tmp_path/"f", 32).labels, SynthFaces(6, 32, 3).labels)
-    for t in CELEBA_TAGS: assert sum(r["faces"] for r in data["rows"] if r["tag"] == t.name) == 6
+    assert torch.equal(open_faces(tmp_path / "f", 32).labels, SynthFaces(6, 32, 3).labels)
+    for t in CELEBA_TAGS:
+        assert sum(r["faces"] for r in data["rows"] if r["tag"] == t.name) == 6
+
 
 def test_value_shares_count_the_unknown():
     rows = commands.value_shares(torch.tensor([[0, 1, 1, -1, 1, 1], [1, 1, 1, 2, 1, 1]]), CELEBA_TAGS)
-    assert {"tag": "HairColor", "value": "unknown", "faces": 1, "share": 0.5} in rows and {"tag": "Smiling", "value": "with", "faces": 1, "share": 0.5} in rows
+    assert {"tag": "HairColor", "value": "unknown", "faces": 1, "share": 0.5} in rows and {
+        "tag": "Smiling",
+        "value": "with",
+        "faces": 1,
+        "share": 0.5,
+    } in rows
     assert not any(r["value"] == "unknown" for r in rows if r["tag"] == "Smiling")
 
 
 def test_from_nothing_to_an_edited_face(tmp_path, photos, capsys):
-    ae, mine = tmp_path/"ae", tmp_path/"mine"
+    ae, mine = tmp_path / "ae", tmp_path / "mine"
     train = f"autoencoder --out {ae} --n 16 --batch-size 4 --z-labels 0.1 --warmup-z 1 --device cpu --threads 1 {SMALL}"
     assert run("latref_train", f"{train} --steps 2") == 0 and run("latref_train", f"{train} --steps 4 --resume") == 0
-    assert json.loads((ae/"training.json").read_text())["steps"] == 4 and len((ae/"commands.txt").read_text().splitlines()) == 2
-    fit = f"classifiers --autoencoder {ae/'autoencoder'} --out {mine} --n 120 --held-out 40 --steps 3 --calibrate 1 --calibrate-steps 1 --method image_specific --set image_specific.max_steps=2 --sure 2 --half --device cpu"
-    assert run("latref_train", f"{fit} --json {tmp_path/'fit.json'}") == 0
-    data = json.loads((tmp_path/"fit.json").read_text()); pipe = LatRefPipeline.from_pretrained(mine)
-    assert [r["tag"] for r in data["probes"]] == CELEBA_TAGS.names and {r["method"] for r in data["calibration"]} == {"global_direction", "image_specific"}
+    assert (
+        json.loads((ae / "training.json").read_text())["steps"] == 4
+        and len((ae / "commands.txt").read_text().splitlines()) == 2
+    )
+    fit = f"classifiers --autoencoder {ae / 'autoencoder'} --out {mine} --n 120 --held-out 40 --steps 3 --calibrate 1 --calibrate-steps 1 --method image_specific --set image_specific.max_steps=2 --sure 2 --half --device cpu"
+    assert run("latref_train", f"{fit} --json {tmp_path / 'fit.json'}") == 0
+    data = json.loads((tmp_path / "fit.json").read_text())
+    pipe = LatRefPipeline.from_pretrained(mine)
+    assert [r["tag"] for r in data["probes"]] == CELEBA_TAGS.names and {r["method"] for r in data["calibration"]} == {
+        "global_direction",
+        "image_specific",
+    }
     weights = ["autoencoder/diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors"]
-    assert (mine/weights[0]).stat().st_size < 0.6 * (ae/"autoencoder"/weights[1]).stat().st_size and pipe.autoencoder.dtype == torch.float32
-    assert pipe.config.method == "image_specific" and pipe.config.options == {"image_specific": {"max_steps": 2}} and pipe.config.sure == 2
-    assert len(pipe.linear.config.strengths["global_direction"]) == len(CELEBA_TAGS.pairs) == len(pipe.mlp.config.strengths["image_specific"])
-    assert run("latref_edit", f"{photos/'a.png'} --edit Male=with --out {tmp_path/'out'} --model {mine} --steps 1 --device cpu") == 0
+    assert (mine / weights[0]).stat().st_size < 0.6 * (
+        ae / "autoencoder" / weights[1]
+    ).stat().st_size and pipe.autoencoder.dtype == torch.float32
+    assert (
+        pipe.config.method == "image_specific"
+        and pipe.config.options == {"image_specific": {"max_steps": 2}}
+        and pipe.config.sure == 2
+    )
+    assert (
+        len(pipe.linear.config.strengths["global_direction"])
+        == len(CELEBA_TAGS.pairs)
+        == len(pipe.mlp.config.strengths["image_specific"])
+    )
+    assert (
+        run(
+            "latref_edit",
+            f"{photos / 'a.png'} --edit Male=with --out {tmp_path / 'out'} --model {mine} --steps 1 --device cpu",
+        )
+        == 0
+    )
 
-def few(*words): return f"--data synthfaces --n 12 --batch-size 4 --min-flip 0 --stages 0 --set forward.steps=1 --set modulation.width=16 --set modulation.blocks=1 --set decoded=1 --threads 1 --device cpu {' '.join(words)}".replace("--set decoded", "--set settings.decoded")
+
+def few(*words):
+    return f"--data synthfaces --n 12 --batch-size 4 --min-flip 0 --stages 0 --set forward.steps=1 --set modulation.width=16 --set modulation.blocks=1 --set decoded=1 --threads 1 --device cpu {' '.join(words)}".replace(
+        "--set decoded", "--set settings.decoded"
+    )
+
 
 def test_styles_are_trained_resumed_and_kept(model, tmp_path, photos, capsys):
-    (tmp_path/"mine").mkdir(); pipe = LatRefPipeline.from_pretrained(model); pipe.save_pretrained(tmp_path/"mine"); (tmp_path/"mine"/"commands.txt").write_text("latref_train autoencoder …\n")
-    train = f"styles --model {tmp_path/'mine'} --out {tmp_path/'run'} --half {few()}"
-    assert run("latref_train", f"{train} --steps 1") == 0 and run("latref_train", f"{train} --steps 2") == 1 and run("latref_train", f"{train} --steps 2 --resume") == 0
-    out = tmp_path/"run"/"pipeline"; back = LatRefPipeline.from_pretrained(out)
-    assert set(back.parts) == {"autoencoder", "linear", "mlp", "modulation", "extractor", "mapper"} and back.modulation.config.width == 16 and back.config.sure == pipe.config.sure
-    assert [l.split()[0] for l in (out/"commands.txt").read_text().splitlines()][0] == "latref_train" and len((out/"commands.txt").read_text().splitlines()) == 3
-    assert json.loads((out/"training_styles.json").read_text())["steps"] == 2 and (tmp_path/"run"/"cache").is_dir()
-    assert re.search(r"Style networks \(modulation .* M parameters\): 2 steps of 4 \(8 samples of 12 faces.*autoencoder and classifiers stayed", commands.training_words(out)[-1])
-    more = train.replace(str(tmp_path/"run"), f"{tmp_path/'more'} --init {tmp_path/'run'}")
+    (tmp_path / "mine").mkdir()
+    pipe = LatRefPipeline.from_pretrained(model)
+    pipe.save_pretrained(tmp_path / "mine")
+    (tmp_path / "mine" / "commands.txt").write_text("latref_train autoencoder …\n")
+    train = f"styles --model {tmp_path / 'mine'} --out {tmp_path / 'run'} --half {few()}"
+    assert (
+        run("latref_train", f"{train} --steps 1") == 0
+        and run("latref_train", f"{train} --steps 2") == 1
+        and run("latref_train", f"{train} --steps 2 --resume") == 0
+    )
+    out = tmp_path / "run" / "pipeline"
+    back = LatRefPipeline.from_pretrained(out)
+    assert (
+        set(back.parts) == {"autoencoder", "linear", "mlp", "modulation", "extractor", "mapper"}
+        and back.modulation.config.width == 16
+        and back.config.sure == pipe.config.sure
+    )
+    assert [l.split()[0] for l in (out / "commands.txt").read_text().splitlines()][0] == "latref_train" and len(
+        (out / "commands.txt").read_text().splitlines()
+    ) == 3
+    assert (
+        json.loads((out / "training_styles.json").read_text())["steps"] == 2 and (tmp_path / "run" / "cache").is_dir()
+    )
+    assert re.search(
+        r"Style networks \(modulation .* M parameters\): 2 steps of 4 \(8 samples of 12 faces.*autoencoder and classifiers stayed",
+        commands.training_words(out)[-1],
+    )
+    more = train.replace(str(tmp_path / "run"), f"{tmp_path / 'more'} --init {tmp_path / 'run'}")
     assert run("latref_train", f"{more} --steps 1") == 0 and run("latref_train", f"{more} --steps 2 --resume") == 0
-    typed, told = (tmp_path/"more"/"pipeline"/"commands.txt").read_text().splitlines(), commands.training_words(tmp_path/"more"/"pipeline")
+    typed, told = (
+        (tmp_path / "more" / "pipeline" / "commands.txt").read_text().splitlines(),
+        commands.training_words(tmp_path / "more" / "pipeline"),
+    )
     assert len(typed) == 5, "the first training's commands, then one's own, each once"
-    assert "Style networks, stage 1 of 2 (" in told[-2] and "Style networks, stage 2 of 2, from the weights of stage 1 (" in told[-1]
-    assert run("latref_train", f"{train.replace(str(tmp_path/'run'), str(tmp_path/'no'))} --init {tmp_path/'nowhere'} --steps 1") == 1 and "nowhere: holds no checkpoint" in capsys.readouterr().err
-    mask = f"mask --model {tmp_path/'more'/'pipeline'} --cache {tmp_path/'run'/'cache'} --out {tmp_path/'mask'} --n 12 --batch-size 4 --steps 2 --set forward.steps=1 --set area=2 --half --threads 1 --device cpu"
-    assert run("latref_train", mask) == 0 and run("latref_train", mask) == 1 and run("latref_train", mask + " --set modulation.width=3") == 2
-    masked, told = LatRefPipeline.from_pretrained(tmp_path/"mask"/"pipeline"), commands.training_words(tmp_path/"mask"/"pipeline")
-    assert masked.picture_mask is not None and len(masked.parts) == 7 and "Style networks, stage 2 of 2" in told[-2] and "Picture mask" in told[-1] and "area 2" in told[-1]
-    assert len((tmp_path/"mask"/"pipeline"/"commands.txt").read_text().splitlines()) == 6
+    assert (
+        "Style networks, stage 1 of 2 (" in told[-2]
+        and "Style networks, stage 2 of 2, from the weights of stage 1 (" in told[-1]
+    )
+    assert (
+        run(
+            "latref_train",
+            f"{train.replace(str(tmp_path / 'run'), str(tmp_path / 'no'))} --init {tmp_path / 'nowhere'} --steps 1",
+        )
+        == 1
+        and "nowhere: holds no checkpoint" in capsys.readouterr().err
+    )
+    mask = f"mask --model {tmp_path / 'more' / 'pipeline'} --cache {tmp_path / 'run' / 'cache'} --out {tmp_path / 'mask'} --n 12 --batch-size 4 --steps 2 --set forward.steps=1 --set area=2 --half --threads 1 --device cpu"
+    assert (
+        run("latref_train", mask) == 0
+        and run("latref_train", mask) == 1
+        and run("latref_train", mask + " --set modulation.width=3") == 2
+    )
+    masked, told = (
+        LatRefPipeline.from_pretrained(tmp_path / "mask" / "pipeline"),
+        commands.training_words(tmp_path / "mask" / "pipeline"),
+    )
+    assert (
+        masked.picture_mask is not None
+        and len(masked.parts) == 7
+        and "Style networks, stage 2 of 2" in told[-2]
+        and "Picture mask" in told[-1]
+        and "area 2" in told[-1]
+    )
+    assert len((tmp_path / "mask" / "pipeline" / "commands.txt").read_text().splitlines()) == 6
     weights = "diffusion_pytorch_model.safetensors"
-    assert (out/"modulation"/weights).stat().st_size < 0.6 * (tmp_path/"run"/"modulation"/weights).stat().st_size and torch.equal(back.linear.u_cov, pipe.linear.u_cov)
-    assert run("latref_edit", f"{photos/'a.png'} --edit Male=with:ref={photos/'b.jpg'} --edit Young=without:seed=1 --out {tmp_path/'out'} --model {out} --steps 1") == 0
+    assert (out / "modulation" / weights).stat().st_size < 0.6 * (
+        tmp_path / "run" / "modulation" / weights
+    ).stat().st_size and torch.equal(back.linear.u_cov, pipe.linear.u_cov)
+    assert (
+        run(
+            "latref_edit",
+            f"{photos / 'a.png'} --edit Male=with:ref={photos / 'b.jpg'} --edit Young=without:seed=1 --out {tmp_path / 'out'} --model {out} --steps 1",
+        )
+        == 0
+    )
     capsys.readouterr()
 
+
 def test_ablations_are_trained_and_measured(model, tmp_path, capsys, monkeypatch):
-    line = f"ablations --model {model} --out {tmp_path/'ab'} --steps 1 --seeds 2 --name whole --name no_cross --faces 2 --eval-steps 1 --json {tmp_path/'ab.json'} {few()}"
+    line = f"ablations --model {model} --out {tmp_path / 'ab'} --steps 1 --seeds 2 --name whole --name no_cross --faces 2 --eval-steps 1 --json {tmp_path / 'ab.json'} {few()}"
     monkeypatch.setattr(sys, "argv", ["latref_eval", *line.split()])
-    with pytest.raises(SystemExit) as e: commands.latref_eval()
+    with pytest.raises(SystemExit) as e:
+        commands.latref_eval()
     said, err = capsys.readouterr()
     assert not e.value.code, err[-500:]
-    data = json.loads((tmp_path/"ab.json").read_text())
-    assert [r["ablation"] for r in data["rows"]] == ["whole", "no_cross"] and {"target", "target_sd", "psnr"} <= set(data["rows"][0]) and len(data["runs"]) == 4
+    data = json.loads((tmp_path / "ab.json").read_text())
+    assert (
+        [r["ablation"] for r in data["rows"]] == ["whole", "no_cross"]
+        and {"target", "target_sd", "psnr"} <= set(data["rows"][0])
+        and len(data["runs"]) == 4
+    )
     assert "whole method" in said and "no cross-attention" in said and "±" in said
+
 
 def test_tables_with_deviations():
     rows = [{"words": "whole", "n": 3, "target": 0.9571, "target_sd": 0.012, "psnr": 27.1, "psnr_sd": 0.31}]
     assert commands.deviations(rows) == [{"": "whole", "seeds": 3, "target": "0.957 ± 0.012", "psnr": "27.10 ± 0.31"}]
 
-@pytest.mark.parametrize("pairs,words", [(["percptual=1"], "Did you mean 'perceptual'?"), (["modulaton.width=3"], "Did you mean 'modulation'?"), (["modulation.wdth=3"], "Did you mean 'width'?"), (["modulation.style_dim=3"], "not known"), (["shape.style_dims=3"], "style_dim"), (["settings.nois=1"], "noise")])
+
+@pytest.mark.parametrize(
+    "pairs,words",
+    [
+        (["percptual=1"], "Did you mean 'perceptual'?"),
+        (["modulaton.width=3"], "Did you mean 'modulation'?"),
+        (["modulation.wdth=3"], "Did you mean 'width'?"),
+        (["modulation.style_dim=3"], "not known"),
+        (["shape.style_dims=3"], "style_dim"),
+        (["settings.nois=1"], "noise"),
+    ],
+)
 def test_settings_of_a_style_training(pairs, words):
-    with pytest.raises(commands.UsageError, match=re.escape(words)): commands.grouped_settings(pairs)
-    found = commands.grouped_settings(["perceptual=0.5", "settings.noise=0.3", "forward.steps=4", "modulation.width=8", "shape.style_dim=4"])
-    assert found["weights"].perceptual == 0.5 and found["settings"].noise == 0.3 and found["forward"].steps == 4 and found["modulation"] == {"width": 8} and found["shape"] == {"style_dim": 4} and found["mapper"] == {}
+    with pytest.raises(commands.UsageError, match=re.escape(words)):
+        commands.grouped_settings(pairs)
+    found = commands.grouped_settings(
+        ["perceptual=0.5", "settings.noise=0.3", "forward.steps=4", "modulation.width=8", "shape.style_dim=4"]
+    )
+    assert (
+        found["weights"].perceptual == 0.5
+        and found["settings"].noise == 0.3
+        and found["forward"].steps == 4
+        and found["modulation"] == {"width": 8}
+        and found["shape"] == {"style_dim": 4}
+        and found["mapper"] == {}
+    )
+
 
 def test_published_weights_are_converted(tmp_path, photos, capsys):
     from latref_nb.official import latref_networks, released_tensors
     from safetensors.torch import save_file
-    small = dict(image_size=32, model_channels=32, channel_mult=[1, 1], enc_channel_mult=[1, 1, 1, 1], num_res_blocks=1, attention_resolutions=[], z_dim=16, tags=["Male"])
-    with torch.device("meta"): nets = latref_networks(**small)
-    file = tmp_path/"small.safetensors"; save_file({k: torch.randn(*shape) * 0.05 for o in released_tensors(nets).values() for k, shape in o.items()}, file); how = " ".join(f"--set {k}={json.dumps(v).replace(' ', '')}" for k, v in small.items())
-    assert run("latref_convert", f"{file} --out {tmp_path/'made'} --half {how}") == 0 and "pipeline: " in capsys.readouterr().out
-    pipe = LatRefPipeline.from_pretrained(tmp_path/"made"); assert set(pipe.parts) == {"autoencoder", "modulation", "extractor", "mapper"}
-    t, v = pipe.tags.pairs[1]; (tmp_path/"small.safetensors").unlink()
-    assert run("latref_edit", f"{photos/'a.png'} --edit {t}={v}:ref={photos/'b.jpg'} --out {tmp_path/'out'} --model {tmp_path/'made'} --steps 1") == 0
-    assert run("latref_edit", f"{photos/'a.png'} --edit {t}={v} --out {tmp_path/'out2'} --model {tmp_path/'made'} --steps 1") == 1 and "needs linear" in capsys.readouterr().err
+
+    small = dict(
+        image_size=32,
+        model_channels=32,
+        channel_mult=[1, 1],
+        enc_channel_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        attention_resolutions=[],
+        z_dim=16,
+        tags=["Male"],
+    )
+    with torch.device("meta"):
+        nets = latref_networks(**small)
+    file = tmp_path / "small.safetensors"
+    save_file({k: torch.randn(*shape) * 0.05 for o in released_tensors(nets).values() for k, shape in o.items()}, file)
+    how = " ".join(f"--set {k}={json.dumps(v).replace(' ', '')}" for k, v in small.items())
+    assert (
+        run("latref_convert", f"{file} --out {tmp_path / 'made'} --half {how}") == 0
+        and "pipeline: " in capsys.readouterr().out
+    )
+    pipe = LatRefPipeline.from_pretrained(tmp_path / "made")
+    assert set(pipe.parts) == {"autoencoder", "modulation", "extractor", "mapper"}
+    t, v = pipe.tags.pairs[1]
+    (tmp_path / "small.safetensors").unlink()
+    assert (
+        run(
+            "latref_edit",
+            f"{photos / 'a.png'} --edit {t}={v}:ref={photos / 'b.jpg'} --out {tmp_path / 'out'} --model {tmp_path / 'made'} --steps 1",
+        )
+        == 0
+    )
+    assert (
+        run(
+            "latref_edit",
+            f"{photos / 'a.png'} --edit {t}={v} --out {tmp_path / 'out2'} --model {tmp_path / 'made'} --steps 1",
+        )
+        == 1
+        and "needs linear" in capsys.readouterr().err
+    )
+
 
 def test_an_autoencoder_goes_on_under_tags_of_ones_own(tmp_path, capsys):
     from latref_nb.core import TagSet
-    few_tags = TagSet([CELEBA_TAGS["Male"], CELEBA_TAGS["HairColor"]]).save(tmp_path/"tags.json"); common = f"--n 8 --batch-size 4 --steps 1 --device cpu --threads 1 --tags {few_tags}"
-    assert run("latref_train", f"autoencoder --out {tmp_path/'a'} {common} {SMALL}") == 0
-    assert run("latref_train", f"autoencoder --out {tmp_path/'b'} --init {tmp_path/'a'/'autoencoder'} --z-image 0.1 --z-labels 0.1 {common}") == 0
-    a, b = (json.loads((tmp_path/o/"autoencoder"/"config.json").read_text()) for o in "ab"); assert a["z_dim"] == b["z_dim"] == 16
-    assert run("latref_train", f"autoencoder --out {tmp_path/'c'} --init {tmp_path/'a'/'autoencoder'} --set z_dim=8 {common}") == 2 and "Leave one of them out" in capsys.readouterr().err
-    assert run("latref_train", f"autoencoder --out {tmp_path/'d'} --init {tmp_path/'a'/'autoencoder'} --set enc_whole=true --z-image 0.1 --regions 0.5 {common}") == 0
-    assert json.loads((tmp_path/"d"/"autoencoder"/"config.json").read_text())["enc_whole"] is True
-    assert run("latref_train", f"classifiers --autoencoder {tmp_path/'b'/'autoencoder'} --out {tmp_path/'m'} --n 60 --held-out 20 --tags {few_tags} --steps 2 --calibrate 0 --device cpu") == 0
-    assert LatRefPipeline.from_pretrained(tmp_path/"m").tags.names == ["Male", "HairColor"]
+
+    few_tags = TagSet([CELEBA_TAGS["Male"], CELEBA_TAGS["HairColor"]]).save(tmp_path / "tags.json")
+    common = f"--n 8 --batch-size 4 --steps 1 --device cpu --threads 1 --tags {few_tags}"
+    assert run("latref_train", f"autoencoder --out {tmp_path / 'a'} {common} {SMALL}") == 0
+    assert (
+        run(
+            "latref_train",
+            f"autoencoder --out {tmp_path / 'b'} --init {tmp_path / 'a' / 'autoencoder'} --z-image 0.1 --z-labels 0.1 {common}",
+        )
+        == 0
+    )
+    a, b = (json.loads((tmp_path / o / "autoencoder" / "config.json").read_text()) for o in "ab")
+    assert a["z_dim"] == b["z_dim"] == 16
+    assert (
+        run(
+            "latref_train",
+            f"autoencoder --out {tmp_path / 'c'} --init {tmp_path / 'a' / 'autoencoder'} --set z_dim=8 {common}",
+        )
+        == 2
+        and "Leave one of them out" in capsys.readouterr().err
+    )
+    assert (
+        run(
+            "latref_train",
+            f"autoencoder --out {tmp_path / 'd'} --init {tmp_path / 'a' / 'autoencoder'} --set enc_whole=true --z-image 0.1 --regions 0.5 {common}",
+        )
+        == 0
+    )
+    assert json.loads((tmp_path / "d" / "autoencoder" / "config.json").read_text())["enc_whole"] is True
+    assert (
+        run(
+            "latref_train",
+            f"classifiers --autoencoder {tmp_path / 'b' / 'autoencoder'} --out {tmp_path / 'm'} --n 60 --held-out 20 --tags {few_tags} --steps 2 --calibrate 0 --device cpu",
+        )
+        == 0
+    )
+    assert LatRefPipeline.from_pretrained(tmp_path / "m").tags.names == ["Male", "HairColor"]
+
 
 @pytest.fixture
 def hair(tmp_path):
     "A folder of pictures with a list of LongHair for most of them, and the file of the tag."
     from latref_nb.core import Tag, TagSet
-    ds = SynthFaces(24, 32, seed=3); d = tmp_path/"hair"; d.mkdir()
-    for i, x in enumerate(ds.batch(range(24))["image"]): save_image(x, d/f"{i}.png")
-    (d/"labels.csv").write_text("file,LongHair\n" + "".join(f"{i}.png,{('short', 'long', '')[i % 7 % 3]}\n" for i in range(24)))
-    return d, TagSet([Tag("LongHair", ("short", "long"))]).save(tmp_path/"hair.json")
+
+    ds = SynthFaces(24, 32, seed=3)
+    d = tmp_path / "hair"
+    d.mkdir()
+    for i, x in enumerate(ds.batch(range(24))["image"]):
+        save_image(x, d / f"{i}.png")
+    (d / "labels.csv").write_text(
+        "file,LongHair\n" + "".join(f"{i}.png,{('short', 'long', '')[i % 7 % 3]}\n" for i in range(24))
+    )
+    return d, TagSet([Tag("LongHair", ("short", "long"))]).save(tmp_path / "hair.json")
+
 
 def test_long_hair_from_a_folder_to_an_edited_face(hair, photos, tmp_path, capsys):
     "docs/own_images.md on the command line: the critic that ships is refused for a tag it does not know, one of one's own is taken."
-    folder, tags = hair; mine, run_, critic = tmp_path/"mine", tmp_path/"run", tmp_path/"critic"
-    assert run("latref_train", f"autoencoder --out {tmp_path/'ae'} --n 8 --batch-size 4 --steps 1 --device cpu --threads 1 {SMALL}") == 0
-    assert run("latref_train", f"classifiers --autoencoder {tmp_path/'ae'/'autoencoder'} --out {mine} --data {folder} --tags {tags} --n 20 --held-out 4 --steps 2 --calibrate 0 --device cpu") == 0
+    folder, tags = hair
+    mine, run_, critic = tmp_path / "mine", tmp_path / "run", tmp_path / "critic"
+    assert (
+        run(
+            "latref_train",
+            f"autoencoder --out {tmp_path / 'ae'} --n 8 --batch-size 4 --steps 1 --device cpu --threads 1 {SMALL}",
+        )
+        == 0
+    )
+    assert (
+        run(
+            "latref_train",
+            f"classifiers --autoencoder {tmp_path / 'ae' / 'autoencoder'} --out {mine} --data {folder} --tags {tags} --n 20 --held-out 4 --steps 2 --calibrate 0 --device cpu",
+        )
+        == 0
+    )
     styles = f"styles --model {mine} --data {folder} --out {run_} {few().replace('--data synthfaces ', '').replace('--set modulation', '--steps 1 --set modulation', 1)}"
     capsys.readouterr()
     assert run("latref_train", styles) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "the critic knows TagSet(Smiling" in said and "and not TagSet(LongHair: short, long)" in said and "latref_train perceptual --data FOLDER --tags FILE" in said and not run_.exists()
-    assert run("latref_train", f"mask --model {mine} --data {folder} --out {run_} --n 4 --steps 1 --device cpu") == 1 and not run_.exists()
-    assert run("latref_eval", f"x") == 2 and commands.run_command(commands.eval_ablations, "latref_eval ablations", "", f"--model {mine} --data {folder} --out {run_} --n 4 --steps 1 --device cpu".split()) == 1 and not run_.exists()
-    assert run("latref_train", f"perceptual --data {folder} --tags {tags} --size 32 --out {critic} --n 1000 --steps 2 --batch-size 4 --device cpu --threads 1") == 0
-    assert run("latref_train", f"{styles} --critic {critic/'model'}") == 0
-    assert run("latref_edit", f"{photos/'a.png'} --edit LongHair=long:ref={photos/'b.jpg'} --out {tmp_path/'out'} --model {run_/'pipeline'} --steps 1 --device cpu") == 0
-    assert run("latref_train", f"factors --data {folder} --tags {tags} --out {tmp_path/'f'} --steps 1") == 1 and "only rendered faces have" in capsys.readouterr().err
-    assert run("latref_train", f"classifiers --autoencoder {tmp_path/'ae'/'autoencoder'} --out {tmp_path/'no'} --data {folder} --tags {tags} --n 20 --held-out 4 --steps 2 --calibrate 1 --device cpu") == 1
-    assert "the perceptual network knows" in (err := capsys.readouterr().err) and "--judge-path, or --calibrate 0" in err
-    opinion = commands.second_opinion(LatRefPipeline.from_pretrained(mine).tags, "perceptual", critic/"model")
+    assert (
+        "the critic knows TagSet(Smiling" in said
+        and "and not TagSet(LongHair: short, long)" in said
+        and "latref_train perceptual --data FOLDER --tags FILE" in said
+        and not run_.exists()
+    )
+    assert (
+        run("latref_train", f"mask --model {mine} --data {folder} --out {run_} --n 4 --steps 1 --device cpu") == 1
+        and not run_.exists()
+    )
+    assert (
+        run("latref_eval", f"x") == 2
+        and commands.run_command(
+            commands.eval_ablations,
+            "latref_eval ablations",
+            "",
+            f"--model {mine} --data {folder} --out {run_} --n 4 --steps 1 --device cpu".split(),
+        )
+        == 1
+        and not run_.exists()
+    )
+    assert (
+        run(
+            "latref_train",
+            f"perceptual --data {folder} --tags {tags} --size 32 --out {critic} --n 1000 --steps 2 --batch-size 4 --device cpu --threads 1",
+        )
+        == 0
+    )
+    assert run("latref_train", f"{styles} --critic {critic / 'model'}") == 0
+    assert (
+        run(
+            "latref_edit",
+            f"{photos / 'a.png'} --edit LongHair=long:ref={photos / 'b.jpg'} --out {tmp_path / 'out'} --model {run_ / 'pipeline'} --steps 1 --device cpu",
+        )
+        == 0
+    )
+    assert (
+        run("latref_train", f"factors --data {folder} --tags {tags} --out {tmp_path / 'f'} --steps 1") == 1
+        and "only rendered faces have" in capsys.readouterr().err
+    )
+    assert (
+        run(
+            "latref_train",
+            f"classifiers --autoencoder {tmp_path / 'ae' / 'autoencoder'} --out {tmp_path / 'no'} --data {folder} --tags {tags} --n 20 --held-out 4 --steps 2 --calibrate 1 --device cpu",
+        )
+        == 1
+    )
+    assert (
+        "the perceptual network knows" in (err := capsys.readouterr().err) and "--judge-path, or --calibrate 0" in err
+    )
+    opinion = commands.second_opinion(LatRefPipeline.from_pretrained(mine).tags, "perceptual", critic / "model")
     assert opinion(torch.zeros(3, 3, 32, 32)).shape == (3, 1)
 
+
 def test_resume_finds_the_pictures_it_began_with(hair, tmp_path, capsys):
-    folder, tags = hair; other = Path(shutil.copytree(folder, tmp_path/"other")); shutil.copyfile(folder/"1.png", other/"0.png")
-    train = lambda data, steps, *more: run("latref_train", f"autoencoder --data {data} --tags {tags} --out {tmp_path/'run'} --steps {steps} --batch-size 4 --device cpu --threads 1 {' '.join(more)} {SMALL}")
+    folder, tags = hair
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    shutil.copyfile(folder / "1.png", other / "0.png")
+    train = lambda data, steps, *more: run(
+        "latref_train",
+        f"autoencoder --data {data} --tags {tags} --out {tmp_path / 'run'} --steps {steps} --batch-size 4 --device cpu --threads 1 {' '.join(more)} {SMALL}",
+    )
     assert train(folder, 1) == 0 and train(folder, 2, "--resume --cache none") == 0
     capsys.readouterr()
-    assert train(other, 3, "--resume") == 1 and "data.pictures and labels:" in (said := capsys.readouterr().err) and "made by another training" in said
-    assert train(folder, 3, f"--resume --cache {tmp_path/'c.faces'}") == 0 and json.loads((tmp_path/"run"/"training.json").read_text())["steps"] == 3
+    assert (
+        train(other, 3, "--resume") == 1
+        and "data.pictures and labels:" in (said := capsys.readouterr().err)
+        and "made by another training" in said
+    )
+    assert (
+        train(folder, 3, f"--resume --cache {tmp_path / 'c.faces'}") == 0
+        and json.loads((tmp_path / "run" / "training.json").read_text())["steps"] == 3
+    )
+
 
 @pytest.mark.filterwarnings("ignore::latref_nb.core.PrecisionWarning")
 @pytest.mark.parametrize("option, word", [("", "auto"), ("--precision no", "no"), ("--mixed-precision bf16", "bf16")])
 def test_every_record_says_the_precision_that_was_used(model, photos, tmp_path, option, word):
-    used = resolve_precision(word); read = lambda *path: json.loads(tmp_path.joinpath(*path).read_text())
-    assert run("latref_edit", f"{photos/'a.png'} --edit Male=with --out {tmp_path/'out'} --model {model} --steps 1 --device cpu {option}") == 0 and read("out", "edits.json")["precision"] == used
-    assert run("latref_eval", f"--model {model} --n 2 --seed 77 --steps 1 --edit Eyeglasses=with --method source --brief --json {tmp_path/'t.json'} --device cpu {option}") == 0 and read("t.json")["settings"]["precision"] == used
-    assert run("latref_train", f"autoencoder --out {tmp_path/'ae'} --n 8 --batch-size 4 --steps 1 --device cpu --threads 1 {option} {SMALL}") == 0 and read("ae", "training.json")["settings"]["precision"] == used
-    assert run("latref_train", f"classifiers --autoencoder {tmp_path/'ae'/'autoencoder'} --out {tmp_path/'m'} --n 60 --held-out 20 --steps 2 --calibrate 0 --device cpu {option}") == 0
-    assert read("m", "training_classifiers.json")["precision"] == used and {"bf16": "networks in bfloat16", "no": "networks in float32"}[used] in commands.training_words(tmp_path/"m")[0]
+    used = resolve_precision(word)
+    read = lambda *path: json.loads(tmp_path.joinpath(*path).read_text())
+    assert (
+        run(
+            "latref_edit",
+            f"{photos / 'a.png'} --edit Male=with --out {tmp_path / 'out'} --model {model} --steps 1 --device cpu {option}",
+        )
+        == 0
+        and read("out", "edits.json")["precision"] == used
+    )
+    assert (
+        run(
+            "latref_eval",
+            f"--model {model} --n 2 --seed 77 --steps 1 --edit Eyeglasses=with --method source --brief --json {tmp_path / 't.json'} --device cpu {option}",
+        )
+        == 0
+        and read("t.json")["settings"]["precision"] == used
+    )
+    assert (
+        run(
+            "latref_train",
+            f"autoencoder --out {tmp_path / 'ae'} --n 8 --batch-size 4 --steps 1 --device cpu --threads 1 {option} {SMALL}",
+        )
+        == 0
+        and read("ae", "training.json")["settings"]["precision"] == used
+    )
+    assert (
+        run(
+            "latref_train",
+            f"classifiers --autoencoder {tmp_path / 'ae' / 'autoencoder'} --out {tmp_path / 'm'} --n 60 --held-out 20 --steps 2 --calibrate 0 --device cpu {option}",
+        )
+        == 0
+    )
+    assert (
+        read("m", "training_classifiers.json")["precision"] == used
+        and {"bf16": "networks in bfloat16", "no": "networks in float32"}[used]
+        in commands.training_words(tmp_path / "m")[0]
+    )
 
-@pytest.mark.parametrize("argv, words", [("autoencoder --ema-decay nan", "ema_decay=nan"), ("autoencoder --lr inf", "lr=inf"), ("autoencoder --high-noise -1", "high_noise=-1.0"), ("autoencoder --ema-decay 2", "ema_decay=2.0"),
-                                         ("autoencoder --z-labels nan", "z_labels=nan"), ("autoencoder --seed -1", "seed=-1"), ("judge --lr nan", "lr=nan"), ("judge --steps 0", "steps=0"), ("judge --size 40", "multiple of 16")])
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        ("autoencoder --ema-decay nan", "ema_decay=nan"),
+        ("autoencoder --lr inf", "lr=inf"),
+        ("autoencoder --high-noise -1", "high_noise=-1.0"),
+        ("autoencoder --ema-decay 2", "ema_decay=2.0"),
+        ("autoencoder --z-labels nan", "z_labels=nan"),
+        ("autoencoder --seed -1", "seed=-1"),
+        ("judge --lr nan", "lr=nan"),
+        ("judge --steps 0", "steps=0"),
+        ("judge --size 40", "multiple of 16"),
+    ],
+)
 def test_numbers_that_are_none_train_nothing(tmp_path, capsys, argv, words):
     shape = SMALL if argv.startswith("autoencoder") else ""
-    assert run("latref_train", f"{argv} --out {tmp_path/'run'} --n 8 --batch-size 4 {'' if '--steps' in argv else '--steps 2'} --device cpu --threads 1 {shape}") in (1, 2)
+    assert run(
+        "latref_train",
+        f"{argv} --out {tmp_path / 'run'} --n 8 --batch-size 4 {'' if '--steps' in argv else '--steps 2'} --device cpu --threads 1 {shape}",
+    ) in (1, 2)
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    by_parser = "--" + words.replace("_", "-").removesuffix(".0")         # refused where it was read, as it was typed
+    by_parser = "--" + words.replace("_", "-").removesuffix(".0")  # refused where it was read, as it was typed
     assert (words in said or by_parser in said) and not list((tmp_path).rglob("*.safetensors"))
+
 
 def test_a_code_read_off_the_whole_map_begins_as_the_mean_did(tmp_path):
     import torch
-    old = commands.new_network("synthfaces64", SMALL.replace("--set ", "").split()).eval(); old.save_pretrained(tmp_path)
-    new = commands.begun_network(tmp_path, ["enc_whole=true"]).eval(); x = torch.rand(2, 3, new.config.image_size, new.config.image_size) * 2 - 1
+
+    old = commands.new_network("synthfaces64", SMALL.replace("--set ", "").split()).eval()
+    old.save_pretrained(tmp_path)
+    new = commands.begun_network(tmp_path, ["enc_whole=true"]).eval()
+    x = torch.rand(2, 3, new.config.image_size, new.config.image_size) * 2 - 1
     assert new.config.enc_whole and new.encoder.to_z.weight.shape[2:] == (4, 4) and not old.config.enc_whole
-    with torch.no_grad(): torch.testing.assert_close(new.encode(x), old.encode(x), atol=1e-5, rtol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(new.encode(x), old.encode(x), atol=1e-5, rtol=1e-4)
+
 
 def test_regions_need_masks_and_memory(tmp_path, photos, capsys):
-    assert run("latref_train", f"autoencoder --data {photos} --n 2 --regions 0.5 --z-image 1 --out {tmp_path/'a'} --steps 1") != 0 and "no masks to weigh regions by" in capsys.readouterr().err
-    assert run("latref_train", f"autoencoder --n 2 --regions 0.5 --cache none --out {tmp_path/'b'} --steps 1") == 2 and "--cache memory" in capsys.readouterr().err
+    assert (
+        run(
+            "latref_train",
+            f"autoencoder --data {photos} --n 2 --regions 0.5 --z-image 1 --out {tmp_path / 'a'} --steps 1",
+        )
+        != 0
+        and "no masks to weigh regions by" in capsys.readouterr().err
+    )
+    assert (
+        run("latref_train", f"autoencoder --n 2 --regions 0.5 --cache none --out {tmp_path / 'b'} --steps 1") == 2
+        and "--cache memory" in capsys.readouterr().err
+    )
+
 
 def test_all_stages_of_a_training_are_told(tmp_path, capsys):
     common = "--n 8 --batch-size 4 --device cpu --threads 1"
-    assert run("latref_train", f"autoencoder --out {tmp_path/'a'} {common} --steps 1 {SMALL}") == 0
-    for new, old, how in (("b", "a", "--z-image 0.5 --warmup-z 1 --steps 2"), ("c", "b", "--high-noise 0.6 --steps 1")): assert run("latref_train", f"autoencoder --out {tmp_path/new} --init {tmp_path/old/'autoencoder'} {how} {common}") == 0
-    assert run("latref_train", f"autoencoder --out {tmp_path/'c'} --init {tmp_path/'b'/'autoencoder'} --high-noise 0.6 --steps 2 --resume {common}") == 0
-    assert run("latref_train", f"classifiers --autoencoder {tmp_path/'c'/'autoencoder'} --out {tmp_path/'m'} --n 60 --held-out 20 --steps 2 --calibrate 0 --device cpu") == 0
-    first, second, third, fits = commands.training_words(tmp_path/"m")
+    assert run("latref_train", f"autoencoder --out {tmp_path / 'a'} {common} --steps 1 {SMALL}") == 0
+    for new, old, how in (("b", "a", "--z-image 0.5 --warmup-z 1 --steps 2"), ("c", "b", "--high-noise 0.6 --steps 1")):
+        assert (
+            run(
+                "latref_train",
+                f"autoencoder --out {tmp_path / new} --init {tmp_path / old / 'autoencoder'} {how} {common}",
+            )
+            == 0
+        )
+    assert (
+        run(
+            "latref_train",
+            f"autoencoder --out {tmp_path / 'c'} --init {tmp_path / 'b' / 'autoencoder'} --high-noise 0.6 --steps 2 --resume {common}",
+        )
+        == 0
+    )
+    assert (
+        run(
+            "latref_train",
+            f"classifiers --autoencoder {tmp_path / 'c' / 'autoencoder'} --out {tmp_path / 'm'} --n 60 --held-out 20 --steps 2 --calibrate 0 --device cpu",
+        )
+        == 0
+    )
+    first, second, third, fits = commands.training_words(tmp_path / "m")
     assert "stage 1 of 3, from nothing: 1 steps of 4 (4 samples of 8 faces)" in first and "Beside it" not in first
-    assert "stage 2 of 3, from the weights of stage 1: 2 steps" in second and "draw a light picture alone (weight 0.5); in the first 1 steps nothing but this" in second
-    assert "stage 3 of 3" in third and "2 steps of 4" in third and "60% of the samples from the noisier half" in third and "on the codes of 60 faces" in fits and "decoded" not in fits
-    assert len((tmp_path/"m"/"commands.txt").read_text().splitlines()) == 5 and len(json.loads((tmp_path/"m"/"training_before.json").read_text())) == 2
-    commands.note_before(tmp_path/"m"/"autoencoder", tmp_path/"a")                                       # going on from a whole pipeline: what made its other parts is left out
-    assert len(commands.stages_of(tmp_path/"m")) == 3 == len(json.loads((tmp_path/"a"/"training_before.json").read_text()))
-    (tmp_path/"m"/"training.json").write_text("{"); capsys.readouterr()
-    with pytest.raises(ValueError, match="training.json is damaged"): commands.training_words(tmp_path/"m")
+    assert (
+        "stage 2 of 3, from the weights of stage 1: 2 steps" in second
+        and "draw a light picture alone (weight 0.5); in the first 1 steps nothing but this" in second
+    )
+    assert (
+        "stage 3 of 3" in third
+        and "2 steps of 4" in third
+        and "60% of the samples from the noisier half" in third
+        and "on the codes of 60 faces" in fits
+        and "decoded" not in fits
+    )
+    assert (
+        len((tmp_path / "m" / "commands.txt").read_text().splitlines()) == 5
+        and len(json.loads((tmp_path / "m" / "training_before.json").read_text())) == 2
+    )
+    commands.note_before(
+        tmp_path / "m" / "autoencoder", tmp_path / "a"
+    )  # going on from a whole pipeline: what made its other parts is left out
+    assert (
+        len(commands.stages_of(tmp_path / "m"))
+        == 3
+        == len(json.loads((tmp_path / "a" / "training_before.json").read_text()))
+    )
+    (tmp_path / "m" / "training.json").write_text("{")
+    capsys.readouterr()
+    with pytest.raises(ValueError, match="training.json is damaged"):
+        commands.training_words(tmp_path / "m")
+
 
 def test_networks_that_measure_are_trained(tmp_path):
-    assert run("latref_train", f"judge --out {tmp_path/'j'} --n 8 --steps 1 --batch-size 4 --device cpu --threads 1") == 0
-    assert (tmp_path/"j"/"model"/"config.json").exists()
+    assert (
+        run("latref_train", f"judge --out {tmp_path / 'j'} --n 8 --steps 1 --batch-size 4 --device cpu --threads 1")
+        == 0
+    )
+    assert (tmp_path / "j" / "model" / "config.json").exists()
+
 
 def test_evaluation(model, tmp_path, capsys):
-    line = f"--model {model} --n 6 --seed 77 --steps 1 --edit Eyeglasses=with --method source --method global_direction --json {tmp_path/'t.json'} --device cpu"
+    line = f"--model {model} --n 6 --seed 77 --steps 1 --edit Eyeglasses=with --method source --method global_direction --json {tmp_path / 't.json'} --device cpu"
     assert run("latref_eval", line) == 0
-    data = json.loads((tmp_path/"t.json").read_text()); said = capsys.readouterr().out
+    data = json.loads((tmp_path / "t.json").read_text())
+    said = capsys.readouterr().out
     assert set(data["autoencoder"]) == {"probe_mean", "probe_min", "round_trip_psnr", "round_trip_ssim", "z_only_psnr"}
-    assert [(r["method"], r["tag"], r["value"]) for r in data["rows"]] == [("source", "Eyeglasses", "with"), ("global_direction", "Eyeglasses", "with")]
-    assert {"target", "others", "identity", "psnr", "ssim", "lpips", "style_error", "diversity", "frechet"} <= set(data["rows"][0])
+    assert [(r["method"], r["tag"], r["value"]) for r in data["rows"]] == [
+        ("source", "Eyeglasses", "with"),
+        ("global_direction", "Eyeglasses", "with"),
+    ]
+    assert {"target", "others", "identity", "psnr", "ssim", "lpips", "style_error", "diversity", "frechet"} <= set(
+        data["rows"][0]
+    )
     assert "global_direction" in said and "round_trip_psnr" in said
 
+
 def test_model_card(styled, tmp_path, capsys, monkeypatch):
-    folder = tmp_path/"mine"; shutil.copytree(styled, folder); (folder/"commands.txt").write_text("latref_train autoencoder --out a\nlatref_train styles --out s\n")
-    argv = f"--model {folder} --n 2 --seed 77 --steps 1 --edit Eyeglasses=with --method source --card --brief --device cpu".split(); monkeypatch.setattr(sys, "argv", ["latref_eval", *argv])
+    folder = tmp_path / "mine"
+    shutil.copytree(styled, folder)
+    (folder / "commands.txt").write_text("latref_train autoencoder --out a\nlatref_train styles --out s\n")
+    argv = f"--model {folder} --n 2 --seed 77 --steps 1 --edit Eyeglasses=with --method source --card --brief --device cpu".split()
+    monkeypatch.setattr(sys, "argv", ["latref_eval", *argv])
     assert commands.run_command(commands.latref_eval, "latref_eval", "", argv) == 0
-    card, said = (folder/"README.md").read_text(encoding="utf-8"), capsys.readouterr().out
-    assert "# mine" in card and "classifiers and style networks" in card and "    latref_train styles --out s\n" in card and f"latref_eval {' '.join(argv)}" in card and said.strip() in card
+    card, said = (folder / "README.md").read_text(encoding="utf-8"), capsys.readouterr().out
+    assert (
+        "# mine" in card
+        and "classifiers and style networks" in card
+        and "    latref_train styles --out s\n" in card
+        and f"latref_eval {' '.join(argv)}" in card
+        and said.strip() in card
+    )
     assert commands.run_command(commands.latref_eval, "latref_eval", "", [*argv[2:], "--model", "synthfaces46"]) == 1
 
 
 def test_called_from_python(model, photos, tmp_path):
-    assert commands.latref_edit([str(photos)], ["Male=with"], str(tmp_path/"out"), str(model), steps=1) == 0
+    assert commands.latref_edit([str(photos)], ["Male=with"], str(tmp_path / "out"), str(model), steps=1) == 0
     assert "Edit faces" in commands.latref_edit.__doc__
 
+
 def test_a_closed_pipe_is_no_error():
-    def work(): raise BrokenPipeError
+    def work():
+        raise BrokenPipeError
+
     saved = commands.os.dup(1)
-    try: assert commands.guarded(work, "x") == 0
-    finally: commands.os.dup2(saved, 1)
+    try:
+        assert commands.guarded(work, "x") == 0
+    finally:
+        commands.os.dup2(saved, 1)
+
 
 def test_debug_shows_the_traceback(monkeypatch):
     monkeypatch.setenv("LATREF_DEBUG", "1")
-    with pytest.raises(ValueError): commands.guarded(lambda: int("x"), "x")
+    with pytest.raises(ValueError):
+        commands.guarded(lambda: int("x"), "x")
+
 
 def test_the_installed_command():
-    done = subprocess.run([BIN/"latref_edit", "--help"], capture_output=True, text=True, timeout=HANG)
+    done = subprocess.run([BIN / "latref_edit", "--help"], capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0 and "examples:" in done.stdout and done.stderr == ""

@@ -1,19 +1,43 @@
 "The noise schedules against diffusers, the conversions against each other, and what wrong input says."
+
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr as their_rescale
 
-from latref_nb.schedule import (KINDS, PREDICTIONS, WEIGHTINGS, add_noise, linear_betas, loss_weight, make_schedule, predict_eps, predict_v, predict_x0,
-                                rescale_zero_terminal_snr, signal_noise, snr, training_target, velocity)
+from latref_nb.schedule import (
+    KINDS,
+    PREDICTIONS,
+    WEIGHTINGS,
+    add_noise,
+    linear_betas,
+    loss_weight,
+    make_schedule,
+    predict_eps,
+    predict_v,
+    predict_x0,
+    rescale_zero_terminal_snr,
+    signal_noise,
+    snr,
+    training_target,
+    velocity,
+)
 
-THEIRS = {"linear": dict(beta_schedule="linear"), "cosine": dict(beta_schedule="squaredcos_cap_v2"), "zero_snr": dict(beta_schedule="linear", rescale_betas_zero_snr=True)}
+THEIRS = {
+    "linear": dict(beta_schedule="linear"),
+    "cosine": dict(beta_schedule="squaredcos_cap_v2"),
+    "zero_snr": dict(beta_schedule="linear", rescale_betas_zero_snr=True),
+}
 
 
 @pytest.fixture
 def batch():
     g = torch.Generator().manual_seed(3)
-    return torch.rand(5, 3, 8, 8, generator=g) * 2 - 1, torch.randn(5, 3, 8, 8, generator=g), torch.tensor([0, 17, 250, 640, 998])
+    return (
+        torch.rand(5, 3, 8, 8, generator=g) * 2 - 1,
+        torch.randn(5, 3, 8, 8, generator=g),
+        torch.tensor([0, 17, 250, 640, 998]),
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -54,8 +78,11 @@ def test_conversions_are_inverse_to_each_other(kind, what, batch):
 def test_v_leads_back_even_from_pure_noise(batch):
     x0, noise, _ = batch
     s = make_schedule("zero_snr")
-    assert torch.allclose(predict_x0(velocity(x0, noise, 999, s), add_noise(x0, noise, 999, s), 999, s, "v_prediction"), x0, atol=1e-6)
-    with pytest.raises(ValueError, match="v_prediction"): predict_x0(noise, noise, 999, s, "epsilon")
+    assert torch.allclose(
+        predict_x0(velocity(x0, noise, 999, s), add_noise(x0, noise, 999, s), 999, s, "v_prediction"), x0, atol=1e-6
+    )
+    with pytest.raises(ValueError, match="v_prediction"):
+        predict_x0(noise, noise, 999, s, "epsilon")
 
 
 def test_the_two_levels_beside_the_table():
@@ -89,7 +116,9 @@ def test_the_order_of_errors_in_x0_eps_and_v(batch):
     e_x0 = ((wrong - x0) ** 2).mean()
     e_eps = ((predict_eps(wrong, xt, t, s, "sample") - noise) ** 2).mean()
     e_v = ((predict_v(wrong, xt, t, s, "sample") - velocity(x0, noise, t, s)) ** 2).mean()
-    assert torch.allclose(e_eps / e_x0, snr(s, t).double(), rtol=1e-5) and torch.allclose(e_v / e_x0, 1 + snr(s, t).double(), rtol=1e-5)
+    assert torch.allclose(e_eps / e_x0, snr(s, t).double(), rtol=1e-5) and torch.allclose(
+        e_v / e_x0, 1 + snr(s, t).double(), rtol=1e-5
+    )
 
 
 def test_dtype_and_batch_shape_are_kept(batch):
@@ -102,20 +131,24 @@ def test_dtype_and_batch_shape_are_kept(batch):
     assert torch.equal(add_noise(x0, noise, t, s)[1], add_noise(x0[1:2], noise[1:2], 17, s)[0])
 
 
-@pytest.mark.parametrize("call, says", [
-    (lambda x, s: make_schedule("cosinus"), "choose one of linear, cosine, zero_snr"),
-    (lambda x, s: make_schedule("linear", 1), "at least 2"),
-    (lambda x, s: add_noise(x, x, 1000, s), "0 to 999"),
-    (lambda x, s: add_noise(x, x, -1, s), "0 to 999"),
-    (lambda x, s: add_noise(x, x, 3.0, s), "whole numbers"),
-    (lambda x, s: add_noise(x, x, torch.rand(2), s), "whole numbers"),
-    (lambda x, s: add_noise(x, x[:1], 3, s), "shapes must be the same"),
-    (lambda x, s: add_noise(x, x, torch.tensor([1, 2, 3]), s), "one per image"),
-    (lambda x, s: predict_x0(x, x[:1], 3, s), "shapes must be the same"),
-    (lambda x, s: predict_x0(x, x, 3, s, "eps"), "choose one of epsilon, sample, v_prediction"),
-    (lambda x, s: training_target(x, x, 3, s, "eps"), "choose one of epsilon"),
-    (lambda x, s: loss_weight(s, 3, "snr"), "choose one of plain, min_snr, p2"),
-])
+@pytest.mark.parametrize(
+    "call, says",
+    [
+        (lambda x, s: make_schedule("cosinus"), "choose one of linear, cosine, zero_snr"),
+        (lambda x, s: make_schedule("linear", 1), "at least 2"),
+        (lambda x, s: add_noise(x, x, 1000, s), "0 to 999"),
+        (lambda x, s: add_noise(x, x, -1, s), "0 to 999"),
+        (lambda x, s: add_noise(x, x, 3.0, s), "whole numbers"),
+        (lambda x, s: add_noise(x, x, torch.rand(2), s), "whole numbers"),
+        (lambda x, s: add_noise(x, x[:1], 3, s), "shapes must be the same"),
+        (lambda x, s: add_noise(x, x, torch.tensor([1, 2, 3]), s), "one per image"),
+        (lambda x, s: predict_x0(x, x[:1], 3, s), "shapes must be the same"),
+        (lambda x, s: predict_x0(x, x, 3, s, "eps"), "choose one of epsilon, sample, v_prediction"),
+        (lambda x, s: training_target(x, x, 3, s, "eps"), "choose one of epsilon"),
+        (lambda x, s: loss_weight(s, 3, "snr"), "choose one of plain, min_snr, p2"),
+    ],
+)
 def test_wrong_input_is_one_clear_line(call, says):
-    with pytest.raises(ValueError, match=says) as e: call(torch.zeros(2, 3, 4, 4), make_schedule())
+    with pytest.raises(ValueError, match=says) as e:
+        call(torch.zeros(2, 3, 4, 4), make_schedule())
     assert "\n" not in str(e.value)
