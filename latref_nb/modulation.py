@@ -205,8 +205,10 @@ class Translator(nn.Module):
         use_cross=True,
         use_mask=True,
         scale_offset=1.0,
+        use_style=True,
     ):
         super().__init__()
+        self.use_style = use_style
         self.conv_in, self.features = nn.Conv2d(width, width, 1), nn.Conv2d(width, width, 1)
         self.blocks = nn.ModuleList(
             ModulationBlock(width, n_values, vector_dim, use_vectors, scale_offset) for _ in range(blocks)
@@ -217,8 +219,8 @@ class Translator(nn.Module):
 
     def hidden(self, e, value, code):  # (B,width,H,W), (B,), StyleCode → (B,width,H,W)
         "The features after all blocks and the transformer."
-        h = self.conv_in(e)
-        for block, params in zip(self.blocks, self.style(code.vector).chunk(len(self.blocks), 1)):
+        h, vector = self.conv_in(e), code.vector if self.use_style else torch.zeros_like(code.vector)
+        for block, params in zip(self.blocks, self.style(vector).chunk(len(self.blocks), 1)):
             h = block(h, value, *params.chunk(2, 1))  # shift first, then scale
         return self.transformer(h, code.tokens)
 
@@ -257,6 +259,7 @@ class StyleModulation(Network):
         use_cross: bool = True,
         use_mask: bool = True,  # parts to leave out
         scale_offset: float = 1.0,  # what the style's scale is added to
+        use_style: bool = True,  # False: without the style vector s, by the tokens W alone
     ):
         super().__init__()
         self.tags = tag_set(tags)
@@ -274,6 +277,7 @@ class StyleModulation(Network):
             use_cross=use_cross,
             use_mask=use_mask,
             scale_offset=scale_offset,
+            use_style=use_style,
         )
         counts = [len(self.tags.pairs)] if flat else [len(t) for t in self.tags]
         self.translators = nn.ModuleList(Translator(width, n, **how) for n in counts)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import traitlets as T
 from fastcore.basics import patch
-from .consistency import Stages, load_stages
+from .ablations import Stages, load_stages
 from .core import make_generator
 from .directions import edit_scores, label_reader
 from latref_nb.explore import (

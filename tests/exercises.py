@@ -7,31 +7,45 @@ the chapter, where the right answers stand in place of the stubs and may be call
 MISTAKES = {
     "00_core": {
         "check_changed": [
-            ("lambda tags, b, a: {t: (int(i), int(j)) for t, i, j in zip(tags.names, b, a) if i != j}",
-             "is not a change"),
-            ("lambda tags, b, a: {t: (int(i), int(j)) for t, i, j in zip(tags.names, b, a) "
-             "if i != j and min(i, j) >= 0}", "decode the labels"),
+            (
+                "lambda tags, b, a: {t: (int(i), int(j)) for t, i, j in zip(tags.names, b, a) if i != j}",
+                "is not a change",
+            ),
+            (
+                "lambda tags, b, a: {t: (int(i), int(j)) for t, i, j in zip(tags.names, b, a) "
+                "if i != j and min(i, j) >= 0}",
+                "decode the labels",
+            ),
             ("lambda tags, b, a: {}", "Smiling and HairColor changed"),
         ],
         "check_on_colour": [
             ("lambda rgba, c: from_uint8(torch.from_numpy(rgba[..., :3].copy()).permute(2, 0, 1))", "fourth channel"),
-            ("lambda rgba, c: on_colour(np.concatenate([rgba[..., :3], 255 - rgba[..., 3:]], -1), c)",
-             "where the picture is opaque"),
-            ("lambda rgba, c: from_uint8(torch.from_numpy(rgba[..., :3].copy()).permute(2, 0, 1)) * "
-             "torch.from_numpy(rgba[..., 3] * 1.)", "Divide it by 255"),
+            (
+                "lambda rgba, c: on_colour(np.concatenate([rgba[..., :3], 255 - rgba[..., 3:]], -1), c)",
+                "where the picture is opaque",
+            ),
+            (
+                "lambda rgba, c: from_uint8(torch.from_numpy(rgba[..., :3].copy()).permute(2, 0, 1)) * "
+                "torch.from_numpy(rgba[..., 3] * 1.)",
+                "Divide it by 255",
+            ),
         ],
         "check_noise_of": [
             ("lambda names, shape: randn((len(names), *shape), make_generator(0))", "use her name"),
             ("lambda names, shape: randn((1, *shape), make_generator(0)).expand(len(names), *shape)", "the same noise"),
-            ("lambda names, shape: randn((len(names), *shape), make_generator(sum(map(len, names))))",
-             "with its neighbours"),
+            (
+                "lambda names, shape: randn((len(names), *shape), make_generator(sum(map(len, names))))",
+                "with its neighbours",
+            ),
         ],
     },
     "00b_checkpoints": {
         "check_promised": [
             ("lambda head: sum(torch.Size(s).numel() for _, s in head.values())", "each takes dtype.itemsize bytes"),
-            ("lambda head: sum(d.itemsize * torch.Size(s).numel() for d, s in head.values() if s)",
-             "without axes holds one number"),
+            (
+                "lambda head: sum(d.itemsize * torch.Size(s).numel() for d, s in head.values() if s)",
+                "without axes holds one number",
+            ),
         ],
         "check_healthy": [
             ("lambda t: not (t == float('nan')).any()", "== does not find it"),
@@ -45,38 +59,57 @@ MISTAKES = {
     "01_faces": {
         "check_crescent": [
             ("lambda x, y, r, s: torch.sqrt(x * x + y * y) - r", "full disc"),
-            ("lambda x, y, r, s: torch.maximum(torch.sqrt(x * x + y * y) - r, torch.sqrt((x - s) ** 2 + y * y) - r)",
-             "turn the sign"),
-            ("lambda x, y, r, s: torch.minimum(torch.sqrt(x * x + y * y) - r, torch.sqrt((x - s) ** 2 + y * y) - r)",
-             "joins the two"),
+            (
+                "lambda x, y, r, s: torch.maximum(torch.sqrt(x * x + y * y) - r, torch.sqrt((x - s) ** 2 + y * y) - r)",
+                "turn the sign",
+            ),
+            (
+                "lambda x, y, r, s: torch.minimum(torch.sqrt(x * x + y * y) - r, torch.sqrt((x - s) ** 2 + y * y) - r)",
+                "joins the two",
+            ),
         ],
         "check_mark": [
             ("lambda s: s.image.mul_(.9)", "far from the mark"),
-            ("lambda s: s.paint(s.window(-1, 1), s.cover(torch.sqrt((s.x - .3) ** 2 + (s.y - .18) ** 2) - .02), "
-             "s.rgb(0., 0., 0.))", "has a hole or lies elsewhere"),
-            ("lambda s: s.paint(s.window(-1, 1), s.cover(torch.sqrt((s.x - .3) ** 2 + (s.y - .24) ** 2) - .03), "
-             "s.rgb(1., 1., 1.))", "not darker than the skin"),
+            (
+                "lambda s: s.paint(s.window(-1, 1), s.cover(torch.sqrt((s.x - .3) ** 2 + (s.y - .18) ** 2) - .02), "
+                "s.rgb(0., 0., 0.))",
+                "has a hole or lies elsewhere",
+            ),
+            (
+                "lambda s: s.paint(s.window(-1, 1), s.cover(torch.sqrt((s.x - .3) ** 2 + (s.y - .24) ** 2) - .03), "
+                "s.rgb(1., 1., 1.))",
+                "not darker than the skin",
+            ),
         ],
         "check_both": [
             ("lambda ds, i, first, second: ds.counterfactual(i, *first)", "only the first"),
             ("lambda ds, i, first, second: ds.counterfactual(i, *second)", "only the second"),
-            ("""def wrong(ds, i, first, second):
+            (
+                """def wrong(ds, i, first, second):
     x = ds[i]["image"]
-    return (x + sum(ds.counterfactual(i, *e) - x for e in (first, second))).clamp(-1, 1)""", "not in the pixels"),
+    return (x + sum(ds.counterfactual(i, *e) - x for e in (first, second))).clamp(-1, 1)""",
+                "not in the pixels",
+            ),
         ],
     },
     "01a_datasets": {
         "check_balanced": [
             ("lambda labels, column, n, g: torch.randint(len(labels), (n,), generator=g)", "give them no weight"),
-            ("""def wrong(labels, column, n, g):
+            (
+                """def wrong(labels, column, n, g):
     known = torch.nonzero(labels[:, column] >= 0)[:, 0]
-    return known[torch.randint(len(known), (n,), generator=g)]""", "one over the count"),
+    return known[torch.randint(len(known), (n,), generator=g)]""",
+                "one over the count",
+            ),
             ("lambda labels, column, n, g: balanced(labels, column, n // 2, g)", "1000 were asked for"),
         ],
         "check_split": [
-            ("""def wrong(people, share, g):
+            (
+                """def wrong(people, share, g):
     order, cut = torch.randperm(len(people), generator=g), int(share * len(people))
-    return order[cut:], order[:cut]""", "draw people, not faces"),
+    return order[cut:], order[:cut]""",
+                "draw people, not faces",
+            ),
             ("lambda p, share, g: (torch.nonzero(p >= 10)[:, 0], torch.nonzero(p < 10)[:, 0])", "the first people"),
             ("lambda p, share, g: (torch.arange(0, 240, 6), torch.arange(240, 300, 6))", "on neither side"),
             ("lambda p, share, g: split(p, .4, g)", "10 were asked for"),
@@ -84,9 +117,12 @@ MISTAKES = {
         "check_mean_face": [
             ("lambda ds, chunk: ds.batch(range(chunk))['image'].mean(0)", "only the first piece"),
             ("lambda ds, chunk: ds.batch(range(len(ds) // chunk * chunk))['image'].mean(0)", "was left out"),
-            ("""def wrong(ds, chunk):
+            (
+                """def wrong(ds, chunk):
     pieces = [ds.batch(range(at, min(at + chunk, len(ds))))["image"] for at in range(0, len(ds), chunk)]
-    return torch.stack([x.mean(0) for x in pieces]).mean(0)""", "mean of means"),
+    return torch.stack([x.mean(0) for x in pieces]).mean(0)""",
+                "mean of means",
+            ),
         ],
     },
     "02_plots": {
@@ -98,16 +134,23 @@ MISTAKES = {
         ],
         "check_fair_limits": [
             ("lambda maps: (float(maps[0].min()), float(maps[0].max()))", "cuts off the second map"),
-            ("lambda maps: (float(torch.stack(maps).min()), float(torch.stack(maps).max()))",
-             "the colour of no change"),
+            (
+                "lambda maps: (float(torch.stack(maps).min()), float(torch.stack(maps).max()))",
+                "the colour of no change",
+            ),
             ("lambda maps: (-2., 2.)", "looks pale"),
         ],
         "check_smoothed": [
             ("lambda y, k: y", "nothing was smoothed"),
-            ("lambda y, k: torch.stack([y[max(0, i - k // 2):i + k // 2 + 1].mean() for i in range(len(y))])",
-             "use the past only"),
-            ("lambda y, k: torch.nn.functional.conv1d(torch.cat([torch.zeros(k - 1), y])[None, None], "
-             "torch.full((1, 1, k), 1 / k))[0, 0]", "divide by how many"),
+            (
+                "lambda y, k: torch.stack([y[max(0, i - k // 2):i + k // 2 + 1].mean() for i in range(len(y))])",
+                "use the past only",
+            ),
+            (
+                "lambda y, k: torch.nn.functional.conv1d(torch.cat([torch.zeros(k - 1), y])[None, None], "
+                "torch.full((1, 1, k), 1 / k))[0, 0]",
+                "divide by how many",
+            ),
             ("lambda y, k: smoothed(y, k)[k - 1:]", "one for each step"),
         ],
     },
@@ -124,11 +167,15 @@ MISTAKES = {
             ("lambda s: half_dark(s) - 5", "is still"),
         ],
         "check_std_of_xt": [
-            ("lambda std, t, c: float(c.alphas_cumprod[t]) ** .5 * std + (1 - float(c.alphas_cumprod[t])) ** .5",
-             "their squares do"),
+            (
+                "lambda std, t, c: float(c.alphas_cumprod[t]) ** .5 * std + (1 - float(c.alphas_cumprod[t])) ** .5",
+                "their squares do",
+            ),
             ("lambda std, t, c: 1.0", "these have 0.5"),
-            ("lambda std, t, c: float(c.alphas_cumprod[t]) * std ** 2 + 1 - float(c.alphas_cumprod[t])",
-             "what is wanted"),
+            (
+                "lambda std, t, c: float(c.alphas_cumprod[t]) * std ** 2 + 1 - float(c.alphas_cumprod[t])",
+                "what is wanted",
+            ),
         ],
     },
     "04_unet": {
@@ -174,27 +221,35 @@ MISTAKES = {
             ("lambda x0, eps, a, b: x0", "not the point at that level"),
         ],
         "check_undo": [
-            ("""def wrong(R, x, y, n):
+            (
+                """def wrong(R, x, y, n):
     for _ in range(n): y = y - (x - R(y))
-    return y""", "runs away"),
+    return y""",
+                "runs away",
+            ),
             ("lambda R, x, y, n: R(undo(R, x, y, n))", "x again"),
             ("lambda R, x, y, n: y + (x - R(y)) / 2", "beside x"),
         ],
         "check_between": [
             ("lambda a, b, w: (1 - w) * a + w * b", "partly cancel"),
             ("lambda a, b, w: between(a, b, w) / a.norm()", "has length 1"),
-            ("""def wrong(a, b, w):
+            (
+                """def wrong(a, b, w):
     m = (1 - w) * a + w * b
-    return m / m.norm() * ((1 - w) * a.norm() + w * b.norm())""", "the pace is not"),
+    return m / m.norm() * ((1 - w) * a.norm() + w * b.norm())""",
+                "the pace is not",
+            ),
             ("lambda a, b, w: between(b, a, w)", "at w = 0 it must be a"),
         ],
     },
     "07_training": {
         "check_noise": [
             ("lambda seed, step, b, i, n: my_noise(seed, step, b, 0, n)", "same noise"),
-            ("lambda seed, step, b, i, n: "
-             "torch.randn(b // n, 2, generator=torch.Generator().manual_seed(step_seed(seed, step, i)))",
-             "process in the seed"),
+            (
+                "lambda seed, step, b, i, n: "
+                "torch.randn(b // n, 2, generator=torch.Generator().manual_seed(step_seed(seed, step, i)))",
+                "process in the seed",
+            ),
             ("lambda seed, step, b, i, n: torch.randn(b // n, 2)", "could not go on"),
             ("lambda seed, step, b, i, n: my_noise(seed, 0, b, i, n)", "every step"),
             ("lambda seed, step, b, i, n: my_noise(0, step, b, i, n)", "every seed"),
@@ -208,15 +263,20 @@ MISTAKES = {
         "check_clipped": [
             ("lambda grads, largest: grads", "still 5.0"),
             ("lambda grads, largest: [g * min(1., largest / float(g.norm())) for g in grads]", "one norm, one factor"),
-            ("lambda grads, largest: [g * largest / torch.stack([o.norm() for o in grads]).norm() for g in grads]",
-             "scale by at most 1"),
+            (
+                "lambda grads, largest: [g * largest / torch.stack([o.norm() for o in grads]).norm() for g in grads]",
+                "scale by at most 1",
+            ),
         ],
     },
     "08_directions": {
         "check_conditional": [
-            ("""def wrong(w, W):
+            (
+                """def wrong(w, W):
     for n in F.normalize(W, dim=1): w = w - (w @ n) * n
-    return F.normalize(w, dim=0)""", "at right angles"),
+    return F.normalize(w, dim=0)""",
+                "at right angles",
+            ),
             ("lambda w, W: 3 * conditional(w, W)", "length 1"),
             ("lambda w, W: -conditional(w, W)", "less probable"),
             ("lambda w, W: conditional(w + torch.roll(w, 1) / 2, W)", "could rise faster"),
@@ -234,24 +294,34 @@ MISTAKES = {
     },
     "08a_perceptual": {
         "check_distance": [
-            ("lambda a, b: torch.stack([(p - q).square().sum(1).mean((1, 2)) for p, q in zip(a, b)]).mean(0)",
-             "length 1 first"),
-            ("""def wrong(a, b):
+            (
+                "lambda a, b: torch.stack([(p - q).square().sum(1).mean((1, 2)) for p, q in zip(a, b)]).mean(0)",
+                "length 1 first",
+            ),
+            (
+                """def wrong(a, b):
     pairs = [(F.normalize(p, dim=1), F.normalize(q, dim=1)) for p, q in zip(a, b)]
-    return torch.stack([(p - q).square().sum((1, 2, 3)) for p, q in pairs]).mean(0)""", "mean over places"),
+    return torch.stack([(p - q).square().sum((1, 2, 3)) for p, q in pairs]).mean(0)""",
+                "mean over places",
+            ),
             ("lambda a, b: my_distance(a, b).mean()", "one number for each pair"),
         ],
         "check_descend": [
             ("lambda x, target: 2 * x - my_descend(x, target)", "against the gradient"),
-            ("""def wrong(x, target, step=.01):
+            (
+                """def wrong(x, target, step=.01):
     x = x.detach().clone().requires_grad_()
     g, = torch.autograd.grad(perceptual.distance(x, target).sum(), x)
-    return (x - step * g).detach()""", "divide the gradient"),
+    return (x - step * g).detach()""",
+                "divide the gradient",
+            ),
             ("lambda x, target: my_descend(x, target).requires_grad_()", "detach it"),
         ],
         "check_share": [
-            ("lambda d, x, y: float(d(x, y).mean() / torch.stack([d(x, x.roll(k, 0)) for k in range(len(x))]).mean())",
-             "with itself too"),
+            (
+                "lambda d, x, y: float(d(x, y).mean() / torch.stack([d(x, x.roll(k, 0)) for k in range(len(x))]).mean())",
+                "with itself too",
+            ),
             ("lambda d, x, y: 1 / my_share(d, x, y)", "upside down"),
             ("lambda d, x, y: float(d(x, y).mean())", "the distance itself"),
             ("lambda d, x, y: float(d(x, y).mean() / d(x[:-1], x[1:]).mean())", "take all others"),
@@ -260,11 +330,14 @@ MISTAKES = {
     "09_styles": {
         "check_mix_full": [
             ("lambda a, b, t: a.mix(b, t)", "plain mix"),
-            ("""def wrong(a, b, t):
+            (
+                """def wrong(a, b, t):
     m, n = a.mix(b, t), lambda x: x.flatten(1).norm(dim=1)
     factor = lambda p, q, r: ((1 - t) * n(p) + t * n(q)) / n(r)
     return StyleCode(m.vector * factor(a.vector, b.vector, m.vector)[:, None],
-                     m.tokens * factor(a.tokens, b.tokens, m.tokens)[:, None, None])""", "rescaled apart"),
+                     m.tokens * factor(a.tokens, b.tokens, m.tokens)[:, None, None])""",
+                "rescaled apart",
+            ),
         ],
         "check_query": [
             ("lambda tags, tag, value: 2 * tags.index(tag) + tags[tag].index(value)", "three values"),
@@ -292,34 +365,47 @@ MISTAKES = {
     },
     "11_consistency": {
         "check_leak": [
-            ("""def wrong(codes, style):
+            (
+                """def wrong(codes, style):
     line = torch.cat([codes, torch.ones(len(codes), 1)], 1)
     error = (line @ torch.linalg.lstsq(line, style[:, None]).solution)[:, 0] - style
-    return 1 - float(error.square().mean() / style.var())""", "in the faces that it was fitted to"),
-            ("""def wrong(codes, style):
+    return 1 - float(error.square().mean() / style.var())""",
+                "in the faces that it was fitted to",
+            ),
+            (
+                """def wrong(codes, style):
     half = len(codes) // 2
     w = torch.linalg.lstsq(codes[:half], style[:half, None]).solution
     return max(0., 1 - float(((codes[half:] @ w)[:, 0] - style[half:]).square().mean() / style[half:].var()))""",
-             "needs a constant"),
+                "needs a constant",
+            ),
             ("lambda codes, style: leak(codes, style) ** .5", "that is the correlation"),
             ("lambda codes, style: 1 - (1 - leak(codes, style)) ** .5", "half of the variance leaks here"),
         ],
         "check_told_apart": [
             ("lambda h, noise: told_apart(h, 0 * noise)", "noisy numbers against the clean ones"),
             ("lambda h, noise: told_apart(h + noise, 0 * noise)", "noisy numbers against the clean ones"),
-            ("lambda h, noise: ((h + noise) @ h.T).argmax(1).eq(torch.arange(len(h))).float().mean().item()",
-             "no product"),
-            ("""def wrong(h, noise):
+            (
+                "lambda h, noise: ((h + noise) @ h.T).argmax(1).eq(torch.arange(len(h))).float().mean().item()",
+                "no product",
+            ),
+            (
+                """def wrong(h, noise):
     far = torch.cdist(h + noise, h).fill_diagonal_(9999.)
-    return far.argmin(1).eq(torch.arange(len(h))).float().mean().item()""", "has to be among those"),
+    return far.argmin(1).eq(torch.arange(len(h))).float().mean().item()""",
+                "has to be among those",
+            ),
             ("lambda h, noise: told_apart(h, noise) * len(h)", "from 0 to 1"),
         ],
         "check_swapped": [
             ("lambda ds, i, r, tag: ds[r]['image']", "the reference herself"),
             ("lambda ds, i, r, tag: ds.counterfactual(i, tag, 'with')", "does not look at the style code"),
             ("lambda ds, i, r, tag: ds.counterfactual(r, tag, 'with', style_from=i)", "the wrong way round"),
-            ("lambda ds, i, r, tag: ds.counterfactual(i, tag, ds.tags[tag].values[1 if tag == 'Eyeglasses' else "
-             "int(ds.labels[i, ds.tags.index(tag)])], style_from=r)", "ask which one r has"),
+            (
+                "lambda ds, i, r, tag: ds.counterfactual(i, tag, ds.tags[tag].values[1 if tag == 'Eyeglasses' else "
+                "int(ds.labels[i, ds.tags.index(tag)])], style_from=r)",
+                "ask which one r has",
+            ),
         ],
     },
     "11a_masks": {
@@ -343,22 +429,32 @@ MISTAKES = {
     "12_pipeline": {
         "check_edit_by_hand": [
             ("lambda pipe, x, edits, n: x", "the source itself"),
-            ("""def wrong(pipe, x, edits, n):
+            (
+                """def wrong(pipe, x, edits, n):
     z = pipe.encode(x)
-    return pipe.render(pipe.invert(x, z, n), z, n)""", "render it under the edited code"),
-            ("""def wrong(pipe, x, edits, n):
+    return pipe.render(pipe.invert(x, z, n), z, n)""",
+                "render it under the edited code",
+            ),
+            (
+                """def wrong(pipe, x, edits, n):
     z = pipe.edit(pipe.encode(x), edits)
-    return pipe.render(pipe.invert(x, z, n), z, n)""", "invert under its own z"),
+    return pipe.render(pipe.invert(x, z, n), z, n)""",
+                "invert under its own z",
+            ),
         ],
         "check_chain": [
             ("lambda pipe, x, steps: pipe.encode(x)", "has not moved"),
-            ("""@torch.no_grad()
+            (
+                """@torch.no_grad()
 def wrong(pipe, x, steps):
     feats, z, head = pipe.features(x), pipe.encode(x), pipe.autoencoder.head
     return z + sum(g * (head(pipe.modulation(feats, t, v, c)) - head(feats)) for t, v, c, g in steps)""",
-             "F moves on with each edit"),
-            ("lambda pipe, x, steps: chain_by_hand(pipe, x, [(t, v, c, 1.) for t, v, c, _ in steps])",
-             "the gains are missing"),
+                "F moves on with each edit",
+            ),
+            (
+                "lambda pipe, x, steps: chain_by_hand(pipe, x, [(t, v, c, 1.) for t, v, c, _ in steps])",
+                "the gains are missing",
+            ),
         ],
         "check_left_to_source": [
             ("lambda masks: torch.zeros_like(masks[0])", "the source stays whole"),
@@ -411,9 +507,12 @@ def wrong(pipe, x, steps):
         "check_token_effects": [
             ("lambda weights, values: weights.mean(0)", "that is the attention"),
             ("lambda weights, values: (weights.mean(0)[:, None] * values).norm(dim=1)", "the others share the weight"),
-            ("""def wrong(weights, values):
+            (
+                """def wrong(weights, values):
     weights[:, 0] = 0
-    return torch.zeros(len(values))""", "changed in place"),
+    return torch.zeros(len(values))""",
+                "changed in place",
+            ),
             ("lambda weights, values: token_effects(weights, values).mean()", "one number for each token"),
         ],
     },
@@ -423,16 +522,25 @@ def wrong(pipe, x, steps):
             ("lambda steps, gain: gain * steps / steps.norm(dim=1, keepdim=True)", "median of the lengths"),
         ],
         "check_plane_share": [
-            ("""def wrong(codes):
+            (
+                """def wrong(codes):
     S = torch.linalg.svdvals(codes)
-    return float((S[:2] ** 2).sum() / (S ** 2).sum())""", "mean was not taken away"),
-            ("""def wrong(codes):
+    return float((S[:2] ** 2).sum() / (S ** 2).sum())""",
+                "mean was not taken away",
+            ),
+            (
+                """def wrong(codes):
     S = torch.linalg.svdvals(codes - codes.mean(0))
-    return float(S[:2].sum() / S.sum())""", "square of the singular values"),
+    return float(S[:2].sum() / S.sum())""",
+                "square of the singular values",
+            ),
         ],
         "check_decided_at": [
-            ("lambda guesses, source: next(i for i, g in enumerate(guesses) "
-             "if (g - guesses[-1]).abs().mean() < (g - source).abs().mean())", "has gone back"),
+            (
+                "lambda guesses, source: next(i for i, g in enumerate(guesses) "
+                "if (g - guesses[-1]).abs().mean() < (g - source).abs().mean())",
+                "has gone back",
+            ),
             ("lambda guesses, source: decided_at(guesses, source) - 1", "still the source"),
             ("lambda guesses, source: len(guesses) - 1", "nearer to it than to the source is enough"),
             ("lambda guesses, source: decided_at(guesses, source) or 1", "decided from step 0 on"),
@@ -442,79 +550,130 @@ def wrong(pipe, x, steps):
         "check_place": [
             ("lambda name: f\"down.{name.split('.')[1]}.{('res', 'attn')[int(name[-1])]}\"", "one too high"),
             ("lambda name: f\"down.{int(name.split('.')[1]) - 1}.res\"", "are not right"),
-            ("lambda name: f\"down.{int(name.split('.')[1]) - 1}.{('res', 'attn')[int(name[-1])]}\"",
-             "no block, so None"),
+            (
+                "lambda name: f\"down.{int(name.split('.')[1]) - 1}.{('res', 'attn')[int(name[-1])]}\"",
+                "no block, so None",
+            ),
         ],
         "check_running_mean": [
-            ("lambda file: {k.lstrip('ema_model.'): v for k, v in file['state_dict'].items() "
-             "if k.startswith('ema_model.')}", "takes off *letters*"),
-            ("lambda file: {k.split('model.')[1]: v for k, v in file['state_dict'].items() if 'model.' in k}",
-             "as trained"),
-            ("lambda file: {k.removeprefix('ema_model.'): v for k, v in file['state_dict'].items() "
-             "if not k.startswith('model.')}", "belongs to no network"),
+            (
+                "lambda file: {k.lstrip('ema_model.'): v for k, v in file['state_dict'].items() "
+                "if k.startswith('ema_model.')}",
+                "takes off *letters*",
+            ),
+            (
+                "lambda file: {k.split('model.')[1]: v for k, v in file['state_dict'].items() if 'model.' in k}",
+                "as trained",
+            ),
+            (
+                "lambda file: {k.removeprefix('ema_model.'): v for k, v in file['state_dict'].items() "
+                "if not k.startswith('model.')}",
+                "belongs to no network",
+            ),
         ],
         "check_rows": [
             ("lambda t, name: torch.cat([t[k] for k in sorted(t) if k.startswith(name + '.')])", "sorted as words"),
-            ("lambda t, name: torch.cat([t[k] for k in sorted(t, key=lambda k: int(k.split('.')[-1])) "
-             "if k.startswith(name)])", "has come along"),
+            (
+                "lambda t, name: torch.cat([t[k] for k in sorted(t, key=lambda k: int(k.split('.')[-1])) "
+                "if k.startswith(name)])",
+                "has come along",
+            ),
         ],
     },
     "17_commands": {
         "check_strip": [
-            ("""from latref_nb.core import load_images, save_image
+            (
+                """from latref_nb.core import load_images, save_image
 from latref_nb.pipeline import join_images
 @command("latref_strip")
 def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
-    return len(str(save_image(join_images(load_images(files, 64)), out)))""", "the exit code of success is 0"),
-            ("""@command("latref_strip")
+    return len(str(save_image(join_images(load_images(files, 64)), out)))""",
+                "the exit code of success is 0",
+            ),
+            (
+                """@command("latref_strip")
 def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
-    save_image(join_images(load_images([f for f in files if Path(f).is_file()], 64)), out)""", "must end in an error"),
-            ("""@command("latref_strip")
+    save_image(join_images(load_images([f for f in files if Path(f).is_file()], 64)), out)""",
+                "must end in an error",
+            ),
+            (
+                """@command("latref_strip")
 def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
-    save_image(load_images(files, 64)[0], out)""", "with a gap of 2"),
+    save_image(load_images(files, 64)[0], out)""",
+                "with a gap of 2",
+            ),
         ],
         "check_read_settings": [
             ("lambda pairs: dict(p.split('=', 1) for p in pairs)", "still a word"),
-            ("""def wrong(pairs):
+            (
+                """def wrong(pairs):
     cut = [p.split("=") for p in pairs]
-    return {k: v if k in ("schedule", "note") else jsonlib.loads(v) for k, v, *_ in cut}""", "cut at the first"),
+    return {k: v if k in ("schedule", "note") else jsonlib.loads(v) for k, v, *_ in cut}""",
+                "cut at the first",
+            ),
             ("lambda pairs: read_settings([p for p in pairs if '=' in p])", "must be refused"),
         ],
         "check_save_lines": [
-            ("""def wrong(lines, path):
-    with open(path, "w") as file: file.writelines(f"{l}\\n" for l in lines)""", "write to a part first"),
-            ("""def wrong(lines, path):
+            (
+                """def wrong(lines, path):
+    with open(path, "w") as file: file.writelines(f"{l}\\n" for l in lines)""",
+                "write to a part first",
+            ),
+            (
+                """def wrong(lines, path):
     try: save_lines(lines, path)
-    except ValueError: pass""", "swallowed"),
-            ("""def wrong(lines, path):
+    except ValueError: pass""",
+                "swallowed",
+            ),
+            (
+                """def wrong(lines, path):
     part = path.with_suffix(".part")
     with open(part, "w") as file: file.writelines(f"{l}\\n" for l in lines)
-    part.rename(path)""", "the part was left behind"),
+    part.rename(path)""",
+                "the part was left behind",
+            ),
         ],
     },
     "18_course": {
         "check_worked_on": [
             ("lambda given, now: given != now", "only run"),
-            ("lambda given, now: [c['source'] for c in given['cells'] if c['cell_type'] == 'code'] != "
-             "[c['source'] for c in now['cells'] if c['cell_type'] == 'code']", "not at code alone"),
+            (
+                "lambda given, now: [c['source'] for c in given['cells'] if c['cell_type'] == 'code'] != "
+                "[c['source'] for c in now['cells'] if c['cell_type'] == 'code']",
+                "not at code alone",
+            ),
             ("lambda given, now: False", "another line of code"),
         ],
         "check_new_headings": [
-            ("""def wrong(old, new):
+            (
+                """def wrong(old, new):
     lines = lambda nb: [l for c in nb["cells"] for l in "".join(c["source"]).splitlines() if l.startswith("#")]
-    return [h for h in lines(new) if h not in lines(old)]""", "is a comment"),
-            ("""def wrong(old, new):
+    return [h for h in lines(new) if h not in lines(old)]""",
+                "is a comment",
+            ),
+            (
+                """def wrong(old, new):
     lines = lambda nb: [l for c in nb["cells"] if c["cell_type"] == "markdown" for l in c["source"].splitlines()]
-    return [b for a, b in zip(lines(old), lines(new)) if a != b and b.startswith("#")]""", "only moved"),
+    return [b for a, b in zip(lines(old), lines(new)) if a != b and b.startswith("#")]""",
+                "only moved",
+            ),
         ],
         "check_still_to_do": [
-            ("lambda nb, passed: [c for c in re.findall(r'def (check_\\w+)', str(nb)) if c not in passed]",
-             "only defined"),
-            ("lambda nb, passed: [c for c in re.findall(r'^your_turn\\((check_\\w+)', "
-             "'\\n'.join(o['source'] for o in nb['cells']), re.M) if c not in passed]", "stands in a text"),
+            (
+                "lambda nb, passed: [c for c in re.findall(r'def (check_\\w+)', str(nb)) if c not in passed]",
+                "only defined",
+            ),
+            (
+                "lambda nb, passed: [c for c in re.findall(r'^your_turn\\((check_\\w+)', "
+                "'\\n'.join(o['source'] for o in nb['cells']), re.M) if c not in passed]",
+                "stands in a text",
+            ),
             ("lambda nb, passed: still_to_do(nb, set())", "check_a is passed"),
-            ("lambda nb, passed: [c for o in nb['cells'] if o['cell_type'] == 'code' "
-             "for c in re.findall(r'your_turn\\((check_\\w+)', o['source']) if c not in passed]", "commented out"),
+            (
+                "lambda nb, passed: [c for o in nb['cells'] if o['cell_type'] == 'code' "
+                "for c in re.findall(r'your_turn\\((check_\\w+)', o['source']) if c not in passed]",
+                "commented out",
+            ),
         ],
     },
 }

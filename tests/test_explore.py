@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from repo import HANG, wait_for
 from latref_nb.attention import overlay, record_attention
-from latref_nb.consistency import Stages, save_stages
+from latref_nb.ablations import Stages, save_stages
 from latref_nb.explore import (
     COMPARE,
     AttentionExplorer,

@@ -12,7 +12,7 @@ from latref_nb.metrics import edited_pictures, rows_at_hand
 from latref_nb.pipeline import Edit, LatRefPipeline
 from latref_nb.training import StepGenerator
 from style_case import style_pipeline
-from test_consistency import FIT, batch_of, cache, classifiers, frozen  # noqa: F401 (fixtures)
+from consistency_case import FIT, batch_of, cache, classifiers, frozen  # noqa: F401 (fixtures)
 
 
 def half_open(pipe):  # a mask that is shut above, open below
