@@ -385,7 +385,7 @@ AFTERNOON = (
     Question(
         "An error against true counterfactuals needs no judge. What is its caveat?",
         "It counts *every pixel alike*, so a missing smile is cheap.",
-        "01_faces",
+        "01a_faces",
         "True counterfactuals",
     ),
     Question(
