@@ -206,7 +206,7 @@ def _stem(path):
     "The path without its suffix."
     return os.path.splitext(path)[0]
 
-
+# %% ../nbs/01b_datasets.ipynb #bcc4c532
 class _Names:
     "Finds a picture by what an annotation file calls it."
 
