@@ -60,12 +60,13 @@ demo: $(READY)  ## edit a shipped face by a reference and by latent noise, write
 docs: $(READY)  ## build the documentation site from the chapters as they are stored: _docs/html/index.html
 	$(BIN)/python tools/docs.py
 
-export: $(READY)  ## notebooks to package and README; run it after every change of a notebook
+export: $(READY)  ## notebooks to package, README and docs/house.md; run it after every change of a notebook
 	$(BIN)/nbdev_clean
 	$(BIN)/python tools/clean.py
 	$(BIN)/python tools/format.py
 	$(BIN)/nbdev_export
 	$(BIN)/python tools/readme.py
+	@$(BIN)/python tools/house.py > /dev/null
 
 clean:  ## remove .venv and what the other targets wrote
 	rm -rf $(VENV) _out _docs build *.egg-info .pytest_cache

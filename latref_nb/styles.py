@@ -267,13 +267,12 @@ def value_numbers(
         value = tag.index(value)
     value = torch.as_tensor(value, device=device)
     if value.ndim > 1 or value.numel() not in (1, n) or value.is_floating_point():
-        raise ValueError(
-            f"values of shape {tuple(value.shape)} and dtype {value.dtype} came for {n} faces. Allowed: a name, a number or ({n},) label numbers."
-        )
+        came = f"values of shape {tuple(value.shape)} and dtype {value.dtype} came for {n} faces"
+        raise ValueError(f"{came}. Allowed: a name, a number or ({n},) label numbers.")
     if value.numel() and (value.min() < 0 or value.max() >= len(tag)):
-        raise ValueError(
-            f"{tag.name} has no value number {[int(v) for v in (value.min(), value.max()) if not 0 <= v < len(tag)][0]}. Allowed: 0 to {len(tag) - 1} ({', '.join(tag.values)})."
-        )
+        wrong = [int(v) for v in (value.min(), value.max()) if not 0 <= v < len(tag)][0]
+        allowed = f"0 to {len(tag) - 1} ({', '.join(tag.values)})"
+        raise ValueError(f"{tag.name} has no value number {wrong}. Allowed: {allowed}.")
     return value.long().reshape(-1).expand(n)
 
 
@@ -413,9 +412,8 @@ def squeezed(
         or feats.shape[1] != self.query.shape[1]
         or feats.shape[2] * feats.shape[3] + 1 != self.positions.shape[1]
     ):
-        raise ValueError(
-            f"features of shape {tuple(feats.shape)} came. Needed: (B,{self.query.shape[1]},{self.config.side},{self.config.side}), from features(x)."
-        )
+        needed = f"(B,{self.query.shape[1]},{self.config.side},{self.config.side})"
+        raise ValueError(f"features of shape {tuple(feats.shape)} came. Needed: {needed}, from features(x).")
     tag = tag_number(self.tags, tag)
     value = value_numbers(self.tags, tag, value, len(feats), feats.device)
     query = self.query[value_offsets(self.tags)[tag] + value]  # (B,C)

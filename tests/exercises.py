@@ -56,7 +56,7 @@ MISTAKES = {
             ("lambda want, have: compared(want, have)[:2] + ([],)", "may still have another shape"),
         ],
     },
-    "01_faces": {
+    "01_drawing": {
         "check_crescent": [
             ("lambda x, y, r, s: torch.sqrt(x * x + y * y) - r", "full disc"),
             (
@@ -81,6 +81,14 @@ MISTAKES = {
                 "not darker than the skin",
             ),
         ],
+        "check_spectacles": [
+            ("lambda x, y, a, r, t: (torch.sqrt((x - a) ** 2 + y * y) - r).abs() - t", "that is one ring"),
+            ("lambda x, y, a, r, t: torch.sqrt((x.abs() - a) ** 2 + y * y) - r - t", "the outline of d is where"),
+            ("lambda x, y, a, r, t: torch.sqrt((x.abs() - a) ** 2 + y * y) - r", "the wire has no width"),
+            ("lambda x, y, a, r, t: (torch.sqrt((x.abs() - a) ** 2 + y * y) - r).abs()", "wrong side"),
+        ],
+    },
+    "01a_faces": {
         "check_both": [
             ("lambda ds, i, first, second: ds.counterfactual(i, *first)", "only the first"),
             ("lambda ds, i, first, second: ds.counterfactual(i, *second)", "only the second"),
@@ -91,8 +99,24 @@ MISTAKES = {
                 "not in the pixels",
             ),
         ],
+        "check_swapped": [
+            ("lambda ds, i, j, tag: ds.counterfactual([i, j], tag, 'with')", "each its own"),
+            ("lambda ds, i, j, tag: ds.counterfactual([i, j], tag, 'with', style_from=j)", "the same glasses"),
+            ("lambda ds, i, j, tag: ds.counterfactual([j, i], tag, 'with', style_from=[i, j])", "changed places"),
+        ],
+        "check_reach": [
+            ("""def wrong(ds, tag, indices):
+    off, on = (ds.counterfactual(indices, tag, v) for v in ("without", "with"))
+    return (off != on).float().mean()""", "share of numbers, not of pixels"),
+            ("""def wrong(ds, tag, indices):
+    off, on = (ds.counterfactual(indices, tag, v) for v in ("without", "with"))
+    return (off - on).abs().mean()""", "how much pixels change"),
+            ("""def wrong(ds, tag, indices):
+    on = ds.counterfactual(indices, tag, "with")
+    return (ds.batch(indices)["image"] != on).any(1).float().mean()""", "some faces smile already"),
+        ],
     },
-    "01a_datasets": {
+    "01b_datasets": {
         "check_balanced": [
             ("lambda labels, column, n, g: torch.randint(len(labels), (n,), generator=g)", "give them no weight"),
             (
@@ -114,6 +138,15 @@ MISTAKES = {
             ("lambda p, share, g: (torch.arange(0, 240, 6), torch.arange(240, 300, 6))", "on neither side"),
             ("lambda p, share, g: split(p, .4, g)", "10 were asked for"),
         ],
+        "check_share": [
+            ("lambda labels, column, value: (labels[:, column] == value).float().mean()", "the share of all faces"),
+            ("lambda labels, column, value: (labels[labels[:, column] >= 0, column] > 0).float().mean()",
+             "the number of its value"),
+            ("lambda labels, column, value: labels[labels[:, column] >= 0, column].float().mean()",
+             "the number of its value"),
+        ],
+    },
+    "01c_cache": {
         "check_mean_face": [
             ("lambda ds, chunk: ds.batch(range(chunk))['image'].mean(0)", "only the first piece"),
             ("lambda ds, chunk: ds.batch(range(len(ds) // chunk * chunk))['image'].mean(0)", "was left out"),
@@ -123,6 +156,19 @@ MISTAKES = {
     return torch.stack([x.mean(0) for x in pieces]).mean(0)""",
                 "mean of means",
             ),
+        ],
+        "check_key_of": [
+            ("lambda images, labels: str((images.sum(), labels.sum()))", "a sum forgets the order"),
+            ("lambda images, labels: str(id(images))", "the same faces gave another key"),
+            ("lambda images, labels: hashlib.sha256(images.numpy().tobytes()).hexdigest()", "a label has changed"),
+            ("lambda images, labels: str((images.float().mean((1, 2, 3)).round(), labels))", "one pixel has changed"),
+        ],
+        "check_halves": [
+            ("""def wrong(mask):
+    s = mask.mean()
+    return .5 * (mask / s + (1 - mask) / (1 - s))""", "keep the batch's dimension"),
+            ("lambda mask: 1 + mask", "do not count alike"),
+            ("lambda mask: 2 * halves(mask)", "change its scale"),
         ],
     },
     "02_plots": {

@@ -1,6 +1,6 @@
 "What the tests of the repository itself share: where things lie, and how a notebook is read."
 
-import json, re, subprocess, time
+import json, re, subprocess, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +8,10 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 CHAPTERS = [p for p in NOTEBOOKS if p.stem not in ("index", "play")]
 MODULES = sorted(p for p in (ROOT / "latref_nb").glob("*.py") if not p.stem.startswith("_"))
-READS_ALL = ("index", "17_commands")  # may import from every chapter
 HANG = 1800  # seconds after which a process, a kernel or a page counts as hung; no test asks how fast a machine is
+
+sys.path.insert(0, str(ROOT / "tools"))
+from house import rank  # noqa: E402, F401  the order of the chapters
 
 
 def wait_for(ready, seconds=HANG):
@@ -65,13 +67,6 @@ def module_of(path):
     "Name of the module a notebook exports, or None."
     found = re.search(r"^#\|\s*default_exp\s+(\w+)", "\n".join(cells(path, "code")), re.M)
     return found and found.group(1)
-
-
-def rank(path):
-    "Place of a chapter in the order: 01 before 01a before 02."
-    number = re.match(r"(\d+)([a-z]?)_", path.stem)
-    assert number, f"{path.name}: a chapter's name begins with its number, e.g. 04_unet"
-    return int(number.group(1)), number.group(2)
 
 
 def tracked():

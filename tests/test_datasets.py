@@ -1,6 +1,6 @@
-"Faces on disk: tiny copies of the real layouts, all they can get wrong, and the cache."
+"Faces on disk: tiny copies of the real layouts, and all they can get wrong."
 
-import csv, json, os, resource, warnings
+import csv, os, resource, warnings
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, pytest, torch
@@ -226,9 +226,8 @@ def test_folders_in_the_home_folder(layouts, monkeypatch):
     (home / "my.csv").write_text("file,Smiling\nface0,with\n")
     ds, _ = quietly(D.FaceFolder, "~/folder", labels_file="~/my.csv")
     assert ds.labels[0, 0] == 1 and len(D.CelebA("~/kaggle")) == 6
-    D.cached(ds, path="~/c.st", progress=False)
     D.write_celeba(FACES, "~/written", 2, progress=False)
-    assert (home / "c.st").is_file() and (home / "written" / "list_attr_celeba.txt").is_file()
+    assert (home / "written" / "list_attr_celeba.txt").is_file()
 
 
 def test_a_folder_of_pictures_that_cannot_be_read_says_which(tmp_path):
@@ -511,59 +510,6 @@ def test_folders_of_other_faces_and_of_anything_else_are_refused(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_cache_in_memory_and_in_a_file(tmp_path):
-    a, b = D.cached(FACES, progress=False), D.cached(FACES, 8, tmp_path / "new/c.safetensors", progress=False, chunk=3)
-    assert (
-        a.images.dtype == torch.uint8
-        and torch.equal(a.images, b.images)
-        and torch.equal(a.labels, b.labels)
-        and torch.equal(a.labels, FACES.labels)
-    )
-    x = b.batch([6, 1])
-    assert (
-        set(x) == {"image", "labels", "index"}
-        and (x["image"] - FACES.batch([6, 1])["image"]).abs().max() <= 1 / 255 + 1e-6
-    )
-    assert torch.equal(b[1]["image"], x["image"][1]) and len(list(b)) == 8 and b.tags == CELEBA_TAGS and b.size == 32
-    from safetensors import safe_open
-
-    with safe_open(tmp_path / "new/c.safetensors", "pt") as f:
-        assert torch.equal(f.get_tensor("images"), a.images) and "key" in f.metadata()
-    assert [p.name for p in (tmp_path / "new").iterdir()] == ["c.safetensors"]
-
-
-def test_the_cache_is_used_again_only_when_nothing_changed(tmp_path, monkeypatch):
-    path = tmp_path / "c.safetensors"
-    D.cached(FACES, 6, path, progress=False)
-    stamp = path.stat().st_mtime_ns
-    same, notes = quietly(D.cached, SynthFaces(8, size=32, seed=3), 6, path, progress=False)
-    assert path.stat().st_mtime_ns == stamp and not notes
-    for ds, n in (
-        (SynthFaces(8, size=32, seed=4), 6),
-        (SynthFaces(8, size=48, seed=3), 6),
-        (FACES, 5),
-        (SynthFaces(8, 32, 3, tags=TagSet(list(CELEBA_TAGS)[:3])), 6),
-    ):
-        out, notes = quietly(D.cached, ds, n, path, progress=False)
-        assert (
-            len(notes) == 1
-            and "made anew" in notes[0]
-            and len(out) == n
-            and torch.equal(out.images, D.cached(ds, n, progress=False).images)
-        )
-    assert torch.equal(same.images, D.cached(FACES, 6, progress=False).images)  # a map of the old file stays whole
-
-
-def test_the_cache_notices_changed_files(layouts, tmp_path):
-    path = tmp_path / "c.st"
-    open_ = lambda: D.open_faces(layouts["folder"], 32)
-    D.cached(open_(), None, path, progress=False)
-    assert not quietly(D.cached, open_(), None, path, progress=False)[1]
-    save_image(PICTURES[7], layouts["folder"] / "face4.png")
-    out, notes = quietly(D.cached, open_(), None, path, progress=False)
-    assert "made anew" in notes[0] and torch.equal(out.images, D.cached(open_(), progress=False).images)
-
-
 def test_reading_in_threads_leaves_warnings_on(layouts):
     ds, before = D.open_faces(layouts["folder"], 32), list(warnings.filters)
     for _ in range(60):
@@ -571,51 +517,6 @@ def test_reading_in_threads_leaves_warnings_on(layouts):
     assert warnings.filters == before, (
         "filters are the process's: threads that save and restore them each on their own leave them off"
     )
-
-
-def test_damaged_caches_are_made_anew_and_foreign_files_left_alone(tmp_path):
-    path = tmp_path / "c.st"
-    D.cached(FACES, 6, path, progress=False)
-    data = path.read_bytes()
-    path.write_bytes(data[:-100])
-    out, notes = quietly(D.cached, FACES, 6, path, progress=False)
-    assert "damaged" in notes[0] and path.read_bytes() == data
-    heads = [
-        b"[" * 100_000,
-        b"[]",
-        b'{"__metadata__": 3}',
-        b'{"__metadata__": {"key": 1}, "images": {"data_offsets": [], "shape": 1}}',
-        b'{"__metadata__": {"key": 1}, "images": {"data_offsets": [0, "x"], "shape": 1}}',
-    ]
-    for foreign in (b"hello", b"", b"\0" * 64, data[8:200], *(len(h).to_bytes(8, "little") + h for h in heads)):
-        path.write_bytes(foreign)
-        with pytest.raises(ValueError, match="not a cache of faces"):
-            D.cached(FACES, 6, path, progress=False)
-        assert path.read_bytes() == foreign
-
-
-def test_a_cache_whose_sizes_were_altered_is_made_anew(tmp_path):
-    path = tmp_path / "c.st"
-    D.cached(FACES, 6, path, progress=False)
-    data = path.read_bytes()
-    assert b"[6, 3, 32, 32]" in data
-    path.write_bytes(data.replace(b"[6, 3, 32, 32]", b"[6, 3, 32, 99]"))
-    assert "made anew" in quietly(D.cached, FACES, 6, path, progress=False)[1][0] and path.read_bytes() == data
-
-
-def test_a_cache_that_cannot_be_finished_leaves_nothing(tmp_path, monkeypatch):
-    def stop(*a):
-        raise KeyboardInterrupt
-
-    ds = SynthFaces(8, size=32, seed=3)
-    real = type(ds).batch
-    calls = []
-    monkeypatch.setattr(
-        type(ds), "batch", lambda s, i: (calls.append(1), stop() if len(calls) > 3 else None, real(s, i))[2]
-    )
-    with pytest.raises(KeyboardInterrupt):
-        D.cached(ds, 8, tmp_path / "c.st", chunk=2, progress=False)
-    assert not list(tmp_path.iterdir())
 
 
 @contextmanager
@@ -627,12 +528,6 @@ def little_room(n):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
-
-
-def test_a_full_disk_while_caching(tmp_path):
-    with little_room(8000), pytest.raises(OSError, match="cannot write .*c.st"):
-        D.cached(SynthFaces(20, size=32), path=tmp_path / "c.st", progress=False)
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("write,n", [(D.write_celebamask_hq, 400), (D.write_celebamask_hq, 900), (D.write_celeba, 900)])
@@ -648,11 +543,10 @@ def test_a_full_disk_while_writing_faces(tmp_path, write, n):
     assert torch.equal(D.open_faces(tmp_path / "f").labels, FACES.labels)
 
 
-def test_bad_counts_and_shapes():
-    for n in (0, 9):
-        with pytest.raises(ValueError, match="the dataset has 8"):
-            D.cached(FACES, n, progress=False)
-    with pytest.raises(ValueError, match="uint8"):
-        D.TensorFaces(torch.zeros(2, 3, 8, 8), torch.zeros(2, 6))
-    with pytest.raises(ValueError, match="uint8"):
-        D.TensorFaces(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.zeros(3, 6))
+def test_what_has_moved_can_still_be_had_from_here():
+    from latref_nb import cache
+
+    for name in ("TensorFaces", "cached", "fingerprint", "labelled_as", "provenance", "region_weights"):
+        assert getattr(D, name) is getattr(cache, name)
+    with pytest.raises(AttributeError, match="latref_nb.datasets.*'nothing'"):
+        D.nothing
