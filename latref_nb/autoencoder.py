@@ -184,7 +184,8 @@ def check_input(
     want = self.unet.conv_in.weight.dtype
     if x.dtype != want and (x.dtype == torch.float64 or not torch.is_autocast_enabled(x.device.type)):
         raise ValueError(
-            f"{name} has dtype {x.dtype}, the model {want}; they must agree. Use {name}.to({want}) or model.to({x.dtype})."
+            f"{name} has dtype {x.dtype}, the model {want}; they must agree. "
+            f"Use {name}.to({want}) or model.to({x.dtype})."
         )
 
 # %% ../nbs/05_autoencoder.ipynb #29c0ff29
@@ -228,7 +229,8 @@ def denoise(
     if not torch.is_tensor(z) or tuple(z.shape) != (len(xt), self.config.z_dim):
         came = tuple(z.shape) if torch.is_tensor(z) else type(z).__name__
         raise ValueError(
-            f"z is {came}; allowed: a tensor ({len(xt)}, {self.config.z_dim}), one code for each image. Make it with encode(x)."
+            f"z is {came}; allowed: a tensor ({len(xt)}, {self.config.z_dim}), one code for each image. "
+            "Make it with encode(x)."
         )
     t = torch.as_tensor(t, device=xt.device)
     if t.ndim > 1 or t.numel() not in (1, len(xt)):

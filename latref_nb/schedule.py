@@ -90,7 +90,7 @@ def make_schedule(
 
 # %% ../nbs/03_schedule.ipynb #0ad8d47d
 def _checked_t(t, schedule: NoiseSchedule, low: int = 0, high: int | None = None):
-    "`t` if it is whole and in range, else one line that says what is allowed (ranges on an accelerator are not read back)."
+    "`t` if it is an integer in range, else one line that says what is allowed (on an accelerator no range is read)."
     high = schedule.T - 1 if high is None else high
     tensor = isinstance(t, Tensor)
     if isinstance(t, float) or (tensor and (t.is_floating_point() or t.dtype == torch.bool)):
@@ -167,7 +167,8 @@ def predict_x0_eps(
     divisor = signal if prediction_type == "epsilon" else sigma
     if (divisor.device.type == "cpu" or schedule.kind == "zero_snr") and bool((divisor == 0).any()):
         raise ValueError(
-            f"at this step x_t is {'pure noise' if divisor is signal else 'noise-free'}, so {prediction_type!r} leaves the other half open: train with prediction_type='v_prediction'"
+            f"at this step x_t is {'pure noise' if divisor is signal else 'noise-free'}, so {prediction_type!r} leaves "
+            "the other half open: train with prediction_type='v_prediction'"
         )
     return (
         ((xt - sigma * output) / signal, output)

@@ -268,12 +268,13 @@ def value_numbers(
     value = torch.as_tensor(value, device=device)
     if value.ndim > 1 or value.numel() not in (1, n) or value.is_floating_point():
         raise ValueError(
-            f"values of shape {tuple(value.shape)} and dtype {value.dtype} came for {n} faces. Allowed: a name, a number or ({n},) label numbers."
+            f"values of shape {tuple(value.shape)} and dtype {value.dtype} came for {n} faces. "
+            f"Allowed: a name, a number or ({n},) label numbers."
         )
     if value.numel() and (value.min() < 0 or value.max() >= len(tag)):
-        raise ValueError(
-            f"{tag.name} has no value number {[int(v) for v in (value.min(), value.max()) if not 0 <= v < len(tag)][0]}. Allowed: 0 to {len(tag) - 1} ({', '.join(tag.values)})."
-        )
+        wrong = int(value.min() if value.min() < 0 else value.max())
+        known = f"0 to {len(tag) - 1} ({', '.join(tag.values)})"
+        raise ValueError(f"{tag.name} has no value number {wrong}. Allowed: {known}.")
     return value.long().reshape(-1).expand(n)
 
 
@@ -414,7 +415,8 @@ def squeezed(
         or feats.shape[2] * feats.shape[3] + 1 != self.positions.shape[1]
     ):
         raise ValueError(
-            f"features of shape {tuple(feats.shape)} came. Needed: (B,{self.query.shape[1]},{self.config.side},{self.config.side}), from features(x)."
+            f"features of shape {tuple(feats.shape)} came. "
+            f"Needed: (B,{self.query.shape[1]},{self.config.side},{self.config.side}), from features(x)."
         )
     tag = tag_number(self.tags, tag)
     value = value_numbers(self.tags, tag, value, len(feats), feats.device)
