@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .core import SHARE, WEIGHT, WHOLE, check_ranges
@@ -299,29 +300,33 @@ class AutoencoderTask:
     def to(self, device):
         self.diffusion.schedule = self.diffusion.schedule.to(device)
 
-    def config(self):  # dict: what must be the same on resume
-        given = self.weights | {"regions": self.regions}
-        keys = [k for k in ("z_image", "regions", "z_features", "x0_distance") if given[k] > 0]
-        said = dict(weighting=self.weighting, z_labels=given["z_labels"], warmup_z=self.warmup_z)
-        said |= dict(high_noise=self.high_noise, gamma=GAMMA) | {k: given[k] for k in keys}
-        return said | {"model": {k: v for k, v in self.model.config.items() if not k.startswith("_")}}
+# %% ../nbs/07a_autoencoder_training.ipynb #fdfd83d6
+@patch
+def loss(
+    self: AutoencoderTask,
+    batch,  # {"image"}, "labels" where they are read, "weight" where pixels have one
+    generator,  # `StepGenerator`
+):  # {"loss": scalar, and the figures of all terms}
+    "The weighted sum of the terms; in the warm-up of those alone that need no denoiser."
+    x0, warming = batch["image"], generator.step < self.warmup_z
+    weight = batch.get("weight", x0.new_ones(1).expand(len(x0), 1, 1, 1))
+    seen = Seen(x0, self.model.encode(x0), batch.get("labels"), weight, generator, warming)
+    total, figures = 0.0, {}
+    for name, weight, term in self.terms:
+        if warming and term.rests:
+            continue
+        value, shown = term(seen)
+        total, figures = total + weight * value, figures | shown
+    return {"loss": total, **figures}
 
-    def loss(
-        self,
-        batch,  # {"image"}, "labels" where they are read, "weight" where pixels have one
-        generator,  # `StepGenerator`
-    ):  # {"loss": scalar, and the figures of all terms}
-        "The weighted sum of the terms; in the warm-up of those alone that need no denoiser."
-        x0, warming = batch["image"], generator.step < self.warmup_z
-        weight = batch.get("weight", x0.new_ones(1).expand(len(x0), 1, 1, 1))
-        seen = Seen(x0, self.model.encode(x0), batch.get("labels"), weight, generator, warming)
-        total, figures = 0.0, {}
-        for name, weight, term in self.terms:
-            if warming and term.rests:
-                continue
-            value, shown = term(seen)
-            total, figures = total + weight * value, figures | shown
-        return {"loss": total, **figures}
+
+@patch
+def config(self: AutoencoderTask):  # dict: what must be the same on resume
+    given = self.weights | {"regions": self.regions}
+    keys = [k for k in ("z_image", "regions", "z_features", "x0_distance") if given[k] > 0]
+    said = dict(weighting=self.weighting, z_labels=given["z_labels"], warmup_z=self.warmup_z)
+    said |= dict(high_noise=self.high_noise, gamma=GAMMA) | {k: given[k] for k in keys}
+    return said | {"model": {k: v for k, v in self.model.config.items() if not k.startswith("_")}}
 
 # %% ../nbs/07a_autoencoder_training.ipynb #2fc3352f
 def train_autoencoder(

@@ -264,9 +264,8 @@ def _mentioned(path):
         return torch.serialization.get_unsafe_globals_in_checkpoint(path)
     found, words = set(), ["", ""]
     with open(path, "rb") as f:
-        for op, arg, _ in (
-            o for _ in range(5) for o in pickletools.genops(f)
-        ):  # magic number, protocol, system, content, keys
+        parts = (o for _ in range(5) for o in pickletools.genops(f))  # magic number, protocol, system, content, keys
+        for op, arg, _ in parts:
             words = [*words, arg][-2:] if isinstance(arg, str) else words
             if op.name in ("GLOBAL", "STACK_GLOBAL"):
                 found.add(arg.replace(" ", ".") if arg else ".".join(words))
@@ -279,7 +278,7 @@ def _read_pickle(path):
     with torch.serialization.safe_globals(dummies), open(path, "rb") as f:
         return torch.load(f, map_location="cpu", weights_only=True)
 
-
+# %% ../nbs/16_official.ipynb #27fdbe6d
 def _kind(path):
     "What a file's first bytes say that it is: zip, old or other."
     with open(path, "rb") as f:
@@ -291,9 +290,9 @@ def _whole(path, kind, error):
     "Whether all bytes of a file are there and right, as far as its kind can tell."
     if kind == "zip":
         return zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip() is None
-    return (
-        kind == "old" and isinstance(error, pickle.UnpicklingError) or kind == "other" and path.suffix != ".safetensors"
-    )
+    if kind == "old":
+        return isinstance(error, pickle.UnpicklingError)
+    return kind == "other" and path.suffix != ".safetensors"
 
 
 def _read_any(path, kind):
@@ -304,7 +303,7 @@ def _read_any(path, kind):
         raise ValueError("its parts are compressed, which torch never does")
     return _read_pickle(path)
 
-
+# %% ../nbs/16_official.ipynb #f4d428d3
 def read_checkpoint(
     path,  # .ckpt, .pt or .pth as published, or .safetensors
     weights="ema",  # where a file has both: "ema" or "model"
@@ -323,15 +322,10 @@ def read_checkpoint(
         tensors = named_tensors(_read_any(path, kind), weights)
     except Exception as e:  # zip, pickle, safetensors and the system each have errors of their own
         if _whole(path, kind, e):
-            raise CheckpointError(
-                f"{path} is no readable checkpoint: of a kind that is not understood "
-                f"({one_line(e, 120)}). Give a state dict that torch.save wrote, or "
-                f"safetensors."
-            ) from e
-        raise CheckpointError(
-            f"{path} is no readable checkpoint: damaged, cut short or of another kind "
-            f"({one_line(e, 120)}). Download it again."
-        ) from e
+            said = f"{path} is no readable checkpoint: of a kind that is not understood ({one_line(e, 120)})"
+            raise CheckpointError(f"{said}. Give a state dict that torch.save wrote, or safetensors.") from e
+        said = f"{path} is no readable checkpoint: damaged, cut short or of another kind ({one_line(e, 120)})"
+        raise CheckpointError(f"{said}. Download it again.") from e
     if not tensors:
         raise CheckpointError(f"{path} holds no named tensors. Give a checkpoint with a state dict.")
     return tensors

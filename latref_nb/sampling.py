@@ -369,7 +369,7 @@ def _walk_all(model, x, z, move, levels, up, dtype, channels_last, grad, **loop)
     images, xT = (x, end) if up else (end, x)
     return Trajectory(images, xT, levels, ask.calls, *[torch.stack(kept) if kept else None for kept in (xs, x0s)])
 
-
+# %% ../nbs/06_sampling.ipynb #d1b4d65f
 def render(
     model,  # anything with .denoise(xt, t, z), .schedule, .config.prediction_type
     xT: Tensor,  # (B,3,H,W) the noise to start from
@@ -422,7 +422,7 @@ def _solver(model, method, n, inverse):
     end = T - 1 if inverse else 0
     return [*scheduler.timesteps.tolist(), end], solver_move(scheduler)
 
-
+# %% ../nbs/06_sampling.ipynb #ded3fefd
 def invert(
     model,  # anything with .denoise(xt, t, z), .schedule, .config.prediction_type
     x0: Tensor,  # (B,3,H,W) in [-1, 1]

@@ -277,7 +277,7 @@ def value_numbers(
         raise ValueError(f"{tag.name} has no value number {wrong}. Allowed: {known}.")
     return value.long().reshape(-1).expand(n)
 
-
+# %% ../nbs/09_styles.ipynb #4397726f
 def _named(code, tags, tag, value):
     "The code with its tag, and with its value where that is one for all."
     tag = tags[tag_number(tags, tag)]
@@ -351,7 +351,7 @@ def encoder_config(autoencoder):  # DiffusionAutoencoder → dict of arguments o
         whole=c.enc_whole,
     )
 
-
+# %% ../nbs/09_styles.ipynb #3d00f328
 class ReferenceExtractor(Network):
     "Reference guidance: (reference face, tag, value) → StyleCode."
 
