@@ -267,8 +267,8 @@ def forward_pass(
     z = model.head(feats)
     targets = other_values(labels, frozen.tags, generator)
     codes = removed_codes(frozen, z, labels, targets, settling, **s.options).flatten(0, 1)  # (B·n_tags,d)
-    xT = invert(model, x, z, s.steps, method=s.inversion, iterations=s.iterations, dtype=s.precision).xT
-    starts = xT.repeat_interleave(len(frozen.tags), 0)  # (B·n_tags,3,S,S)
+    x_T = invert(model, x, z, s.steps, method=s.inversion, iterations=s.iterations, dtype=s.precision).x_T
+    starts = x_T.repeat_interleave(len(frozen.tags), 0)  # (B·n_tags,3,S,S)
     taken = render(model, starts, codes, s.steps, dtype=s.precision).images
     fold = lambda o: o.unflatten(0, targets.shape)  # (B·n_tags,…) -> (B,n_tags,…)
     taken = from_uint8(to_uint8(taken.clamp(-1, 1)))
@@ -1329,7 +1329,7 @@ class StageRecorder:
             render_steps,
         )
         self.cases = cases or stage_cases(cache)
-        self.probe, self.xT = list(range(min(batch_size, len(cache)))), None
+        self.probe, self.x_T = list(range(min(batch_size, len(cache)))), None
         if not self.cases:
             raise ValueError(
                 "no face in the cache can be shown: none was flipped. Look at cache.flip_rate(), or set stages=0."
@@ -1350,7 +1350,9 @@ def begin(self: StageRecorder):
     self.values = b["labels"][rows, tags]
     refs = self.cache.batch([r for *_, r in self.cases])["images"].to(frozen.device)
     self.references = from_uint8(self.original), from_uint8(refs)
-    self.xT = invert(frozen.autoencoder, from_uint8(self.original), b["z"], self.render_steps, method="fixed_point").xT
+    self.x_T = invert(
+        frozen.autoencoder, from_uint8(self.original), b["z"], self.render_steps, method="fixed_point"
+    ).x_T
 
 
 @patch
@@ -1365,7 +1367,7 @@ def pictures(
         code = nets.extractor.code(feats[i : i + 1], c, self.values[i : i + 1])
         out.append(nets.modulation(self.feats[i : i + 1], c, self.values[i : i + 1], code))
     z = frozen.autoencoder.head(torch.cat(out))
-    return to_uint8(render(frozen.autoencoder, self.xT, z, self.render_steps).images.clamp(-1, 1)).cpu()
+    return to_uint8(render(frozen.autoencoder, self.x_T, z, self.render_steps).images.clamp(-1, 1)).cpu()
 
 
 @patch
@@ -1375,7 +1377,7 @@ def take(
     step,  # of the training
 ):  # Stages so far
     "One snapshot, added to the file."
-    if self.xT is None:
+    if self.x_T is None:
         self.begin()
     batch = {k: v.to(self.task.frozen.device) for k, v in self.cache.batch(self.probe).items()}
     terms = self.task.loss(

@@ -39,10 +39,10 @@ class EigenFaces:
         "What z does not hold; no steps are needed."
         return x - self.decode(z)
 
-    def render(self, xT, z, num_inference_steps=None):  # → (B,3,H,W) in [-1, 1]
+    def render(self, x_T, z, num_inference_steps=None):  # → (B,3,H,W) in [-1, 1]
         "The picture of a code, with the left-over of `invert` (None: without)."
         x = self.decode(z)
-        return (x if xT is None else x + xT).clamp(-1, 1)
+        return (x if x_T is None else x + x_T).clamp(-1, 1)
 
     def decode(self, z):  # (B,d) → (B,3,H,W), not clipped
         "The picture of a code alone."

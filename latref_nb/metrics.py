@@ -147,7 +147,7 @@ class Sources:
     faces: SynthFaces  # n sources, then REFERENCES more
     x: Tensor  # (n,3,S,S)
     z: Tensor  # (n,d)
-    xT: Tensor  # (n,3,S,S)
+    x_T: Tensor  # (n,3,S,S)
     round_trip: Tensor  # (n,3,S,S), or empty where nobody asks
     z_only: Tensor  # (n,) PSNR of the picture from z and random noise, or empty
     before: Tensor  # (n,n_tags) the judge's reading of x
@@ -159,12 +159,12 @@ class Sources:
         return len(self.x)
 
 # %% ../nbs/14a_metrics.ipynb #8376d7de
-def _random_xT(pipe, xT, seeds):
-    "Fresh noise like xT, one generator an image; a pipeline may bring its own."
+def _random_xT(pipe, x_T, seeds):
+    "Fresh noise like x_T, one generator an image; a pipeline may bring its own."
     draw = getattr(pipe, "random_xT", None)
     if draw:
-        return draw(len(xT), seeds)
-    return randn(xT.shape, generator=make_generator(seeds), device=xT.device, dtype=xT.dtype)
+        return draw(len(x_T), seeds)
+    return randn(x_T.shape, generator=make_generator(seeds), device=x_T.device, dtype=x_T.dtype)
 
 
 @torch.no_grad()
@@ -182,15 +182,15 @@ def source_batch(
     device = getattr(pipe, "device", "cpu")
     x = faces.batch(rows)["image"].to(device)
     z = pipe.encode(x)
-    xT = pipe.invert(x, z, steps, **how)
+    x_T = pipe.invert(x, z, steps, **how)
     trip, alone = x[:0], z[:0, 0]
     if not brief:
-        trip, noise = pipe.render(xT, z, steps, **how), _random_xT(pipe, xT, [faces.seed + 10_000 + i for i in rows])
+        trip, noise = pipe.render(x_T, z, steps, **how), _random_xT(pipe, x_T, [faces.seed + 10_000 + i for i in rows])
         alone = psnr(pipe.render(noise, z, steps, **how), x)
     others = faces.factors([*rows, (rows[-1] + 1) % n])
     gallery = render_faces(gallery_factors(others), faces.size)[: len(rows)].to(device)
     read = label_reader(judges.judge, faces.tags)(x)  # (b,n_tags)
-    return x, z, xT, trip, alone, read, judges.judge.features(x), judges.identity(gallery)
+    return x, z, x_T, trip, alone, read, judges.judge.features(x), judges.identity(gallery)
 
 # %% ../nbs/14a_metrics.ipynb #4db3b23a
 @dataclass
@@ -258,7 +258,7 @@ def edited_pictures(
     """The pictures that a method gives. Styles keep the source outside the pipeline's mask, directions do not; a name
     in _kept or _whole turns that over."""
     i, z = wish.rows[part], edited_codes(pipe, src, wish, part, method, draw)
-    y, mask = pipe.render(src.xT[i], z, src.steps, **how), getattr(pipe, "picture_mask", None)
+    y, mask = pipe.render(src.x_T[i], z, src.steps, **how), getattr(pipe, "picture_mask", None)
     if mask is None or method not in ("latent", "reference", "global_direction_kept"):
         return y
     return torch.lerp(src.x[i], y, mask(src.z[i], z))

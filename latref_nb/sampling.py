@@ -128,7 +128,7 @@ class Trajectory:
     "A walk between image and noise, ready to plot."
 
     images: Tensor  # (B,3,H,W) at the clean end
-    xT: Tensor  # (B,3,H,W) at the noisy end: the stochastic code
+    x_T: Tensor  # (B,3,H,W) at the noisy end: the stochastic code
     timesteps: list[int]  # n+1 levels in the order walked; -1 is clean, T pure noise
     network_calls: int  # how often the network was asked, for the whole batch
     xs: Tensor | None = None  # (n+1,B,3,H,W) x at each level, when return_trajectory
@@ -366,13 +366,13 @@ def _walk_all(model, x, z, move, levels, up, dtype, channels_last, grad, **loop)
     ask = Asker(model, z, dtype)
     with sampling_mode(model, grad):
         end, xs, x0s = walk(move, ask, x, levels, **loop)
-    images, xT = (x, end) if up else (end, x)
-    return Trajectory(images, xT, levels, ask.calls, *[torch.stack(kept) if kept else None for kept in (xs, x0s)])
+    images, x_T = (x, end) if up else (end, x)
+    return Trajectory(images, x_T, levels, ask.calls, *[torch.stack(kept) if kept else None for kept in (xs, x0s)])
 
 # %% ../nbs/06_sampling.ipynb #d1b4d65f
 def render(
     model,  # anything with .denoise(xt, t, z), .schedule, .config.prediction_type
-    xT: Tensor,  # (B,3,H,W) the noise to start from
+    x_T: Tensor,  # (B,3,H,W) the noise to start from
     z: Tensor,  # (B,d) semantic codes
     num_inference_steps: int = 20,  # n
     *,
@@ -398,7 +398,7 @@ def render(
         raise _unknown(method, RENDERERS)
     return _walk_all(
         model,
-        xT,
+        x_T,
         z,
         move,
         levels,
@@ -441,7 +441,7 @@ def invert(
     callback_on_step_end=None,  # f(step, timestep, state) → dict or None
     return_trajectory: bool = False,  # keep every step
     progress: bool = False,  # show a bar
-) -> Trajectory:  # .xT
+) -> Trajectory:  # .x_T
     "From image to the noise that renders it under z."
     check_images(x0, channels=getattr(model.config, "in_channels", 3))
     T = model.schedule.T
@@ -476,7 +476,7 @@ def invert(
 class RoundTrip(NamedTuple):
     "There and back."
 
-    inverted: Trajectory  # .xT
+    inverted: Trajectory  # .x_T
     rendered: Trajectory  # .images
 
 
@@ -495,19 +495,19 @@ def round_trip(
         with sampling_mode(model):
             z = model.encode(x0)
     up = invert(model, x0, z, num_inference_steps, method=method, iterations=iterations, depth=depth, **options)
-    down = render(model, up.xT, z, num_inference_steps, method=method if method in SOLVERS else "ddim", **options)
+    down = render(model, up.x_T, z, num_inference_steps, method=method if method in SOLVERS else "ddim", **options)
     return RoundTrip(up, down)
 
 # %% ../nbs/06_sampling.ipynb #2584d5bb
 def few_step(
     model,  # as for render
-    xT: Tensor,  # (B,3,H,W) the noise to start from
+    x_T: Tensor,  # (B,3,H,W) the noise to start from
     z: Tensor,  # (B,d) semantic codes
     num_inference_steps: int = 8,  # n
     **options,  # of render
 ) -> Trajectory:  # .images
     "Render in few steps, by DPM-Solver++."
-    return render(model, xT, z, num_inference_steps, method="dpmsolver++", **options)
+    return render(model, x_T, z, num_inference_steps, method="dpmsolver++", **options)
 
 
 def random_xT(

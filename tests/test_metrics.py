@@ -202,9 +202,9 @@ class EigenPipe:
         self.calls.append(("invert", len(x)))
         return self.model.invert(x, z)
 
-    def render(self, xT, z, steps):
+    def render(self, x_T, z, steps):
         self.calls.append(("render", len(z)))
-        return self.model.render(xT, z)
+        return self.model.render(x_T, z)
 
     def edit(self, z, e, x=None):
         return edit_code(z, e.tag, e.value, e.method, linear=self.linear, mlp=self.mlp, gain=e.gain)
