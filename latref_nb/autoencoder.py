@@ -259,9 +259,8 @@ def schedule(
     self: DiffusionAutoencoder,
 ):  # NoiseSchedule on the model's device
     "The noise schedule that the config names."
-    return cached_schedule(self.config.schedule, self.config.num_train_timesteps).to(
-        self.unet.conv_in.weight.device
-    )  # self.device walks through all modules
+    device = self.unet.conv_in.weight.device  # self.device walks through all modules
+    return cached_schedule(self.config.schedule, self.config.num_train_timesteps).to(device)
 
 # %% ../nbs/05_autoencoder.ipynb #b8f16eb0
 PRESETS = {

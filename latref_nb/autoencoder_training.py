@@ -47,9 +47,8 @@ def tag_loss(
     n = labels.shape[1]
     if n != len(logits):
         raise ValueError(f"{n} columns of labels came for {len(logits)} tags. Give one for each.")
-    ce = torch.stack(
-        [F.cross_entropy(l.float(), y, ignore_index=-1, reduction="none") for l, y in zip(logits, labels.T)]
-    )  # (n_tags, B)
+    pairs = list(zip(logits, labels.T))
+    ce = torch.stack([F.cross_entropy(l.float(), y, ignore_index=-1, reduction="none") for l, y in pairs])  # (n_tags,B)
     hit = torch.stack([l.argmax(1) == y for l, y in zip(logits, labels.T)])  # (n_tags, B)
     known = (labels.T >= 0).sum().clamp(min=1)
     return ce.mean(), hit.sum() / known

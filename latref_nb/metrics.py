@@ -538,8 +538,8 @@ def autoencoder_row(
     out = dict.fromkeys(("probe_mean", "probe_min", "round_trip_psnr", "round_trip_ssim", "z_only_psnr"))
     read = pipe.read(src.z)
     if read is not None:
-        told = torch.stack([read[t].argmax(1) for t in src.faces.tags.names], 1).cpu()  # (n,n_tags)
-        probe = list(probe_accuracy(told, src.faces.labels[: len(src)], src.faces.tags).values())
+        found = torch.stack([read[t].argmax(1) for t in src.faces.tags.names], 1).cpu()  # (n,n_tags)
+        probe = list(probe_accuracy(found, src.faces.labels[: len(src)], src.faces.tags).values())
         out |= {"probe_mean": sum(probe) / len(probe), "probe_min": min(probe)}
     if len(src.z_only):
         trip = {"round_trip_psnr": psnr(src.round_trip, src.x), "round_trip_ssim": ssim(src.round_trip, src.x)}

@@ -224,9 +224,8 @@ class Translator(nn.Module):
 
     def mask(self, h, value):  # (B,width,H,W), (B,) → m (B,width,H,W)
         "The mask of each face's value."
-        return torch.stack([m(h) for m in self.masks])[
-            value, torch.arange(len(h), device=h.device)
-        ]  # (n_values,B,…) → (B,…)
+        masks = torch.stack([m(h) for m in self.masks])  # (n_values,B,…)
+        return masks[value, torch.arange(len(h), device=h.device)]  # (B,…)
 
     def forward(self, e, value, code):  # (B,width,H,W), (B,), StyleCode → (B,width,H,W)
         h = self.hidden(e, value, code)

@@ -59,11 +59,9 @@ def fit_size(
     size,  # wanted side
 ):  # (B,3,size,size)
     "Pictures at the size a network was trained on."
-    return (
-        x
-        if x.shape[-1] == size
-        else F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
-    )
+    if x.shape[-1] == size:
+        return x
+    return F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
 
 # %% ../nbs/08a_perceptual.ipynb #69638f98
 def _some(B, share, generator, device):  # (B,1,1,1): uniform in [0, 1) for a share of the faces, 0 for the others
@@ -91,15 +89,11 @@ def roughen(
     dy, dx = torch.randint(5, (2,), generator=g, device=dev).tolist()
     x = F.pad(x, (2, 2, 2, 2), mode="replicate")[..., dy : dy + S, dx : dx + S]
     x = soften(x, _some(B, 0.5, g, dev))
-    x = (
-        x * (1 + 0.2 * _some(B, 0.5, g, dev) - 0.2 * _some(B, 0.5, g, dev))
-        + 0.1 * _some(B, 0.5, g, dev)
-        - 0.1 * _some(B, 0.5, g, dev)
-    )
+    more, less, up, down = (_some(B, 0.5, g, dev) for _ in range(4))
+    x = x * (1 + 0.2 * more - 0.2 * less) + 0.1 * up - 0.1 * down
     x = x + 0.1 * _some(B, 0.5, g, dev) * torch.randn(x.shape, generator=g, device=dev)
-    patches = (
-        torch.randn((B, 3, S // 4, S // 4), generator=g, device=dev).repeat_interleave(4, 2).repeat_interleave(4, 3)
-    )  # (B,3,S,S)
+    patches = torch.randn((B, 3, S // 4, S // 4), generator=g, device=dev)
+    patches = patches.repeat_interleave(4, 2).repeat_interleave(4, 3)  # (B,3,S/4,S/4) → (B,3,S,S)
     return x + 0.08 * _some(B, 0.3, g, dev) * patches
 
 # %% ../nbs/08a_perceptual.ipynb #5f87b3b3
@@ -109,10 +103,10 @@ class PerceptualNet(Network):
     @register_to_config
     def __init__(
         self,
-        tags: list = tuple(tag_list(CELEBA_TAGS)),
-        n_factors: int = 56,  # 0: it knows tags alone
-        size: int = 64,
-        widths: list = (16, 40, 80, 128),
+        tags: list = tuple(tag_list(CELEBA_TAGS)),  # TagSet, or `tag_list` of one
+        n_factors: int = 56,  # that it names beside the tags; 0: it knows tags alone
+        size: int = 64,  # side of the pictures
+        widths: list = (16, 40, 80, 128),  # channels of the trunk
     ):
         super().__init__()
         self.tags = tag_set(tags)

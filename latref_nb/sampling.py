@@ -186,9 +186,8 @@ def anderson_mix(
     dR = torch.stack([r - g for g in residuals[-1 - depth : -1]], 1).flatten(2)  # (B, depth, N)
     gram = dR @ dR.mT  # (B, depth, depth)
     ridge = 1e-6 * gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None] + 1e-20  # (B, 1, 1)
-    mix = torch.linalg.solve(
-        gram + ridge * torch.eye(depth, device=r.device, dtype=r.dtype), dR @ r.flatten(1)[..., None]
-    )  # (B, depth, 1)
+    system = gram + ridge * torch.eye(depth, device=r.device, dtype=r.dtype)
+    mix = torch.linalg.solve(system, dR @ r.flatten(1)[..., None])  # (B, depth, 1)
     return y + relax * r - (mix.mT @ (dY + relax * dR)).reshape(r.shape)  # (B, 1, N) → (B, …)
 
 # %% ../nbs/06_sampling.ipynb #c45be13d
@@ -290,9 +289,7 @@ class LinearAutoencoder(nn.Module):
 
     def scale(self, rest: Tensor, factor) -> Tensor:
         "Multiply what z does not tell by factor(s) along each direction of standard deviation s: (B,D) → (B,D)."
-        known = (
-            torch.arange(len(self.std), device=rest.device) < self.config.z_dim
-        )  # (N-1,) z told it: only the floor is left
+        known = torch.arange(len(self.std), device=rest.device) < self.config.z_dim  # (N-1,) by z: the floor is left
         per, flat = factor(torch.where(known, self.floor, self.std)), factor(self.floor)
         return flat * rest + ((rest @ self.basis.T) * (per - flat)) @ self.basis
 
@@ -304,10 +301,8 @@ class LinearAutoencoder(nn.Module):
 # %% ../nbs/06_sampling.ipynb #8d0ab664
 def _denoise(self, xt: Tensor, t: int | Tensor, z: Tensor) -> Tensor:
     "The best possible answer at x_t: (B,C,S,S), (B,) and (B,z_dim) → (B,C,S,S)."
-    (a, b), m = (
-        signal_noise(t[:1] if isinstance(t, Tensor) and t.ndim else t, self.schedule, xt.flatten(1)),
-        self.centre(z),
-    )
+    level, m = t[:1] if isinstance(t, Tensor) and t.ndim else t, self.centre(z)
+    a, b = signal_noise(level, self.schedule, xt.flatten(1))
     x0 = m + self.scale(xt.flatten(1) - a * m, lambda s: (a * s**2 / (a**2 * s**2 + b**2)).squeeze(0))
     eps = (xt.flatten(1) - a * x0) / b
     out = {"epsilon": eps, "sample": x0, "v_prediction": a * eps - b * x0}[self.config.prediction_type]
@@ -317,9 +312,8 @@ def _denoise(self, xt: Tensor, t: int | Tensor, z: Tensor) -> Tensor:
 def _exact_xT(self, x0: Tensor, z: Tensor, t: int) -> Tensor:
     "Where the exact flow carries x0 at level t."
     (a, b), m = signal_noise(t, self.schedule, x0.flatten(1)), self.centre(z)
-    return (a * m + self.scale(x0.flatten(1) - m, lambda s: ((a**2 * s**2 + b**2).sqrt() / s).squeeze(0))).reshape(
-        x0.shape
-    )  # (B,D) → (B,C,S,S)
+    spread = self.scale(x0.flatten(1) - m, lambda s: ((a**2 * s**2 + b**2).sqrt() / s).squeeze(0))
+    return (a * m + spread).reshape(x0.shape)  # (B,D) → (B,C,S,S)
 
 
 LinearAutoencoder.denoise, LinearAutoencoder.exact_xT = _denoise, _exact_xT
@@ -332,15 +326,12 @@ RENDERERS = ("ddim", *SOLVERS)  # what `render` knows
 def _start(model, x, z, channels_last):
     "Check the inputs against each other and against the model; return x ready for the loop."
     if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
-        raise ValueError(
-            f"x is {(tuple(x.shape), x.dtype) if isinstance(x, Tensor) else type(x).__name__}: "
-            "a float tensor (B,C,H,W) is needed"
-        )
+        came = (tuple(x.shape), x.dtype) if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"x is {came}: a float tensor (B,C,H,W) is needed")
     if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != len(x):
-        raise ValueError(
-            f"z is {tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__} for {len(x)} images: "
-            "one code per image (B,d) is needed, model.encode(x0) gives them"
-        )
+        came = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
+        needed = "one code per image (B,d) is needed, model.encode(x0) gives them"
+        raise ValueError(f"z is {came} for {len(x)} images: {needed}")
     size, channels = getattr(model.config, "image_size", None), getattr(model.config, "in_channels", None)
     if size and channels and tuple(x.shape[1:]) != (channels, size, size):
         raise ValueError(f"x is {tuple(x.shape)}: this model works on (B,{channels},{size},{size})")

@@ -53,9 +53,7 @@ class NoiseSchedule:
 
     alphas_cumprod: Tensor  # (T,) in [0, 1], falling; kept as float32
     kind: str = "linear"  # the name it was made by
-    levels: Tensor = field(
-        default=None, repr=False
-    )  # (2, T+2): image and noise factors for t = -1 … T, float64 where there is one
+    levels: Tensor = field(default=None, repr=False)  # (2, T+2): image, noise for t = -1 … T; float64 if it can be
 
     def __post_init__(self):
         if self.levels is not None:

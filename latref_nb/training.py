@@ -144,8 +144,8 @@ class Settings:
     seed: int = 0  # of the order of the data and of all noise
     precision: str = "auto"  # "auto", "no" or "bf16"
     channels_last: bool = False  # memory format of the modules
-    told = ("steps", "decay", "lr", "precision")  # these may change when a run is resumed, and the log says so
-    free = (*told, "save_every", "log_every")  # and these without a word
+    noted = ("steps", "decay", "lr", "precision")  # these may change when a run is resumed, and the log says so
+    free = (*noted, "save_every", "log_every")  # and these without a word
 
     def __post_init__(self):
         check_precision(self.precision)
@@ -322,7 +322,7 @@ def save(self: Run):
         return
     tensors = self.state_tensors()
     state = {"step": self.done, "moments": len(tensors["optimizer"])}
-    state |= {k: getattr(self.settings, k) for k in Settings.told}
+    state |= {k: getattr(self.settings, k) for k in Settings.noted}
     state |= {"seconds": self.seconds, "ema_step": self.ema.n, "config": self.config()}
     try:
         with atomic_folder(self.checkpoint) as tmp:
@@ -374,7 +374,7 @@ def restore(self: Run):  # what the settings changed, as lines
         raise ValueError(f"{said}. Give the same values, or another folder.")
     self.take(files)
     self.done, self.seconds, self.ema.n = state["step"], state["seconds"], state["ema_step"]
-    now = {k: getattr(self.settings, k) for k in Settings.told}
+    now = {k: getattr(self.settings, k) for k in Settings.noted}
     return [f"{k} {state[k]} → {v}" for k, v in now.items() if state[k] != v]
 
 

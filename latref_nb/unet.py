@@ -27,9 +27,8 @@ def timestep_embedding(
 ):  # (B, dim) float32: cosines first, then sines
     "Turn each timestep into `dim` numbers between −1 and 1 that a linear layer can read."
     half = dim // 2
-    rates = torch.exp(
-        -math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t.device) / half
-    )  # (half,)
+    waves = torch.arange(half, dtype=torch.float32, device=t.device)
+    rates = torch.exp(-math.log(max_period) * waves / half)  # (half,)
     angles = t.float()[:, None] * rates  # (B, half)
     out = torch.cat([angles.cos(), angles.sin()], dim=1)  # (B, 2*half)
     return F.pad(out, (0, dim - 2 * half))  # (B, dim): an odd width gets a zero
