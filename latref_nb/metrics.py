@@ -31,6 +31,8 @@ from tqdm.auto import tqdm
 
 def __getattr__(name):
     "The names of chapter 14, also under this module's."
+    if name.startswith("__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(_judges, name)
 
 # %% ../nbs/14a_metrics.ipynb #3d3ea549
