@@ -206,8 +206,6 @@ MISTAKES = {
     with open(path, "w") as f:
         for piece in pieces: f.write(piece)""", "write beside it"),
             ("""def wrong(path, pieces):
-    path.with_name("part").write_text("".join(pieces))""", "nothing yet"),
-            ("""def wrong(path, pieces):
     with open(path.with_name("part"), "w") as f:
         for piece in pieces: f.write(piece)
     path.write_text(path.with_name("part").read_text())""", "another file is left"),
