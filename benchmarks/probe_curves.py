@@ -13,10 +13,11 @@ import torch
 from fastcore.script import call_parse
 
 from latref_nb.autoencoder import from_preset
+from latref_nb.autoencoder_training import AutoencoderTask, linear_probe
 from latref_nb.core import atomic_write
 from latref_nb.datasets import cached
 from latref_nb.faces import SynthFaces
-from latref_nb.training import AutoencoderTask, fit, linear_probe
+from latref_nb.training import fit
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAIN = {

@@ -62,9 +62,9 @@ def published(pipe, x, ref, edits):
 
     with torch.no_grad():
         z = model.encode(x)
-        xT = invert(model, x, z, PUBLISHED, callback_on_step_end=again).xT
+        x_T = invert(model, x, z, PUBLISHED, callback_on_step_end=again).x_T
         return render(
-            model, xT, pipe.edit(z, edits, feats=model.encode_features(x), x=x), PUBLISHED, callback_on_step_end=again
+            model, x_T, pipe.edit(z, edits, feats=model.encode_features(x), x=x), PUBLISHED, callback_on_step_end=again
         ).images
 
 

@@ -7,10 +7,12 @@ import torch
 from common import Row, autoencoder, ratio, side_by_side
 from diffusers.training_utils import EMAModel
 
+from latref_nb.autoencoder_training import AutoencoderTask
 from latref_nb.core import autocast_dtype
 from latref_nb.datasets import cached
 from latref_nb.faces import SynthFaces
-from latref_nb.training import AutoencoderTask, Run, Settings, StepGenerator, batch_indices, batches
+from latref_nb.resuming import StepGenerator, batch_indices, batches
+from latref_nb.training import Run, Settings
 
 BATCH = 16
 

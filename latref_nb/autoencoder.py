@@ -183,8 +183,10 @@ def check_input(
         raise ValueError(f"{name} has dtype {x.dtype}; {allowed} in [-1, 1]. For bytes: x.float() / 127.5 - 1.")
     want = self.unet.conv_in.weight.dtype
     if x.dtype != want and (x.dtype == torch.float64 or not torch.is_autocast_enabled(x.device.type)):
-        came = f"{name} has dtype {x.dtype}, the model {want}"
-        raise ValueError(f"{came}; they must agree. Use {name}.to({want}) or model.to({x.dtype}).")
+        raise ValueError(
+            f"{name} has dtype {x.dtype}, the model {want}; they must agree. "
+            f"Use {name}.to({want}) or model.to({x.dtype})."
+        )
 
 # %% ../nbs/05_autoencoder.ipynb #29c0ff29
 @patch
@@ -226,8 +228,10 @@ def denoise(
     self.check_input(xt, "xt")
     if not torch.is_tensor(z) or tuple(z.shape) != (len(xt), self.config.z_dim):
         came = tuple(z.shape) if torch.is_tensor(z) else type(z).__name__
-        allowed = f"a tensor ({len(xt)}, {self.config.z_dim}), one code for each image"
-        raise ValueError(f"z is {came}; allowed: {allowed}. Make it with encode(x).")
+        raise ValueError(
+            f"z is {came}; allowed: a tensor ({len(xt)}, {self.config.z_dim}), one code for each image. "
+            "Make it with encode(x)."
+        )
     t = torch.as_tensor(t, device=xt.device)
     if t.ndim > 1 or t.numel() not in (1, len(xt)):
         raise ValueError(
@@ -255,9 +259,8 @@ def schedule(
     self: DiffusionAutoencoder,
 ):  # NoiseSchedule on the model's device
     "The noise schedule that the config names."
-    return cached_schedule(self.config.schedule, self.config.num_train_timesteps).to(
-        self.unet.conv_in.weight.device
-    )  # self.device walks through all modules
+    device = self.unet.conv_in.weight.device  # self.device walks through all modules
+    return cached_schedule(self.config.schedule, self.config.num_train_timesteps).to(device)
 
 # %% ../nbs/05_autoencoder.ipynb #b8f16eb0
 PRESETS = {

@@ -402,7 +402,7 @@ AFTERNOON = (
     Question(
         "Why has the training loop no hidden state of random numbers to save?",
         "All that step s needs is computed from (*seed*, *s*) alone.",
-        "07_training",
+        "06a_resuming",
         "Randomness: a function of (seed, step)",
     ),
     Question(
@@ -432,7 +432,7 @@ AFTERNOON = (
     Question(
         "What must a judge not be?",
         "The *network* that made what it judges, nor one that has *seen* it.",
-        "14_metrics",
+        "14_judges",
         "Who may look at what",
     ),
 )

@@ -638,7 +638,7 @@ def invert(
 ):  # x_T (B,3,S,S)
     "The noise from which an image is rendered under its code."
     x = self.load_images(images)
-    return self._invert(x, self.encode(x) if z is None else z, num_inference_steps, **how).xT
+    return self._invert(x, self.encode(x) if z is None else z, num_inference_steps, **how).x_T
 
 # %% ../nbs/12_pipeline.ipynb #b6679a4d
 @patch
@@ -1048,7 +1048,7 @@ def _stepper(self: LatRefPipeline, bar, callback=None):
 def _repeated(way, k):
     "A Trajectory with each of its images k times, one after the other."
     each = lambda o, dim: None if o is None else o.repeat_interleave(k, dim)
-    return replace(way, images=each(way.images, 0), xT=each(way.xT, 0), xs=each(way.xs, 1), x0s=each(way.x0s, 1))
+    return replace(way, images=each(way.images, 0), x_T=each(way.x_T, 0), xs=each(way.xs, 1), x0s=each(way.x0s, 1))
 
 
 @patch
@@ -1073,7 +1073,7 @@ def _way(
             )
         every = z.repeat_interleave(k, 0)  # (B,d) -> (B·k,d)
         start = (
-            up.xT
+            up.x_T
             if up
             else random_xT(self.autoencoder, every, generator)
             if isinstance(x_T, str) and x_T == "random"
@@ -1302,12 +1302,12 @@ def interpolate(
     codes, styles = self._between(z, x, a, b, n, generator)
     codes, mask = codes.transpose(0, 1).flatten(0, 1), self._mask_between(a, b, len(x), n)  # (n,B,d) -> (B·n,d)
     up = self._invert(x, z, num_inference_steps, dtype=dtype, return_trajectory=mask is not None)
-    path = source_path(x, up.xT, up, self.autoencoder.schedule)
+    path = source_path(x, up.x_T, up, self.autoencoder.schedule)
     if mask is None:
-        down = sampling.render(self.autoencoder, each(up.xT), codes, num_inference_steps, dtype=dtype)
+        down = sampling.render(self.autoencoder, each(up.x_T), codes, num_inference_steps, dtype=dtype)
     else:
         down = self._render_blend(
-            each(up.xT),
+            each(up.x_T),
             Blend(codes[None], mask[None], 1 - mask, lambda t: each(path(t))),
             num_inference_steps,
             lambda *_: None,
@@ -1332,7 +1332,7 @@ def interpolate(
         images,
         output_type,
         torch.stack([each(z), codes]),
-        x_T=each(up.xT),
+        x_T=each(up.x_T),
         source=each(x),
         edits=[*a, *b],
         styles=mixed,

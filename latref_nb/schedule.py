@@ -53,9 +53,7 @@ class NoiseSchedule:
 
     alphas_cumprod: Tensor  # (T,) in [0, 1], falling; kept as float32
     kind: str = "linear"  # the name it was made by
-    levels: Tensor = field(
-        default=None, repr=False
-    )  # (2, T+2): image and noise factors for t = -1 … T, float64 where there is one
+    levels: Tensor = field(default=None, repr=False)  # (2, T+2): image, noise for t = -1 … T; float64 if it can be
 
     def __post_init__(self):
         if self.levels is not None:
@@ -90,7 +88,7 @@ def make_schedule(
 
 # %% ../nbs/03_schedule.ipynb #0ad8d47d
 def _checked_t(t, schedule: NoiseSchedule, low: int = 0, high: int | None = None):
-    "`t` if it is whole and in range, else one line that says what is allowed (on accelerators no range is read back)."
+    "`t` if it is an integer in range, else one line that says what is allowed (on an accelerator no range is read)."
     high = schedule.T - 1 if high is None else high
     tensor = isinstance(t, Tensor)
     if isinstance(t, float) or (tensor and (t.is_floating_point() or t.dtype == torch.bool)):
@@ -166,9 +164,10 @@ def predict_x0_eps(
         return signal * xt - sigma * output, sigma * xt + signal * output
     divisor = signal if prediction_type == "epsilon" else sigma
     if (divisor.device.type == "cpu" or schedule.kind == "zero_snr") and bool((divisor == 0).any()):
-        is_ = "pure noise" if divisor is signal else "noise-free"
-        said = f"at this step x_t is {is_}, so {prediction_type!r} leaves the other half open"
-        raise ValueError(f"{said}: train with prediction_type='v_prediction'")
+        raise ValueError(
+            f"at this step x_t is {'pure noise' if divisor is signal else 'noise-free'}, so {prediction_type!r} leaves "
+            "the other half open: train with prediction_type='v_prediction'"
+        )
     return (
         ((xt - sigma * output) / signal, output)
         if prediction_type == "epsilon"

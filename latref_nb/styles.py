@@ -267,15 +267,17 @@ def value_numbers(
         value = tag.index(value)
     value = torch.as_tensor(value, device=device)
     if value.ndim > 1 or value.numel() not in (1, n) or value.is_floating_point():
-        came = f"values of shape {tuple(value.shape)} and dtype {value.dtype} came for {n} faces"
-        raise ValueError(f"{came}. Allowed: a name, a number or ({n},) label numbers.")
+        raise ValueError(
+            f"values of shape {tuple(value.shape)} and dtype {value.dtype} came for {n} faces. "
+            f"Allowed: a name, a number or ({n},) label numbers."
+        )
     if value.numel() and (value.min() < 0 or value.max() >= len(tag)):
-        wrong = [int(v) for v in (value.min(), value.max()) if not 0 <= v < len(tag)][0]
-        allowed = f"0 to {len(tag) - 1} ({', '.join(tag.values)})"
-        raise ValueError(f"{tag.name} has no value number {wrong}. Allowed: {allowed}.")
+        wrong = int(value.min() if value.min() < 0 else value.max())
+        known = f"0 to {len(tag) - 1} ({', '.join(tag.values)})"
+        raise ValueError(f"{tag.name} has no value number {wrong}. Allowed: {known}.")
     return value.long().reshape(-1).expand(n)
 
-
+# %% ../nbs/09_styles.ipynb #4397726f
 def _named(code, tags, tag, value):
     "The code with its tag, and with its value where that is one for all."
     tag = tags[tag_number(tags, tag)]
@@ -349,7 +351,7 @@ def encoder_config(autoencoder):  # DiffusionAutoencoder → dict of arguments o
         whole=c.enc_whole,
     )
 
-
+# %% ../nbs/09_styles.ipynb #3d00f328
 class ReferenceExtractor(Network):
     "Reference guidance: (reference face, tag, value) → StyleCode."
 
@@ -412,8 +414,10 @@ def squeezed(
         or feats.shape[1] != self.query.shape[1]
         or feats.shape[2] * feats.shape[3] + 1 != self.positions.shape[1]
     ):
-        needed = f"(B,{self.query.shape[1]},{self.config.side},{self.config.side})"
-        raise ValueError(f"features of shape {tuple(feats.shape)} came. Needed: {needed}, from features(x).")
+        raise ValueError(
+            f"features of shape {tuple(feats.shape)} came. "
+            f"Needed: (B,{self.query.shape[1]},{self.config.side},{self.config.side}), from features(x)."
+        )
     tag = tag_number(self.tags, tag)
     value = value_numbers(self.tags, tag, value, len(feats), feats.device)
     query = self.query[value_offsets(self.tags)[tag] + value]  # (B,C)

@@ -288,7 +288,7 @@ MISTAKES = {
             ("lambda a, b, w: between(b, a, w)", "at w = 0 it must be a"),
         ],
     },
-    "07_training": {
+    "06a_resuming": {
         "check_noise": [
             ("lambda seed, step, b, i, n: my_noise(seed, step, b, 0, n)", "same noise"),
             (
@@ -301,6 +301,26 @@ MISTAKES = {
             ("lambda seed, step, b, i, n: my_noise(0, step, b, i, n)", "every seed"),
             ("lambda seed, step, b, i, n: my_noise(seed, step, b, 0, 1)", "keeps (2, 2)"),
         ],
+        "check_save_whole": [
+            ("lambda path, pieces: path.write_text('new')", "and not 'new text'"),
+            ("""def wrong(path, pieces):
+    with open(path, "w") as f:
+        for piece in pieces: f.write(piece)""", "write beside it"),
+            ("""def wrong(path, pieces):
+    with open(path.with_name("part"), "w") as f:
+        for piece in pieces: f.write(piece)
+    path.write_text(path.with_name("part").read_text())""", "another file is left"),
+            ("""def wrong(path, pieces):
+    path.unlink()
+    path.write_text("".join(pieces))""", "no file at all"),
+        ],
+        "check_rows_before": [
+            ("lambda text, step: [json.loads(line) for line in text.splitlines()]", "would stand there twice"),
+            ("lambda text, step: [r for r in map(json.loads, text.splitlines()) if r['step'] <= step]", "cut off"),
+            ("lambda text, step: [r for r in rows_before(text, step) if r['step'] < step]", "3 and 6 are wanted"),
+        ],
+    },
+    "07_training": {
         "check_running": [
             ("lambda values, decay: []", "one after each"),
             ("lambda values, decay: running([0., *values], decay)[1:]", "starts from 0"),
@@ -313,6 +333,39 @@ MISTAKES = {
                 "lambda grads, largest: [g * largest / torch.stack([o.norm() for o in grads]).norm() for g in grads]",
                 "scale by at most 1",
             ),
+        ],
+        "check_denoising_loss": [
+            ("lambda net, batch, generator: F.mse_loss(net(batch['x']), batch['x'])", "in a dict"),
+            ("lambda net, batch, generator: {'loss': F.mse_loss(net(batch['x']), batch['x'])}", "was the noise added"),
+            ("lambda net, batch, generator: "
+             "{'loss': F.mse_loss(net(batch['x'] + .1 * torch.randn(batch['x'].shape)), batch['x'])}",
+             "draw from the generator alone"),
+            ("lambda net, batch, generator: "
+             "{'loss': (net(batch['x'] + .1 * generator.randn(1)) - batch['x']).square().sum()}", "take means"),
+            ("lambda net, batch, generator: {'loss': F.mse_loss(net(batch['x'] + generator.randn(1)), batch['x'])}",
+             "size of 0.1"),
+        ],
+    },
+    "07a_autoencoder_training": {
+        "check_my_steps": [
+            ("lambda u, upper, T: torch.where(upper, .5 + u / 2, u) * T", "steps are integers"),
+            ("lambda u, upper, T: (u * T).long()", "in the less noisy half"),
+            ("lambda u, upper, T: (torch.where(upper, .5 + u, u) * T).long().clamp(max=T - 1)", "not spread evenly"),
+            ("lambda u, upper, T: ((.5 + u / 2) * T).long()", "unmarked samples are spread"),
+        ],
+        "check_balanced": [
+            ("lambda answer, truth: (answer == truth).float().mean().item()", "not over the faces"),
+            ("lambda answer, truth: torch.stack([(answer[truth == v] == v).float().mean() "
+             "for v in torch.cat([answer, truth]).unique()]).nan_to_num().mean().item()", "the truth decides"),
+            ("lambda answer, truth: float(balanced(answer, truth) ** 2)", "of the ones none"),
+        ],
+        "check_colour_term": [
+            ("lambda read, seen: F.mse_loss(read, seen.x0.mean((2, 3)))", "gives two things"),
+            ("lambda read, seen: ((read - seen.x0.mean((2, 3))).square().mean(1), {})", "one number for the whole"),
+            ("lambda read, seen: (F.mse_loss(read, seen.x0.mean((1, 2, 3))[:, None].expand(-1, 3)), {})",
+             "one mean for each channel"),
+            ("lambda read, seen: ((read - seen.x0.mean((2, 3))).square().sum(), {})", "so that processes can"),
+            ("lambda read, seen: (F.mse_loss(read, seen.x0.mean((2, 3))), {'loss': 0})", 'as {"colour": value}'),
         ],
     },
     "08_directions": {
@@ -523,12 +576,28 @@ def wrong(pipe, x, steps):
             ("lambda s, mask: mask.float().mean()", "area of the part"),
         ],
     },
-    "14_metrics": {
+    "14_judges": {
         "check_rank": [
             ("lambda q, gallery, who: my_rank(q, gallery, who) - 1", "count from 1"),
             ("lambda q, gallery, who: torch.where((q @ gallery.T).argmax(1) == who, 1, 1)", "large cosines are near"),
             ("lambda q, gallery, who: torch.where((q @ gallery.T).argmax(1) == who, 1, len(gallery))", "ranks 1 to 20"),
         ],
+        "check_shows": [
+            ("lambda render: True", "so it does not show"),
+            ("lambda render: False", "so it shows"),
+            ("lambda render: abs(float(render(.1).mean() - render(.9).mean())) > 1e-6", "pixel by pixel"),
+            ("lambda render: (render(.1) != render(.9)).any()", "not a tensor"),
+        ],
+        "check_worst": [
+            ("lambda read, labels: float((read == labels).float().mean(0).min())", "pass over the unknown"),
+            ("lambda read, labels: float((read == labels)[labels >= 0].float().mean())", "a mean over tags or faces"),
+            ("lambda read, labels: sum(float((r == y)[y >= 0].float().mean()) for r, y in zip(read.T, labels.T)) / 3",
+             "a mean over tags or faces"),
+            ("lambda read, labels: float(((read == labels) | (labels < 0)).float().mean(0).min())",
+             "two faces alone"),
+        ],
+    },
+    "14a_metrics": {
         "check_share": [
             ("lambda d, t: float(d.var(1).mean() / t.var(1).mean())", "not variances"),
             ("lambda d, t: float(d.flatten(0, 1).std(0).mean() / t.flatten(0, 1).std(0).mean())", "within each face"),
@@ -538,6 +607,14 @@ def wrong(pipe, x, steps):
             ("lambda h: (float(h.float().mean()), 1.96 * (.75 * .25) ** .5 / len(h))", "halve the interval"),
             ("lambda h: (float(h.float().mean()), 1.96 * (.75 / len(h)) ** .5)", "p (1 − p) under the root"),
             ("lambda h: (float(h.sum()), my_interval(h)[1])", "the mean of the hits"),
+        ],
+        "check_gained": [
+            ("lambda edited, source, truth: float((psnr(edited, source) - psnr(truth, source)).mean())",
+             "has gained nothing"),
+            ("lambda edited, source, truth: gained(source, edited, truth)", "not the other way round"),
+            ("lambda edited, source, truth: gained(edited, source, truth) / 2", "both distances are to the truth"),
+            ("lambda edited, source, truth: float(10 * ((source - truth).square().mean() / "
+             "(edited - truth).square().mean()).log10())", "average the decibels"),
         ],
     },
     "15_explore": {

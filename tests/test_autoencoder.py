@@ -147,8 +147,8 @@ def test_an_encoder_of_one_level():
 
 def test_it_samples(model, x):
     z = model.encode(x)
-    xT = invert(model, x, z, 3).xT
-    assert render(model, xT, z, 3).images.shape == x.shape
+    x_T = invert(model, x, z, 3).x_T
+    assert render(model, x_T, z, 3).images.shape == x.shape
 
 
 def test_half_precision_weights(model, x):

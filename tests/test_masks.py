@@ -97,7 +97,7 @@ def test_what_does_not_fit_is_refused(pipe, x):
 
 def test_evaluation_tells_style_and_mask_apart(pipe, x):
     z = pipe.encode(x)
-    src = SimpleNamespace(x=x, z=z, xT=pipe.invert(x, z, 2), steps=2, faces=SynthFaces(8, 64, seed=5))
+    src = SimpleNamespace(x=x, z=z, x_T=pipe.invert(x, z, 2), steps=2, faces=SynthFaces(8, 64, seed=5))
     wish = SimpleNamespace(
         tag="Eyeglasses", value="with", rows=torch.tensor([0, 1]), references=torch.tensor([[2], [4]]), truth=x
     )

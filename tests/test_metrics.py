@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import latref_nb.judges as judges_module
+import latref_nb.metrics as metrics
 from latref_nb.core import CELEBA_TAGS, Tag, TagSet, make_generator, resolve_precision, shipped_path
 from latref_nb.datasets import TensorFaces
 from latref_nb.directions import edit_code, fit_classifiers, fit_eigenfaces, probe_accuracy
@@ -22,7 +24,6 @@ from latref_nb.metrics import (
     REFERENCES,
     SEEDS,
     Evaluation,
-    FactorNet,
     Judge,
     Judges,
     check_seed,
@@ -63,6 +64,13 @@ def faces():
 @pytest.fixture(scope="module")
 def judges():
     return load_judges()
+
+
+def test_names_of_the_judges_are_found_here_too():
+    for name in ("Judge", "IdentityNet", "FactorNet", "Judges", "RECIPES", "NETWORKS", "train_network", "load_lpips"):
+        assert getattr(metrics, name) is getattr(judges_module, name)
+    with pytest.raises(AttributeError, match="has no attribute 'Juge'"):
+        metrics.Juge
 
 
 def test_psnr_and_ssim_are_the_formulas(faces):
@@ -202,9 +210,9 @@ class EigenPipe:
         self.calls.append(("invert", len(x)))
         return self.model.invert(x, z)
 
-    def render(self, xT, z, steps):
+    def render(self, x_T, z, steps):
         self.calls.append(("render", len(z)))
-        return self.model.render(xT, z)
+        return self.model.render(x_T, z)
 
     def edit(self, z, e, x=None):
         return edit_code(z, e.tag, e.value, e.method, linear=self.linear, mlp=self.mlp, gain=e.gain)
@@ -685,7 +693,6 @@ def test_the_table_says_which_precision_was_used(styled, toy, judges):
 
 
 def test_the_bar_of_an_evaluation_knows_its_end_at_the_beginning(monkeypatch):
-    from latref_nb import metrics
 
     bars = []
 

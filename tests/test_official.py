@@ -77,8 +77,8 @@ def test_inversion_and_rendering(model, truth):
         z = model.encode(truth["x"])
     up = invert(model, truth["x"], z, SMALL["ddim_steps"])
     assert up.timesteps[:-1] == SMALL["timesteps"]
-    assert off(up.xT, truth["x_T"]) <= 1e-3
-    assert off(render(model, up.xT, z, SMALL["ddim_steps"]).images, truth["reconstruction"]) <= 1e-3
+    assert off(up.x_T, truth["x_T"]) <= 1e-3
+    assert off(render(model, up.x_T, z, SMALL["ddim_steps"]).images, truth["reconstruction"]) <= 1e-3
 
 
 @pytest.mark.parametrize("name", ["ffhq128_autoenc", "ffhq256_autoenc"])

@@ -413,7 +413,7 @@ def test_callback_in_diffusers_form(pipe, x):
 def test_trajectories_on_request(pipe, x):
     out = pipe(x, "Male=with", 4, return_trajectory=True)
     assert out.inverted.xs.shape == (5, 3, 3, SIZE, SIZE) == out.rendered.xs.shape and torch.equal(
-        out.inverted.xT, out.x_T
+        out.inverted.x_T, out.x_T
     )
 
 

@@ -218,11 +218,11 @@ def test_loops_take_a_word():
     z, plain = pipe.encode(x), dict(num_inference_steps=2)
     for word in PRECISIONS[:2]:
         dtype = autocast_dtype(word)
-        xT = invert(pipe.autoencoder, x, z, dtype=dtype, **plain).xT
-        assert torch.equal(invert(pipe.autoencoder, x, z, dtype=word, **plain).xT, xT)
+        x_T = invert(pipe.autoencoder, x, z, dtype=dtype, **plain).x_T
+        assert torch.equal(invert(pipe.autoencoder, x, z, dtype=word, **plain).x_T, x_T)
         assert torch.equal(
-            render(pipe.autoencoder, xT, z, dtype=word, **plain).images,
-            render(pipe.autoencoder, xT, z, dtype=dtype, **plain).images,
+            render(pipe.autoencoder, x_T, z, dtype=word, **plain).images,
+            render(pipe.autoencoder, x_T, z, dtype=dtype, **plain).images,
         )
     assert torch.equal(pipe(x, (), 1, output_type="pt", dtype="no").images, pipe(x, (), 1, output_type="pt").images)
     with pytest.raises(ValueError, match="allowed: auto, no, bf16"):

@@ -92,23 +92,23 @@ def common(model, kind="linear"):
 @pytest.mark.parametrize("clip", [True, False])
 def test_render_equals_diffusers_ddim(oracle, n, clip, spacing):
     z = torch.randn(3, 12, generator=make_generator(1))
-    xT = random_xT(oracle, z, make_generator(2))
+    x_T = random_xT(oracle, z, make_generator(2))
     theirs = by_hand(
         DDIMScheduler(1000, clip_sample=clip, timestep_spacing=spacing, **common(oracle)),
         oracle,
-        xT,
+        x_T,
         z,
         n,
         use_clipped_model_output=True,
     )
-    assert relative(render(oracle, xT, z, n, clip=clip, spacing=spacing).images, theirs) < 1e-3
+    assert relative(render(oracle, x_T, z, n, clip=clip, spacing=spacing).images, theirs) < 1e-3
 
 
 def test_invert_equals_diffusers_inverse(v_oracle, faces):
     z = v_oracle.encode(faces)
     for n in (5, 20):
         theirs = by_hand(DDIMInverseScheduler(1000, clip_sample=False, **common(v_oracle)), v_oracle, faces, z, n)
-        assert relative(invert(v_oracle, faces, z, n, method="ddim_late", clip=False).xT, theirs) < 1e-4
+        assert relative(invert(v_oracle, faces, z, n, method="ddim_late", clip=False).x_T, theirs) < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -116,20 +116,20 @@ def test_invert_equals_diffusers_inverse(v_oracle, faces):
 )
 def test_solvers_equal_diffusers(v_oracle, method, kind):
     z = torch.randn(2, 12, generator=make_generator(1))
-    xT = random_xT(v_oracle, z, make_generator(2))
+    x_T = random_xT(v_oracle, z, make_generator(2))
     theirs = by_hand(
-        kind(1000, final_sigmas_type="sigma_min", timestep_spacing="linspace", **common(v_oracle)), v_oracle, xT, z, 8
+        kind(1000, final_sigmas_type="sigma_min", timestep_spacing="linspace", **common(v_oracle)), v_oracle, x_T, z, 8
     )
-    ours = render(v_oracle, xT, z, 8, method=method)
+    ours = render(v_oracle, x_T, z, 8, method=method)
     assert relative(ours.images, theirs) < 1e-3 and ours.network_calls == 8
     if method == "dpmsolver++":
-        assert torch.equal(few_step(v_oracle, xT, z, 8).images, ours.images)
+        assert torch.equal(few_step(v_oracle, x_T, z, 8).images, ours.images)
 
 
 def test_inverse_solver_equals_diffusers(v_oracle, faces):
     z = v_oracle.encode(faces)
     theirs = by_hand(DPMSolverMultistepInverseScheduler(1000, **common(v_oracle)), v_oracle, faces, z, 10)
-    assert relative(invert(v_oracle, faces, z, 10, method="dpmsolver++").xT, theirs) < 1e-3
+    assert relative(invert(v_oracle, faces, z, 10, method="dpmsolver++").x_T, theirs) < 1e-3
 
 
 def test_step_clips_as_diffusers_does_with_and_without_new_noise():
@@ -163,7 +163,7 @@ def test_levels_of_the_published_convention(v_oracle, faces):
         x900, v_oracle.denoise(x900, torch.tensor([900]), z), 900, 800, v_oracle.schedule, "v_prediction"
     ).pred_epsilon
     assert torch.allclose(last, eps, atol=1e-4)
-    assert render(v_oracle, up.xT, z, 10).timesteps == [900, 800, 700, 600, 500, 400, 300, 200, 100, 0, -1]
+    assert render(v_oracle, up.x_T, z, 10).timesteps == [900, 800, 700, 600, 500, 400, 300, 200, 100, 0, -1]
 
 
 def test_all_inversions_come_to_the_exact_flow(v_oracle, faces):
@@ -172,7 +172,7 @@ def test_all_inversions_come_to_the_exact_flow(v_oracle, faces):
         errors = []
         for n in (25, 250):
             up = invert(v_oracle, faces, z, n, method=method, clip=False)
-            errors.append(relative(up.xT, v_oracle.exact_xT(faces, z, min(up.timesteps[-1], 999))))
+            errors.append(relative(up.x_T, v_oracle.exact_xT(faces, z, min(up.timesteps[-1], 999))))
         assert errors[1] < errors[0] / 2 and errors[1] < 0.2, (method, errors)
 
 
@@ -211,7 +211,7 @@ def test_anderson_solves_a_linear_equation_in_few_steps():
 @pytest.mark.parametrize("method", INVERSIONS)
 def test_alone_equals_in_a_batch(net, faces, method):
     z = net.encode(faces).detach()
-    every, one = (invert(net, faces[k], z[k], 6, method=method).xT for k in (slice(None), slice(2, 3)))
+    every, one = (invert(net, faces[k], z[k], 6, method=method).x_T for k in (slice(None), slice(2, 3)))
     assert relative(every[2:3], one) < 1e-4
 
 
@@ -260,7 +260,7 @@ def test_trajectory_has_what_a_plot_needs(v_oracle, faces):
     z = v_oracle.encode(faces)
     t = render(v_oracle, faces, z, 6, return_trajectory=True)
     assert t.xs.shape == (7, 4, 3, 16, 16) and t.x0s.shape == (6, 4, 3, 16, 16) and len(t.timesteps) == 7
-    assert torch.equal(t.xs[0], t.xT) and torch.equal(t.xs[-1], t.images)
+    assert torch.equal(t.xs[0], t.x_T) and torch.equal(t.xs[-1], t.images)
     bare = render(v_oracle, faces, z, 6)
     assert isinstance(bare, Trajectory) and bare.xs is None and bare.x0s is None and torch.equal(bare.images, t.images)
 
@@ -315,7 +315,7 @@ def test_the_same_on_a_gpu(net, faces):
     net.cuda()
     up2, down2 = round_trip(net, faces.cuda(), 5, z=z.cuda(), method="fixed_point", iterations=2)
     net.cpu()
-    assert up2.xT.is_cuda and relative(down2.images.cpu(), down.images) < 1e-2
+    assert up2.x_T.is_cuda and relative(down2.images.cpu(), down.images) < 1e-2
 
 
 def test_timesteps():
@@ -332,7 +332,7 @@ def test_zero_terminal_snr_starts_from_pure_noise():
     assert out.timesteps[0] == 999 and torch.isfinite(out.images).all()
     x = smooth_images(2, seed=4)
     for method in ("ddim_late", "fixed_point"):
-        assert torch.isfinite(invert(model, x, model.encode(x), 1, method=method, spacing="trailing").xT).all()
+        assert torch.isfinite(invert(model, x, model.encode(x), 1, method=method, spacing="trailing").x_T).all()
 
 
 @pytest.mark.parametrize(
