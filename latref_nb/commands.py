@@ -29,29 +29,23 @@ from .autoencoder import PRESETS, DiffusionAutoencoder, from_preset
 from .checkpoints import WEIGHTS, one_line
 from .consistency import ABLATIONS, ForwardSettings, Frozen, StyleSettings, Weights, build_cache
 from .consistency import style_networks, train_ablations, train_styles as train_style_networks
-from latref_nb.core import (
-    CELEBA_TAGS,
-    PRECISIONS,
+from .checks import shown, unknown_name
+from latref_nb.files import (
     FileError,
-    TagSet,
     atomic_folder,
     atomic_write,
-    default_device,
-    image_files,
     make_folder,
-    make_generator,
-    passed_over,
     read_json,
-    resolve_precision,
     settle_folder,
     shipped_names,
     shipped_path,
-    shown,
-    unknown_name,
     user_path,
     write_error,
     write_json,
 )
+from .tags import CELEBA_TAGS, TagSet
+from .images import image_files, passed_over
+from .core import PRECISIONS, default_device, make_generator, resolve_precision
 from .datasets import cached, open_faces, write_celeba, write_celebamask_hq
 from .directions import METHODS, global_direction, global_edit, image_specific, label_reader, probe_accuracy
 from .faces import SynthFaces
