@@ -6,7 +6,7 @@
 __all__ = ['MOST_ENTRIES', 'FRACTIONS', 'LIMITS', 'TYPES', 'MOST_HEAD', 'DTYPES', 'FLOATS', 'WEIGHTS', 'CheckpointError',
            'one_line', 'whole_path', 'settled', 'check_settings', 'check_arguments', 'read_config', 'open_tensors',
            'read_head', 'check_head', 'not_finite', 'check_finite', 'read_tensors', 'at_most', 'blank', 'weights_name',
-           'weights_dtype', 'load_part', 'Network', 'refuse_saving']
+           'weights_dtype', 'load_part', 'refuse_saving', 'Network']
 
 # %% ../nbs/00f_checkpoints.ipynb #7bbfbad7
 import inspect
@@ -68,7 +68,7 @@ def settled(
 
 # %% ../nbs/00f_checkpoints.ipynb #f272c9a3
 MOST_ENTRIES = 16  # of a list of numbers in a config
-FRACTIONS = ("channel_mult", "enc_channel_mult", "dropout", "scale_offset")  # settings that need not be whole
+FRACTIONS = ("channel_mult", "enc_channel_mult", "dropout", "scale_offset")  # settings that need not be integers
 
 
 def _alike(low, high, *names):
@@ -184,17 +184,7 @@ def open_tensors(
             f"short; copy or download it again."
         ) from e
 
-
-def read_head(
-    path,  # of a safetensors file
-    what="weights",  # for messages
-):  # {name: (dtype, shape)}
-    "What a file holds, without reading its tensors."
-    with open_tensors(path, what) as f:
-        parts = {k: f.get_slice(k) for k in f.keys()}
-        return {k: (DTYPES.get(p.get_dtype()), tuple(p.get_shape())) for k, p in parts.items()}
-
-
+# %% ../nbs/00f_checkpoints.ipynb #c2ba1a95
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -208,6 +198,16 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # what weights may be stored as
+
+
+def read_head(
+    path,  # of a safetensors file
+    what="weights",  # for messages
+):  # {name: (dtype, shape)}
+    "What a file holds, without reading its tensors."
+    with open_tensors(path, what) as f:
+        parts = {k: f.get_slice(k) for k in f.keys()}
+        return {k: (DTYPES.get(p.get_dtype()), tuple(p.get_shape())) for k, p in parts.items()}
 
 # %% ../nbs/00f_checkpoints.ipynb #e4ea53d8
 def check_head(
@@ -249,7 +249,7 @@ def check_finite(
             f"good checkpoint."
         )
 
-
+# %% ../nbs/00f_checkpoints.ipynb #1619856f
 def read_tensors(
     path,  # of a safetensors file
     want=None,  # {name: tensor} to compare names, shapes and kinds with; None: take what there is
@@ -373,6 +373,27 @@ def load_part(
     part.register_to_config(_name_or_path=str(folder))
     return part.eval()
 
+# %% ../nbs/00f_checkpoints.ipynb #9f84e280
+def refuse_saving(
+    safe_serialization=True,  # False would write pickle
+    variant=None,  # "fp16" and the like
+    max_shard_size=None,  # anything but None would write several files
+    use_flashpack=False,  # another format of weights
+    **how,  # the other arguments of diffusers' `save_pretrained`, which do no harm
+):  # None, or a ValueError
+    "Refuse ways of saving from which nothing here is loaded."
+    weights_name(variant)
+    if not safe_serialization or use_flashpack:
+        raise ValueError(
+            "only safetensors can be loaded again, so nothing else is saved. Leave safe_serialization and "
+            "use_flashpack out."
+        )
+    if max_shard_size is not None:
+        raise ValueError(
+            f"max_shard_size={max_shard_size!r} came; a network is loaded from one file, so it is saved "
+            f"as one. Leave it out."
+        )
+
 # %% ../nbs/00f_checkpoints.ipynb #249636cf
 class Network(ModelMixin, ConfigMixin):
     "What all networks of the project are: settings within bounds, files that are checked, weights that are finite."
@@ -387,7 +408,7 @@ class Network(ModelMixin, ConfigMixin):
     def from_pretrained(
         cls,
         name,  # a folder, or a hub id
-        torch_dtype=None,
+        torch_dtype=None,  # of the weights, see `load_part`
         variant=None,  # see `load_part`
         **how,  # more of diffusers' arguments
     ):  # the network, in evaluation mode
@@ -400,26 +421,11 @@ class Network(ModelMixin, ConfigMixin):
     def save_pretrained(
         self,
         save_directory,  # folder
-        safe_serialization=True,
-        variant=None,  # only safetensors are written; see `load_part`
+        safe_serialization=True,  # only safetensors are written
+        variant=None,  # see `load_part`
         **how,  # more of diffusers' arguments
-    ):
+    ):  # None
         "Write config and weights; what could not be loaded again is refused."
         refuse_saving(safe_serialization, variant, **how)
         check_finite(self.state_dict(), type(self).__name__)
         return super().save_pretrained(save_directory, variant=variant, **how, max_shard_size=2**62)
-
-
-def refuse_saving(safe_serialization=True, variant=None, max_shard_size=None, use_flashpack=False, **how):
-    "Refuse ways of saving from which nothing here is loaded."
-    weights_name(variant)
-    if not safe_serialization or use_flashpack:
-        raise ValueError(
-            "only safetensors can be loaded again, so nothing else is saved. Leave safe_serialization and "
-            "use_flashpack out."
-        )
-    if max_shard_size is not None:
-        raise ValueError(
-            f"max_shard_size={max_shard_size!r} came; a network is loaded from one file, so it is saved "
-            f"as one. Leave it out."
-        )

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'from_uint8', 'to_uint8', 'to_numpy', 'to_pil', 'load_image', 'load_images', 'save_image',
-           'check_images', 'default_device', 'has_bf16', 'default_dtype', 'PrecisionWarning', 'bf16_factor',
-           'check_precision', 'resolve_precision', 'autocast_dtype', 'make_generator', 'randn', 'batched']
+           'check_images', 'default_device', 'has_bf16', 'PrecisionWarning', 'bf16_factor', 'check_precision',
+           'resolve_precision', 'autocast_dtype', 'make_generator', 'randn', 'batched']
 
 # %% ../nbs/00e_core.ipynb #307bf326
 import io
@@ -222,13 +222,6 @@ def has_bf16(
     if kind == "cuda":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     return kind == "cpu" and _cpu_bf16()
-
-# %% ../nbs/00e_core.ipynb #c01f58b0
-def default_dtype(
-    device,  # torch.device, or its name
-):  # torch.bfloat16 on a CUDA GPU that has it, else torch.float32
-    "The dtype to run networks in."
-    return torch.bfloat16 if torch.device(device).type == "cuda" and has_bf16(device) else torch.float32
 
 # %% ../nbs/00e_core.ipynb #5b1c0a06
 PRECISIONS = ("auto", "no", "bf16")  # what `precision` may be: by the machine, float32, bfloat16 autocast
