@@ -14,8 +14,9 @@ from fastcore.script import call_parse
 
 from latref_nb.autoencoder import from_preset
 from latref_nb.autoencoder_training import AutoencoderTask, linear_probe
-from latref_nb.core import atomic_write
-from latref_nb.datasets import cached
+from latref_nb.files import atomic_write
+from latref_nb.files import atomic_write
+from latref_nb.cache import cached
 from latref_nb.faces import SynthFaces
 from latref_nb.training import fit
 

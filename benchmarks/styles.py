@@ -6,12 +6,13 @@ from statistics import median
 import torch
 from common import Row, ratio, side_by_side
 
-from latref_nb.consistency import HOW, ForwardSettings, Frozen, StyleTask, build_cache, forward_pass, style_networks
+from latref_nb.consistency import HOW, StyleTask, style_networks
+from latref_nb.removal import ForwardSettings, Frozen, build_cache, forward_pass
 from latref_nb.core import make_generator
 from latref_nb.faces import SynthFaces
 from latref_nb.pipeline import Edit, LatRefPipeline
 from latref_nb.sampling import invert, render, round_trip
-from latref_nb.training import StepGenerator
+from latref_nb.resuming import StepGenerator
 
 PUBLISHED = 100  # steps each way in the published loop
 BATCH, MANY = 8, 16  # faces of a training step; edits at once

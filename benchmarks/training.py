@@ -9,7 +9,7 @@ from diffusers.training_utils import EMAModel
 
 from latref_nb.autoencoder_training import AutoencoderTask
 from latref_nb.core import autocast_dtype
-from latref_nb.datasets import cached
+from latref_nb.cache import cached
 from latref_nb.faces import SynthFaces
 from latref_nb.resuming import StepGenerator, batch_indices, batches
 from latref_nb.training import Run, Settings

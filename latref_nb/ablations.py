@@ -24,21 +24,16 @@ from tqdm.auto import tqdm
 
 from .checkpoints import CheckpointError, Network, one_line, open_tensors, read_tensors, whole_path
 from .consistency import HOW, StyleSettings, StyleTask, Weights, style_networks, style_readers
-from latref_nb.core import (
-    FileError,
-    atomic_write,
-    from_uint8,
-    make_folder,
-    read_json,
-    shipped_path,
-    to_uint8,
-    unknown_name,
-)
-from .directions import global_direction, tag_list, tag_set
+from .checks import unknown_name
+from .core import from_uint8, to_uint8
+from .files import FileError, atomic_write, make_folder, read_json, shipped_path
+from .directions import global_direction
+from .tags import tag_list, tag_set
 from .removal import CacheWarning, Frozen
 from .sampling import invert, render
 from .styles import StyleCode
-from .training import StepGenerator, fit
+from .resuming import StepGenerator
+from .training import fit
 
 # %% ../nbs/11b_ablations.ipynb #0d743775
 @dataclass

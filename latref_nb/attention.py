@@ -19,8 +19,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from .checkpoints import CheckpointError, one_line, whole_path
-from .core import atomic_write, file_size, unknown_name
-from .faces import CLASSES
+from .checks import unknown_name
+from .files import atomic_write, file_size
+from .drawing import CLASSES
 from .modulation import style_attention_layers
 from .plots import as_pictures, image_grid
 from .unet import attention_weights

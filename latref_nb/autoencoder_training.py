@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .core import SHARE, WEIGHT, WHOLE, check_ranges
-from .datasets import labelled_as
+from .checks import SHARE, WEIGHT, WHOLE, check_ranges
+from .cache import labelled_as
 from .resuming import StepGenerator, step_seed
 from .schedule import WEIGHTINGS, add_noise, loss_weight, predict_x0, training_target
 from .training import fit

@@ -12,7 +12,10 @@ import torch
 from fastcore.basics import patch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
-from .core import CELEBA_TAGS, SHARE, atomic_write, check_range, file_size, from_uint8, to_uint8, user_path
+from .checks import SHARE, check_range
+from .core import from_uint8, to_uint8
+from .files import atomic_write, file_size, user_path
+from .tags import CELEBA_TAGS
 from .datasets import FacesWarning, _count
 
 # %% ../nbs/01c_cache.ipynb #a8d29c69

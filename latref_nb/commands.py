@@ -27,51 +27,43 @@ from tqdm.auto import tqdm
 from . import training
 from .autoencoder import PRESETS, DiffusionAutoencoder, from_preset
 from .checkpoints import WEIGHTS, one_line
-from .consistency import ABLATIONS, ForwardSettings, Frozen, StyleSettings, Weights, build_cache
-from .consistency import style_networks, train_ablations, train_styles as train_style_networks
-from latref_nb.core import (
-    CELEBA_TAGS,
-    PRECISIONS,
+from .ablations import ABLATIONS
+from .consistency import StyleSettings, Weights
+from .removal import ForwardSettings, Frozen, build_cache
+from .ablations import train_ablations
+from .consistency import style_networks, train_styles as train_style_networks
+from .checks import shown, unknown_name
+from latref_nb.files import (
     FileError,
-    TagSet,
     atomic_folder,
     atomic_write,
-    default_device,
-    image_files,
     make_folder,
-    make_generator,
-    passed_over,
     read_json,
-    resolve_precision,
     settle_folder,
     shipped_names,
     shipped_path,
-    shown,
-    unknown_name,
     user_path,
     write_error,
     write_json,
 )
-from .datasets import cached, open_faces, write_celeba, write_celebamask_hq
+from .tags import CELEBA_TAGS, TagSet
+from .images import image_files, passed_over
+from .core import PRECISIONS, default_device, make_generator, resolve_precision
+from .cache import cached
+from .datasets import open_faces, write_celeba, write_celebamask_hq
 from .directions import METHODS, global_direction, global_edit, image_specific, label_reader, probe_accuracy
 from .faces import SynthFaces
-from latref_nb.metrics import (
-    HELD_OUT_SEED,
-    RECIPES,
-    evaluate,
-    gather_sources,
-    load_judges,
-    load_network,
-    print_table,
-    train_network,
-)
-from .metrics import METHODS as ROWS
+from .judges import HELD_OUT_SEED, RECIPES, load_judges, load_network, train_network
+from .metrics import evaluate, gather_sources, print_table
+from .directions import METHODS as ROWS
 from .masks import MaskWeights, train_mask as fit_mask
 from .modulation import StyleModulation
 from .official import LATREF_PRESETS, load_diffae, load_latref
 from .official import latref_networks
-from .pipeline import Edit, LatRefPipeline, edit_files, encode_dataset, fit_pipeline, load_part
-from .pipeline import MOST_SEED, PARTS, own_products
+from .checkpoints import load_part
+from .pipeline import Edit, LatRefPipeline, edit_files, encode_dataset, fit_pipeline
+from .drawing import PARTS
+from .pipeline import MOST_SEED, own_products
 from .perceptual import PerceptualNet, load_perceptual
 from .plots import image_strip, save_figure
 from .sampling import INVERSIONS

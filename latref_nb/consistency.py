@@ -15,8 +15,10 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .core import COUNT, SHARE, WEIGHT, WHOLE, check_fields, from_uint8
-from .directions import head_losses, tag_list
+from .checks import COUNT, SHARE, WEIGHT, WHOLE, check_fields
+from .core import from_uint8
+from .directions import head_losses
+from .tags import tag_list
 from .modulation import StyleModulation
 from .removal import Frozen, StyleCache, build_cache, weights_key
 from .schedule import add_noise, predict_x0

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import latref_nb
-from .core import atomic_write, make_folder, unknown_name, when_right
+from .checks import unknown_name, when_right
+from .files import atomic_write, make_folder
 
 # %% ../nbs/18_course.ipynb #bc0b9bd0
 STAYS = ("16_official",)  # read on the site or in a checkout; needs files of the repository
@@ -378,7 +379,7 @@ AFTERNOON = (
     Question(
         "How does a picture keep its noise when others are edited beside it?",
         "By a *list of generators*, one for each picture.",
-        "00_core",
+        "00e_core",
         "Random numbers you can have again",
     ),
     Question(

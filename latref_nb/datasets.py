@@ -7,18 +7,30 @@ __all__ = ['AnnotationError', 'FacesWarning', 'read_attributes', 'labels_of', 'I
            'open_faces', 'write_celebamask_hq', 'write_celeba']
 
 # %% ../nbs/01b_datasets.ipynb #457591ae
-import csv, hashlib, importlib, io, os, re, unicodedata, warnings
+import csv
+import hashlib
+import importlib
+import io
+import os
+import re
+import unicodedata
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image
 from fastcore.basics import patch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
-from .core import CELEBA_TAGS, ImageError, TagSet, atomic_write, file_size, image_files, load_image, nearest
-from .core import passed_over, read_json, save_image, shown, to_uint8, unknown_name, user_path, write_json
-from .faces import CLASSES
+
+from .checks import SHARE, check_range, nearest, shown, unknown_name
+from .core import load_image, save_image, to_uint8
+from .drawing import CLASSES
+from .files import atomic_write, file_size, read_json, user_path, write_json
+from .images import ImageError, image_files, passed_over
+from .tags import CELEBA_TAGS, TagSet
 
 # %% ../nbs/01b_datasets.ipynb #857a3cc8
 class AnnotationError(ValueError):

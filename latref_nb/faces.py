@@ -7,12 +7,14 @@ __all__ = ['CORRELATED', 'Factors', 'uniforms', 'draw_labels', 'draw_factors', '
 
 # %% ../nbs/01a_faces.ipynb #5249829c
 from dataclasses import dataclass
+
 import torch
 from fastcore.basics import patch
 from torch.utils.data import Dataset
-from .core import CELEBA_TAGS, TagSet
-from .drawing import *  # the painter's names can be had from here too
+
+from .drawing import *
 from .drawing import CLASSES, IDENTITY, NUISANCE, STYLES, draw
+from .tags import CELEBA_TAGS, TagSet
 
 # %% ../nbs/01a_faces.ipynb #d5f1bd9e
 @dataclass

@@ -14,19 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .checkpoints import Network, load_part, not_finite, one_line
-from latref_nb.core import (
-    ABOVE,
-    CELEBA_TAGS,
-    COUNT,
-    check_range,
-    check_ranges,
-    make_generator,
-    nearest,
-    shipped_path,
-)
-from .datasets import cached
-from .directions import head_losses, probe_accuracy, tag_list, tag_set
-from .faces import STYLES, Factors, SynthFaces, draw_factors, render_faces
+from .checks import ABOVE, COUNT, check_range, check_ranges, nearest
+from .core import make_generator
+from .files import shipped_path
+from .tags import CELEBA_TAGS
+from .cache import cached
+from .directions import head_losses, probe_accuracy
+from .tags import tag_list, tag_set
+from .drawing import STYLES
+from .faces import Factors, SynthFaces, draw_factors, render_faces
 from latref_nb.perceptual import (
     FaceTrunk,
     FactorFaces,

@@ -14,9 +14,10 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from .checkpoints import Network
+from .checks import WEIGHT, check_fields, check_range
+from .core import from_uint8
 from .removal import Frozen, weights_key
-from .core import WEIGHT, check_fields, check_range, from_uint8
-from .directions import tag_list, tag_set
+from .tags import tag_list, tag_set
 from .training import fit
 
 # %% ../nbs/11c_masks.ipynb #cadd42be

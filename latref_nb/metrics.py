@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import judges as _judges
-from .core import atomic_write, batched, make_generator, nearest, randn, resolve_precision
+from .checks import nearest
+from .core import batched, make_generator, randn, resolve_precision
+from .files import atomic_write
 from .directions import edit_scores, label_reader, probe_accuracy
 from .faces import SynthFaces, render_faces
 from .judges import HELD_OUT_SEED, check_seed, gallery_factors, load_judges, rank_one

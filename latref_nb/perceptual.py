@@ -8,9 +8,10 @@ __all__ = ['FaceTrunk', 'face_head', 'fit_size', 'soften', 'roughen', 'Perceptua
 
 # %% ../nbs/08a_perceptual.ipynb #29012af7
 from .checkpoints import Network, load_part
-from .core import CELEBA_TAGS, shipped_path
-from .directions import head_losses, tag_list, tag_set
-from .faces import STYLES
+from .files import shipped_path
+from .tags import CELEBA_TAGS, tag_list, tag_set
+from .directions import head_losses
+from .drawing import STYLES
 
 import torch
 import torch.nn.functional as F

@@ -27,25 +27,14 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from .checkpoints import open_tensors
-from latref_nb.core import (
-    COUNT,
-    SEED,
-    SHARE,
-    atomic_write,
-    check_fields,
-    check_precision,
-    from_uint8,
-    make_folder,
-    make_generator,
-    resolve_precision,
-    to_uint8,
-    unknown_name,
-)
-from .datasets import labelled_as
+from .checks import COUNT, SEED, SHARE, check_fields, unknown_name
+from .core import check_precision, from_uint8, make_generator, resolve_precision, to_uint8
+from .files import atomic_write, make_folder
+from .cache import labelled_as
 from .directions import edit_code, label_reader
 from .perceptual import load_perceptual
 from .sampling import INVERSIONS, invert, render
-from .training import step_seed
+from .resuming import step_seed
 
 # %% ../nbs/11_removal.ipynb #913fb068
 TRAIN_CRITIC = "Train one on these tags (latref_train perceptual --data FOLDER --tags FILE) and give it as critic."

@@ -22,17 +22,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from .checkpoints import CheckpointError, one_line
-from latref_nb.core import (
-    PRECISIONS,
-    WEIGHT,
-    WHOLE,
-    FileError,
-    check_ranges,
-    make_folder,
-    read_json,
-    shown,
-    write_error,
-)
+from .checks import WEIGHT, WHOLE, check_ranges, shown
+from .core import PRECISIONS
+from .files import FileError, make_folder, read_json, write_error
 
 # %% ../nbs/06a_resuming.ipynb #7caa24c9
 def step_seed(

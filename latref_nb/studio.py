@@ -18,20 +18,10 @@ from fastcore.basics import patch
 from .ablations import Stages, load_stages
 from .core import make_generator
 from .directions import edit_scores, label_reader
-from latref_nb.explore import (
-    ClickPicture,
-    Downloads,
-    Explorer,
-    Live,
-    TagExplorer,
-    Wish,
-    bench_of,
-    columns,
-    guidances,
-    having,
-)
+from .explore import ClickPicture, Downloads, Explorer, Live, TagExplorer, bench_of, columns, guidances, having
+from .metrics import Wish
 from .explore import labelled, menu, page, pictured, sheet, titled, without_styles, wrapped
-from .metrics import load_judges
+from .judges import load_judges
 from .plots import FramePlayer, figure_png, image_grid, image_strip, line_plot, new_figure
 from .styles import load_styles, save_styles
 from matplotlib.ticker import LogLocator, NullLocator

@@ -29,25 +29,10 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .checkpoints import CheckpointError, one_line, read_head, read_tensors
-from latref_nb.core import (
-    ABOVE,
-    COUNT,
-    SEED,
-    SHARE,
-    WEIGHT,
-    WHOLE,
-    FileError,
-    atomic_folder,
-    atomic_write,
-    check_fields,
-    check_precision,
-    file_size,
-    read_json,
-    resolve_precision,
-    settle_folder,
-    write_error,
-)
-from .datasets import provenance
+from .checks import ABOVE, COUNT, SEED, SHARE, WEIGHT, WHOLE, check_fields
+from .core import check_precision
+from .files import FileError, atomic_folder, atomic_write, file_size, read_json, settle_folder, write_error
+from .cache import provenance
 from latref_nb.resuming import (
     LOCK,
     Interrupted,

@@ -5,12 +5,14 @@ import torch
 
 from latref_nb.ablations import ablated_task
 from latref_nb.autoencoder import DiffusionAutoencoder
-from latref_nb.core import CELEBA_TAGS, make_generator
-from latref_nb.datasets import TensorFaces
-from latref_nb.directions import fit_classifiers, tag_list
+from latref_nb.core import make_generator
+from latref_nb.tags import CELEBA_TAGS
+from latref_nb.cache import TensorFaces
+from latref_nb.directions import fit_classifiers
+from latref_nb.tags import tag_list
 from latref_nb.perceptual import PerceptualNet
 from latref_nb.removal import ForwardSettings, Frozen, StyleCache, build_cache
-from latref_nb.training import StepGenerator
+from latref_nb.resuming import StepGenerator
 
 
 torch.set_num_threads(1)

@@ -18,7 +18,7 @@ from latref_nb.ablations import (
     train_ablations,
 )
 from latref_nb.consistency import train_styles
-from latref_nb.core import CELEBA_TAGS
+from latref_nb.tags import CELEBA_TAGS
 from latref_nb.removal import CacheWarning
 
 torch.set_num_threads(1)

@@ -21,7 +21,8 @@ from latref_nb.attention import (
     recordable_layers,
     save_attention,
 )
-from latref_nb.faces import CLASSES, SynthFaces
+from latref_nb.drawing import CLASSES
+from latref_nb.faces import SynthFaces
 from latref_nb.pipeline import Edit, LatRefPipeline
 from latref_nb.unet import attend, attend_and_keep, use_processor
 from latref_nb.modulation import style_attention_layers

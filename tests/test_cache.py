@@ -3,7 +3,8 @@
 import pytest, torch
 from latref_nb import cache as C
 from latref_nb import datasets as D
-from latref_nb.core import CELEBA_TAGS, Tag, TagSet, save_image
+from latref_nb.core import save_image
+from latref_nb.tags import CELEBA_TAGS, Tag, TagSet
 from latref_nb.faces import SynthFaces
 from test_datasets import FACES, PICTURES, layouts, little_room, quietly  # noqa: F401 (a fixture)
 

@@ -36,10 +36,11 @@ from latref_nb.consistency import (
     style_readers,
     train_styles,
 )
-from latref_nb.core import CELEBA_TAGS, from_uint8, make_generator
+from latref_nb.core import from_uint8, make_generator
+from latref_nb.tags import CELEBA_TAGS
 from latref_nb.masks import MaskWeights, train_mask
 from latref_nb.removal import ForwardSettings, StyleCache, build_cache
-from latref_nb.training import StepGenerator
+from latref_nb.resuming import StepGenerator
 
 torch.set_num_threads(1)
 

@@ -9,30 +9,10 @@ from PIL import Image
 from repo import HANG, wait_for
 from latref_nb.attention import overlay, record_attention
 from latref_nb.ablations import Stages, save_stages
-from latref_nb.explore import (
-    COMPARE,
-    AttentionExplorer,
-    Bench,
-    ClickPicture,
-    Downloads,
-    EditExplorer,
-    Face,
-    FaceChooser,
-    Wish,
-    Worker,
-    attention_view,
-    bars_html,
-    guidances,
-    having,
-    png_bytes,
-    sheet,
-    strangeness,
-    true_face,
-    walk_noise,
-    without_styles,
-)
+from latref_nb.explore import COMPARE, AttentionExplorer, Bench, ClickPicture, Downloads, EditExplorer, Face, FaceChooser, Worker, attention_view, bars_html, guidances, having, png_bytes, sheet, strangeness, true_face, walk_noise, without_styles
+from latref_nb.metrics import Wish
 from latref_nb.faces import SynthFaces
-from latref_nb.metrics import load_judges
+from latref_nb.judges import load_judges
 from latref_nb.pipeline import Edit, LatRefPipeline
 from latref_nb.studio import (
     ConsistencyExplorer,

@@ -3,19 +3,10 @@
 import hashlib
 import pytest, torch
 from latref_nb import drawing, faces
-from latref_nb.core import CELEBA_TAGS, TagSet
-from latref_nb.faces import (
-    CLASSES,
-    IDENTITY,
-    NUISANCE,
-    STYLES,
-    SynthFaces,
-    draw_factors,
-    draw_labels,
-    render_faces,
-    render_masks,
-    uniforms,
-)
+from latref_nb.tags import CELEBA_TAGS, TagSet
+from latref_nb.tags import CELEBA_TAGS, TagSet
+from latref_nb.drawing import CLASSES, IDENTITY, NUISANCE, STYLES
+from latref_nb.faces import SynthFaces, draw_factors, draw_labels, render_faces, render_masks, uniforms
 
 
 @pytest.fixture(scope="module")

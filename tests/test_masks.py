@@ -10,7 +10,7 @@ from latref_nb.faces import SynthFaces
 from latref_nb.masks import MaskTask, MaskWeights, PictureMask, train_mask
 from latref_nb.metrics import edited_pictures, rows_at_hand
 from latref_nb.pipeline import Edit, LatRefPipeline
-from latref_nb.training import StepGenerator
+from latref_nb.resuming import StepGenerator
 from style_case import style_pipeline
 from consistency_case import FIT, batch_of, cache, classifiers, frozen  # noqa: F401 (fixtures)
 

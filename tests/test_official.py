@@ -20,7 +20,8 @@ from latref_nb.official import (
     read_checkpoint,
     released_tensors,
 )
-from latref_nb.pipeline import CheckpointError, Edit, LatRefPipeline
+from latref_nb.checkpoints import CheckpointError
+from latref_nb.pipeline import Edit, LatRefPipeline
 from latref_nb.sampling import invert, render
 
 FIXTURES = Path(__file__).parent / "fixtures"

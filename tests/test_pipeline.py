@@ -9,25 +9,15 @@ import torch
 from PIL import Image
 from latref_nb import pipeline
 from latref_nb.autoencoder import DiffusionAutoencoder
-from latref_nb.core import CELEBA_TAGS, ImageError, Tag, TagSet, load_image, make_generator
+from latref_nb.tags import CELEBA_TAGS, Tag, TagSet
+from latref_nb.images import ImageError
+from latref_nb.core import load_image, make_generator
 from latref_nb.directions import ValueClassifier, fit_classifiers
-from latref_nb.faces import CLASSES, SynthFaces
+from latref_nb.drawing import CLASSES
+from latref_nb.faces import SynthFaces
 from latref_nb.modulation import StyleModulation
-from latref_nb.pipeline import (
-    CheckpointError,
-    Edit,
-    LatRefOutput,
-    LatRefPipeline,
-    class_mask,
-    edit_files,
-    edit_regions,
-    encode_dataset,
-    fit_pipeline,
-    join_images,
-    load_mask,
-    load_part,
-    own_products,
-)
+from latref_nb.checkpoints import CheckpointError, load_part
+from latref_nb.pipeline import Edit, LatRefOutput, LatRefPipeline, class_mask, edit_files, edit_regions, encode_dataset, fit_pipeline, join_images, load_mask, own_products
 from latref_nb.sampling import round_trip
 from latref_nb.styles import LatentMapper, ReferenceExtractor, StyleCode
 

@@ -25,11 +25,13 @@ from consistency_case import (
 from latref_nb.ablations import train_ablations
 from latref_nb.autoencoder import DiffusionAutoencoder
 from latref_nb.consistency import StyleTask, style_networks, style_readers, train_styles
-from latref_nb.core import CELEBA_TAGS, Tag, TagSet, from_uint8, make_generator
-from latref_nb.datasets import TensorFaces
-from latref_nb.directions import ValueClassifier, fit_classifiers, tag_list
+from latref_nb.core import from_uint8, make_generator
+from latref_nb.tags import CELEBA_TAGS, Tag, TagSet
+from latref_nb.cache import TensorFaces
+from latref_nb.directions import ValueClassifier, fit_classifiers
+from latref_nb.tags import tag_list
 from latref_nb.masks import MaskWeights, train_mask
-from latref_nb.metrics import train_network
+from latref_nb.judges import train_network
 from latref_nb.perceptual import PerceptualNet
 from latref_nb.removal import (
     CacheWarning,

@@ -22,19 +22,13 @@ import latref_nb.training as training
 from latref_nb.autoencoder import DiffusionAutoencoder
 from latref_nb.autoencoder_training import AutoencoderTask, linear_probe, tag_loss, train_autoencoder
 from latref_nb.checkpoints import CheckpointError
-from latref_nb.core import CELEBA_TAGS, Tag, TagSet, save_image
-from latref_nb.datasets import cached, open_faces, provenance
+from latref_nb.tags import CELEBA_TAGS, Tag, TagSet
+from latref_nb.core import save_image
+from latref_nb.cache import cached, provenance
+from latref_nb.datasets import open_faces
 from latref_nb.schedule import add_noise, loss_weight, predict_x0, training_target
-from latref_nb.training import (
-    Average,
-    Interrupted,
-    StepGenerator,
-    TrainingError,
-    batch_indices,
-    ema_weights,
-    fit,
-    lr_factor,
-)
+from latref_nb.resuming import Interrupted, StepGenerator, TrainingError, batch_indices
+from latref_nb.training import Average, ema_weights, fit, lr_factor
 from repo import HANG
 from training_case import HOW, Curve, Points
 
