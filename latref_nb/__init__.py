@@ -3,7 +3,7 @@ __version__ = "0.1.0"
 from functools import lru_cache
 from importlib import import_module
 
-_PUBLIC = {"LatRefPipeline": "pipeline", "LatRefOutput": "pipeline", "Edit": "pipeline", "StyleCode": "styles", "SynthFaces": "faces",
+_PUBLIC = {"LatRefPipeline": "pipeline", "LatRefOutput": "pipeline", "Edit": "edits", "StyleCode": "styles", "SynthFaces": "faces",
            "Tag": "core", "TagSet": "core", "load_image": "core", "save_image": "core", "record_attention": "attention", "evaluate": "metrics"}
 
 

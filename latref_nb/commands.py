@@ -53,7 +53,8 @@ from latref_nb.core import (
     write_json,
 )
 from .datasets import cached, open_faces, write_celeba, write_celebamask_hq
-from .directions import METHODS, global_direction, global_edit, image_specific, label_reader, probe_accuracy
+from .directions import METHODS, label_reader, probe_accuracy
+from .edits import GUIDANCES
 from .faces import SynthFaces
 from latref_nb.metrics import (
     HELD_OUT_SEED,
@@ -829,14 +830,9 @@ def _options(pairs):
     return out
 
 
-def _defaults(*functions):
-    "{name: default} of the settings of functions; what they work on has none."
-    found = [p for f in functions for p in inspect.signature(f).parameters.values()]
-    own = ("generator", "held", "source", "strength")  # of a call, not of a method
-    return {p.name: p.default for p in found if p.default is not p.empty and p.name not in own}
-
-
-_method_settings = dict(zip(METHODS, (_defaults(global_edit, global_direction), _defaults(image_specific))))
+_method_settings = {
+    m: {k: v for k, v in GUIDANCES[m].settings.items() if k != "source"} for m in METHODS
+}  # a direction's arguments, but for the value a face has now
 
 
 def second_opinion(

@@ -48,7 +48,7 @@ from latref_nb.perceptual import (
     roughen,
     soften,
 )
-from .pipeline import Edit
+from .edits import NEEDS, Edit
 from .training import fit
 
 import torch
@@ -632,12 +632,12 @@ METHODS = (
     "oracle",
 )
 NETS = {
-    "global_direction": ("linear",),
-    "global_direction_kept": ("linear", "picture_mask"),
-    "image_specific": ("mlp",),
-    "latent": ("modulation", "mapper"),
-    "reference": ("modulation", "extractor"),
-    "reference_whole": ("modulation", "extractor", "picture_mask"),
+    "global_direction": NEEDS["global_direction"],
+    "global_direction_kept": (*NEEDS["global_direction"], "picture_mask"),
+    "image_specific": NEEDS["image_specific"],
+    "latent": NEEDS["seed"],
+    "reference": NEEDS["reference"],
+    "reference_whole": (*NEEDS["reference"], "picture_mask"),
 }  # what a row needs
 
 
