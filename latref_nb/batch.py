@@ -119,7 +119,7 @@ def free_names(
 
     return name_of
 
-# %% ../nbs/12b_batch.ipynb #0a2f67cb
+# %% ../nbs/12b_batch.ipynb #12702282
 def _error_row(file, e):
     "What is said of a file that was not edited: one line that names it."
     said = shown(e if isinstance(e, ImageError) else " ".join(str(e).split()) or type(e).__name__, 500)
@@ -143,7 +143,7 @@ def _edit_some(pipe, images, seeds, edits, how):
     result = pipe(torch.stack(images), edits, generator=generator, output_type="pt", **how)
     return result, pipe.read(pipe.encode(result.images))
 
-
+# %% ../nbs/12b_batch.ipynb #0a2f67cb
 def _write_pair(x, before, name, out):
     "Write an edited image (3,S,S) and the strip of before and after, both or neither: the beginning of a row."
     row = {"edited": name + PRODUCTS[0], "strip": name + PRODUCTS[1]}

@@ -114,29 +114,39 @@ class Parts(DiffusionPipeline):
         for m in self.parts.values():
             m.eval().requires_grad_(False)
 
-    def to(self, *args, **kwargs):
-        "As diffusers' `to`; all but the autoencoder is small and stays in float32."
-        super().to(*args, **kwargs)
-        for k, m in self.parts.items():
-            if k != "autoencoder":
-                m.float()
-        return self
+# %% ../nbs/11d_parts.ipynb #565e41b0
+@patch
+def to(self: Parts, *args, **kwargs):
+    "As diffusers' `to`; all but the autoencoder is small and stays in float32."
+    DiffusionPipeline.to(self, *args, **kwargs)
+    for k, m in self.parts.items():
+        if k != "autoencoder":
+            m.float()
+    return self
 
-    @property
-    def parts(self):  # {name: network}: those that are there
-        return {k: m for k, m in self.components.items() if m is not None}
 
-    @property
-    def classifiers(self):  # {name: ValueClassifier}
-        return {k: m for k, m in self.parts.items() if k in ("linear", "mlp")}
+@patch(as_prop=True)
+def parts(self: Parts):  # {name: network}
+    "The networks that are there."
+    return {k: m for k, m in self.components.items() if m is not None}
 
-    @property
-    def tags(self):  # TagSet: what can be edited
-        return next(m for k, m in self.parts.items() if k != "autoencoder").tags
 
-    @property
-    def size(self):  # of the images: pixels on a side
-        return self.autoencoder.config.image_size
+@patch(as_prop=True)
+def classifiers(self: Parts):  # {name: ValueClassifier}
+    "Those that read tags off codes."
+    return {k: m for k, m in self.parts.items() if k in ("linear", "mlp")}
+
+
+@patch(as_prop=True)
+def tags(self: Parts):  # TagSet
+    "What can be edited."
+    return next(m for k, m in self.parts.items() if k != "autoencoder").tags
+
+
+@patch(as_prop=True)
+def size(self: Parts):  # pixels on a side
+    "Of the images."
+    return self.autoencoder.config.image_size
 
 # %% ../nbs/11d_parts.ipynb #620ec265
 def check_parts(
@@ -257,7 +267,7 @@ def checkpoint_folder(
     said = (f"{name}: no such folder, and no shipped pipeline has this name.", near, f"Shipped: {shipped}.")
     raise CheckpointError(" ".join(o for o in said if o))
 
-
+# %% ../nbs/11d_parts.ipynb #640159db
 def _from_hub(name, variant=None, **hub):
     "Fetch a checkpoint from the model hub."
     from huggingface_hub import snapshot_download
@@ -313,7 +323,7 @@ def from_pretrained(
     whole.register_to_config(_name_or_path=str(name))
     return whole
 
-# %% ../nbs/11d_parts.ipynb #b9c3be7c
+# %% ../nbs/11d_parts.ipynb #51e9ac88
 def _in_use(path):
     "Whether a folder must stay itself: one stands in it, or it holds what is neither a file nor one of our parts."
     place, here = path.resolve(), Path.cwd().resolve()
@@ -342,7 +352,7 @@ def saving_into(
             if p.is_file() and not (tmp / p.name).exists():
                 shutil.copyfile(p, tmp / p.name)
 
-
+# %% ../nbs/11d_parts.ipynb #b9c3be7c
 @patch
 def save_pretrained(
     self: Parts,
@@ -407,7 +417,7 @@ def _head(self: Parts, feats):
     with sampling_mode(self.autoencoder):
         return self.autoencoder.head(feats.to(self.autoencoder.dtype)).float()
 
-# %% ../nbs/11d_parts.ipynb #331f27cc
+# %% ../nbs/11d_parts.ipynb #ba8c5d1b
 def repeat_each(
     o,  # tensor or StyleCode (n,…), or None
     k,  # how often each
@@ -417,7 +427,7 @@ def repeat_each(
         return o
     return o[torch.arange(len(o)).repeat_interleave(k)]
 
-
+# %% ../nbs/11d_parts.ipynb #331f27cc
 @dataclass
 class Encoded:
     "Images and what the encoder says of them: all that edits start from."

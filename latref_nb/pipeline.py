@@ -366,7 +366,7 @@ def _repeated(way, k):
 
 
 @patch
-def _start(self: LatRefPipeline, plan, n, x_T, generator, **how):
+def _up(self: LatRefPipeline, plan, n, x_T, generator, **how):
     "The noise to render from (B·k,3,S,S), and the Trajectory of the inversion that found it, or None."
     z = plan.zs[0]
     if x_T is None:
@@ -378,29 +378,23 @@ def _start(self: LatRefPipeline, plan, n, x_T, generator, **how):
 
 
 @patch
-def _ways(
-    self: LatRefPipeline, plan, n, render, x_T, generator, callback, return_trajectory, method="ddim", dtype=None
-):
-    "Up from the images to noise, unless it is given, and down to pictures: the noise and both Trajectories, or None."
-    with self.progress_bar(total=n * ((x_T is None) + render)) as bar:
+def _down(self: LatRefPipeline, plan, n, x_T, up, step, **how):
+    "From noise to the pictures of a plan: a Trajectory; `step` is called after each step."
+    if plan.blend is None:
+        return sampling.render(self.autoencoder, x_T, plan.zs[-1], n, callback_on_step_end=step, **how)
+    path = source_path(repeat_each(plan.source.x, plan.k), x_T, up, self.autoencoder.schedule)
+    return render_blend(self.autoencoder, x_T, replace(plan.blend, source=path), n, step, **how)
 
-        def step(i, t, state):
-            bar.update()
-            return callback(self, i, t, state) if callback else None
 
-        keep_steps = return_trajectory or plan.blend is not None
-        silent = lambda *_: bar.update() and None
-        start, up = self._start(
-            plan, n, x_T, generator, callback_on_step_end=silent, dtype=dtype, return_trajectory=keep_steps
-        )
-        how = dict(dtype=dtype, return_trajectory=return_trajectory, method=method)
-        if not render:
-            return start, up, None
-        if plan.blend is None:
-            how["callback_on_step_end"] = step
-            return start, up, sampling.render(self.autoencoder, start, plan.zs[-1], n, **how)
-        path = source_path(repeat_each(plan.source.x, plan.k), start, up, self.autoencoder.schedule)
-        return start, up, render_blend(self.autoencoder, start, replace(plan.blend, source=path), n, step, **how)
+@patch
+def _stepper(self: LatRefPipeline, bar, callback=None):
+    "What the loops call after each step: the bar, then the caller's function in diffusers' form."
+
+    def step(i, t, state):
+        bar.update()
+        return callback(self, i, t, state) if callback else None
+
+    return step
 
 # %% ../nbs/12a_pipeline.ipynb #a8f9abc2
 @patch
@@ -415,36 +409,41 @@ def _carry_out(
     generator=None,
     callback=None,
     return_trajectory=False,
-    **how,  # method, dtype
+    method="ddim",
+    dtype=None,
 ):  # LatRefOutput
     "Invert, render, and keep the source where the edits need not show: the way of the call and of `interpolate`."
-    z, codes, x, render = plan.zs[0], plan.zs[-1], repeat_each(plan.source.x, plan.k), output_type != "latent"
+    z, codes, render = plan.zs[0], plan.zs[-1], output_type != "latent"
     mask = self.keep_mask(z, codes, plan.edits, False if keep is None and x_T is not None else keep)
-    start, up, down = self._ways(plan, n, render, x_T, generator, callback, return_trajectory, **how)
+    how = dict(dtype=dtype, return_trajectory=return_trajectory or plan.blend is not None)
+    with self.progress_bar(total=n * ((x_T is None) + render)) as bar:
+        start, up = self._up(plan, n, x_T, generator, callback_on_step_end=self._stepper(bar), **how)
+        how |= dict(method=method, return_trajectory=return_trajectory)
+        down = self._down(plan, n, start, up, self._stepper(bar, callback), **how) if render else None
     images = down.images if render else codes
     if render and mask is not None:
-        images = torch.lerp(x, images.clamp(-1, 1), mask)
-    made = dict(inverted=up, rendered=down) if return_trajectory else {}
+        images = torch.lerp(repeat_each(plan.source.x, plan.k), images.clamp(-1, 1), mask)
+    made = dict(x_T=start, mask=mask) | (dict(inverted=up, rendered=down) if return_trajectory else {})
+    return self._output(plan, _as_output(images, output_type), **made)
+
+# %% ../nbs/12a_pipeline.ipynb #630ba518
+@patch
+def _output(self: LatRefPipeline, plan, images, **made):
+    "All that was made, with what the classifier reads off the codes before and after."
+    z, z_edit = plan.zs[0], plan.zs[-1]
+    before, after = self.read(z), self.read(z_edit)
+    chances = before and {t: torch.stack([p, after[t]]) for t, p in before.items()}  # (B,n_values) twice → (2,B,…)
     return LatRefOutput(
-        _as_output(images, output_type),
-        x_T=start,
+        images,
         z=z,
-        z_edit=codes,
+        z_edit=z_edit,
         zs=plan.zs,
-        source=x,
+        source=repeat_each(plan.source.x, plan.k),
         edits=plan.edits,
-        probabilities=self._chances(z, codes),
-        mask=mask,
+        probabilities=chances,
         styles=plan.styles,
         **made,
     )
-
-
-@patch
-def _chances(self: LatRefPipeline, *zs):
-    "What the classifier reads off codes (B,d) before and after: {tag: (2,B,n_values)}, or None without one."
-    before, after = (self.read(z) for z in zs)
-    return before and {t: torch.stack([p, after[t]]) for t, p in before.items()}  # (B,n_values) twice → (2,B,n_values)
 
 # %% ../nbs/12a_pipeline.ipynb #5f86f3c0
 @patch
