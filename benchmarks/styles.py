@@ -10,7 +10,8 @@ from latref_nb.consistency import HOW, StyleTask, style_networks
 from latref_nb.removal import ForwardSettings, Frozen, build_cache, forward_pass
 from latref_nb.core import make_generator
 from latref_nb.faces import SynthFaces
-from latref_nb.pipeline import Edit, LatRefPipeline
+from latref_nb.edits import Edit
+from latref_nb.pipeline import LatRefPipeline
 from latref_nb.sampling import invert, render, round_trip
 from latref_nb.resuming import StepGenerator
 

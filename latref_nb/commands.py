@@ -14,60 +14,58 @@ __all__ = ['OURS', 'MOST', 'NUMBERS', 'PLACES', 'OLD_NAMES', 'latref_data', 'MOS
            'write_card', 'deviations', 'eval_ablations', 'latref_eval', 'latref_convert']
 
 # %% ../nbs/17_commands.ipynb #3b22f8e0
-import argparse, inspect, math, os, re, shlex, shutil, sys, tempfile, time, traceback, warnings
+import argparse
+import inspect
 import json as jsonlib
+import math
+import os
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+import warnings
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, fields, replace
 from functools import wraps
 from pathlib import Path
 from textwrap import indent
+
 import torch
 from fastcore.script import Param, anno_parser
 from tqdm.auto import tqdm
+
 from . import training
+from .ablations import ABLATIONS, train_ablations
 from .autoencoder import PRESETS, DiffusionAutoencoder, from_preset
-from .checkpoints import WEIGHTS, one_line
-from .ablations import ABLATIONS
-from .consistency import StyleSettings, Weights
-from .removal import ForwardSettings, Frozen, build_cache
-from .ablations import train_ablations
-from .consistency import style_networks, train_styles as train_style_networks
-from .checks import shown, unknown_name
-from latref_nb.files import (
-    FileError,
-    atomic_folder,
-    atomic_write,
-    make_folder,
-    read_json,
-    settle_folder,
-    shipped_names,
-    shipped_path,
-    user_path,
-    write_error,
-    write_json,
-)
-from .tags import CELEBA_TAGS, TagSet
-from .images import image_files, passed_over
-from .core import PRECISIONS, default_device, make_generator, resolve_precision
 from .cache import cached
+from .checkpoints import WEIGHTS, load_part, one_line
+from .checks import shown, unknown_name
+from .consistency import StyleSettings, Weights, style_networks, train_styles as train_style_networks
+from .core import PRECISIONS, default_device, make_generator, resolve_precision
 from .datasets import open_faces, write_celeba, write_celebamask_hq
-from .directions import METHODS, global_direction, global_edit, image_specific, label_reader, probe_accuracy
-from .faces import SynthFaces
-from .judges import HELD_OUT_SEED, RECIPES, load_judges, load_network, train_network
-from .metrics import evaluate, gather_sources, print_table
-from .directions import METHODS as ROWS
-from .masks import MaskWeights, train_mask as fit_mask
-from .modulation import StyleModulation
-from .official import LATREF_PRESETS, load_diffae, load_latref
-from .official import latref_networks
-from .checkpoints import load_part
-from .pipeline import Edit, LatRefPipeline, edit_files, encode_dataset, fit_pipeline
+from .directions import METHODS as ROWS, METHODS, label_reader, probe_accuracy
 from .drawing import PARTS
-from .pipeline import MOST_SEED, own_products
+from .edits import GUIDANCES
+from .faces import SynthFaces
+from .files import FileError, atomic_folder, atomic_write, make_folder, read_json, settle_folder, shipped_names, shipped_path, user_path, write_error, write_json
+from .images import image_files, passed_over
+from .judges import HELD_OUT_SEED, RECIPES, load_judges, load_network, train_network
+from .masks import MaskWeights, train_mask as fit_mask
+from .metrics import evaluate, gather_sources, print_table
+from .modulation import StyleModulation
+from .official import LATREF_PRESETS, latref_networks, load_diffae, load_latref
 from .perceptual import PerceptualNet, load_perceptual
+from .batch import edit_files, encode_dataset, fit_pipeline, own_products
+from .edits import MOST_SEED, Edit
+from .pipeline import LatRefPipeline
 from .plots import image_strip, save_figure
+from .removal import ForwardSettings, Frozen, build_cache
 from .sampling import INVERSIONS
 from .styles import LatentMapper, ReferenceExtractor
+from .tags import CELEBA_TAGS, TagSet
 
 # %% ../nbs/17_commands.ipynb #9dc60772
 class UsageError(ValueError):
@@ -821,14 +819,9 @@ def _options(pairs):
     return out
 
 
-def _defaults(*functions):
-    "{name: default} of the settings of functions; what they work on has none."
-    found = [p for f in functions for p in inspect.signature(f).parameters.values()]
-    own = ("generator", "held", "source", "strength")  # of a call, not of a method
-    return {p.name: p.default for p in found if p.default is not p.empty and p.name not in own}
-
-
-_method_settings = dict(zip(METHODS, (_defaults(global_edit, global_direction), _defaults(image_specific))))
+_method_settings = {
+    m: {k: v for k, v in GUIDANCES[m].settings.items() if k != "source"} for m in METHODS
+}  # a direction's arguments, but for the value a face has now
 
 
 def second_opinion(

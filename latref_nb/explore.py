@@ -26,7 +26,7 @@ from .tags import CELEBA_TAGS
 from .images import ImageError
 from .core import load_image, make_generator
 from .faces import SynthFaces, render_faces
-from .pipeline import Edit
+from .edits import GUIDANCES as TABLE, Edit, guidances_of
 from .plots import FramePlayer, as_pictures, figure_png, image_strip
 from PIL import Image
 
@@ -560,25 +560,15 @@ def page(
 
 # %% ../nbs/15_explore.ipynb #7e7cb711
 GUIDANCES = {
-    "reference": "reference",
-    "noise": "seed",
-    "global direction": "global_direction",
-    "image-specific direction": "image_specific",
-}  # in words → what the pipeline calls it
+    g.words: g.name for g in TABLE.values() if g.name != "style"
+}  # in words → what the pipeline calls it; a style at hand is no choice of a menu
 
 
 def guidances(
     pipe,  # LatRefPipeline
 ):  # list of words, the first the best
     "Ways to edit for which this checkpoint has the networks."
-    has = set(pipe.parts)
-    need = {
-        "reference": {"modulation", "extractor"},
-        "noise": {"modulation", "mapper"},
-        "global direction": {"linear"},
-        "image-specific direction": {"mlp"},
-    }
-    return [g for g in GUIDANCES if need[g] <= has]
+    return [g.words for g in guidances_of(pipe) if g.words in GUIDANCES]
 
 
 def without_styles(

@@ -22,7 +22,7 @@ from .files import atomic_write
 from .directions import edit_scores, label_reader, probe_accuracy
 from .faces import SynthFaces, render_faces
 from .judges import HELD_OUT_SEED, check_seed, gallery_factors, load_judges, rank_one
-from .pipeline import Edit
+from .edits import NEEDS, Edit
 
 import torch
 from fastcore.basics import patch
@@ -76,12 +76,12 @@ METHODS = (
     "oracle",
 )
 NETS = {  # what a row needs
-    "global_direction": ("linear",),
-    "global_direction_kept": ("linear", "picture_mask"),
-    "image_specific": ("mlp",),
-    "latent": ("modulation", "mapper"),
-    "reference": ("modulation", "extractor"),
-    "reference_whole": ("modulation", "extractor", "picture_mask"),
+    "global_direction": NEEDS["global_direction"],
+    "global_direction_kept": (*NEEDS["global_direction"], "picture_mask"),
+    "image_specific": NEEDS["image_specific"],
+    "latent": NEEDS["seed"],
+    "reference": NEEDS["reference"],
+    "reference_whole": (*NEEDS["reference"], "picture_mask"),
 }
 
 

@@ -628,7 +628,57 @@ MISTAKES = {
             ("lambda mask, z, z2, g: drift(mask, z, z2, g) * 2", "half the gain is half the step"),
         ],
     },
-    "12_pipeline": {
+    "11d_parts": {
+        "check_lend_code": [
+            ("lambda parts, x, y, n: parts.render(parts.invert(x, num_inference_steps=n), parts.encode(x), n)",
+             "render under the codes of y"),
+            ("lambda parts, x, y, n: lend_code(parts, y, x, n)", "the roles are exchanged"),
+            ("lambda parts, x, y, n: parts.render(parts.invert(x, parts.encode(y), n), parts.encode(y), n)",
+             "the noise of x belongs to the code of x"),
+        ],
+        "check_share_read": [
+            ("lambda parts, x, labels: float(torch.cat([p.amax(1) for p in parts.read(parts.encode(x)).values()]).mean())",
+             "compare the answers with them"),
+            ("lambda parts, x, labels: float((parts.mlp.predict(parts.encode(x)) == labels)[:, 0].float().mean())",
+             "one tag is not all"),
+            ("lambda parts, x, labels: share_read(parts, x, labels) / 2", "the most probable value"),
+        ],
+        "check_exchange": [
+            ("""def wrong(folder, fill):
+    shutil.rmtree(folder)
+    folder.mkdir()
+    fill(folder)""", "cost the old folder"),
+            ("lambda folder, fill: fill(folder)", "the new one takes its place"),
+            ("""def wrong(folder, fill):
+    new = folder.with_name("new")
+    new.mkdir()
+    fill(new)
+    shutil.rmtree(folder)
+    new.rename(folder)""", "half a folder lies about"),
+        ],
+    },
+    "12_edits": {
+        "check_weaker": [
+            ("lambda edits, share: [replace(e, gain=share) for e in edits]", "put in the gain's place"),
+            ("lambda edits, share: [Edit(e.tag, e.value, gain=share * e.gain) for e in edits]", "her glasses are gone"),
+            ("""def wrong(edits, share):
+    for e in edits:
+        object.__setattr__(e, "gain", share * e.gain)
+    return edits""", "make a new one"),
+        ],
+        "check_can_do": [
+            ("lambda parts, edit, method: set(GUIDANCES[edit.guidance()].needs) <= set(parts)", "ask edit.guidance(method)"),
+            ("lambda parts, edit, method: bool(set(GUIDANCES[edit.guidance(method)].needs) & set(parts))",
+             "one of two networks"),
+            ("lambda parts, edit, method: set(GUIDANCES[edit.guidance(method)].needs) == set(parts)",
+             "more than is needed"),
+        ],
+        "check_left_to_source": [
+            ("lambda masks: torch.zeros_like(masks[0])", "the source stays whole"),
+            ("lambda masks: 1 - sum(masks)", "two halves do not make a whole"),
+        ],
+    },
+    "12a_pipeline": {
         "check_edit_by_hand": [
             ("lambda pipe, x, edits, n: x", "the source itself"),
             (
@@ -658,9 +708,36 @@ def wrong(pipe, x, steps):
                 "the gains are missing",
             ),
         ],
-        "check_left_to_source": [
-            ("lambda masks: torch.zeros_like(masks[0])", "the source stays whole"),
-            ("lambda masks: 1 - sum(masks)", "two halves do not make a whole"),
+        "check_head_calls": [
+            ("lambda kinds: 1 + 2 * kinds.count('style')", "head(F) of the source is z"),
+            ("lambda kinds: 1 + kinds.count('style')", "the first style has moved F"),
+            ("lambda kinds: max(1, 2 * len(kinds))", "it costs nothing here"),
+        ],
+    },
+    "12b_batch": {
+        "check_each_or_its_error": [
+            ("lambda f, items, size: each_or_its_error(f, items, 1)", "never two at a time"),
+            ("""def wrong(f, items, size):
+    out = []
+    for batch in batched(items, size):
+        try:
+            out += f(list(batch))
+        except Exception as e:
+            out += [e] * len(batch)
+    return out""", "was lost with its neighbour"),
+            ("lambda f, items, size: [o for o in each_or_its_error(f, items, size) if not isinstance(o, Exception)]",
+             "4 results for 5 items"),
+        ],
+        "check_free_name": [
+            ("lambda stem, taken: stem", "would be overwritten"),
+            ("lambda stem, taken: stem if stem not in taken else stem + '-1'", "has the number 2"),
+            ("lambda stem, taken: stem if stem not in taken else f'{stem}-2'", "go on until a name is free"),
+            ("lambda stem, taken: stem if stem not in taken else f'{stem}-{len(taken) + 1}'", "not the number of files"),
+        ],
+        "check_best_strength": [
+            ("lambda rows: max(rows, key=lambda r: r['target'])['strength']", "whatever else it breaks"),
+            ("lambda rows: max(rows, key=lambda r: r['others'])['strength']", "may also do nothing"),
+            ("lambda rows: max(rows, key=lambda r: r['target'] + r['others'])['strength']", "nearest to 1"),
         ],
     },
     "13_attention": {

@@ -23,7 +23,8 @@ from latref_nb.attention import (
 )
 from latref_nb.drawing import CLASSES
 from latref_nb.faces import SynthFaces
-from latref_nb.pipeline import Edit, LatRefPipeline
+from latref_nb.edits import Edit
+from latref_nb.pipeline import LatRefPipeline
 from latref_nb.unet import attend, attend_and_keep, use_processor
 from latref_nb.modulation import style_attention_layers
 from style_case import style_pipeline

@@ -13,7 +13,8 @@ from latref_nb.explore import COMPARE, AttentionExplorer, Bench, ClickPicture, D
 from latref_nb.metrics import Wish
 from latref_nb.faces import SynthFaces
 from latref_nb.judges import load_judges
-from latref_nb.pipeline import Edit, LatRefPipeline
+from latref_nb.edits import Edit
+from latref_nb.pipeline import LatRefPipeline
 from latref_nb.studio import (
     ConsistencyExplorer,
     DirectionVsStyle,

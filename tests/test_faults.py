@@ -1096,18 +1096,18 @@ def test_what_earlier_runs_made_is_remembered(call, face, model, tmp_path):
 
 
 def test_a_folder_that_goes_away_while_editing(call, face, model, tmp_path, monkeypatch):
-    from latref_nb import pipeline
+    from latref_nb import batch
 
     for i in range(3):
         shutil.copy(face, face.parent / f"{i}.png")
-    real = pipeline.save_image
+    real = batch.save_image
 
     def taken(x, path, **how):
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         (tmp_path / "out").write_text("a file in its place")
         return real(x, path, **how)
 
-    monkeypatch.setattr(pipeline, "save_image", taken)
+    monkeypatch.setattr(batch, "save_image", taken)
     code, out, err = edit(call, face.parent, model, tmp_path / "out")
     assert code == 1 and 1 <= len(err) <= 5 and all("cannot write" in l and "Traceback" not in l for l in err)
 

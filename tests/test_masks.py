@@ -9,7 +9,8 @@ from latref_nb.core import make_generator
 from latref_nb.faces import SynthFaces
 from latref_nb.masks import MaskTask, MaskWeights, PictureMask, train_mask
 from latref_nb.metrics import edited_pictures, rows_at_hand
-from latref_nb.pipeline import Edit, LatRefPipeline
+from latref_nb.edits import Edit
+from latref_nb.pipeline import LatRefPipeline
 from latref_nb.resuming import StepGenerator
 from style_case import style_pipeline
 from consistency_case import FIT, batch_of, cache, classifiers, frozen  # noqa: F401 (fixtures)

@@ -21,7 +21,8 @@ from latref_nb.official import (
     released_tensors,
 )
 from latref_nb.checkpoints import CheckpointError
-from latref_nb.pipeline import Edit, LatRefPipeline
+from latref_nb.edits import Edit
+from latref_nb.pipeline import LatRefPipeline
 from latref_nb.sampling import invert, render
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -1,23 +1,26 @@
 "The pipeline's contract on a tiny random model: edits as data, outputs, conventions, saving, and everything a checkpoint can be wrong in."
 
-import itertools, json, os, shutil, struct, warnings
+import itertools, json, os, shutil, struct, subprocess, sys, warnings
 from pathlib import Path
 import diffusers
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from latref_nb import pipeline
+from latref_nb import batch, pipeline
 from latref_nb.autoencoder import DiffusionAutoencoder
-from latref_nb.tags import CELEBA_TAGS, Tag, TagSet
-from latref_nb.images import ImageError
 from latref_nb.core import load_image, make_generator
-from latref_nb.directions import ValueClassifier, fit_classifiers
+from latref_nb.images import ImageError
+from latref_nb.tags import CELEBA_TAGS, Tag, TagSet
+from latref_nb.directions import ValueClassifier
 from latref_nb.drawing import CLASSES
 from latref_nb.faces import SynthFaces
 from latref_nb.modulation import StyleModulation
+from latref_nb.batch import edit_files, encode_dataset, fit_pipeline, join_images, own_products
 from latref_nb.checkpoints import CheckpointError, load_part
-from latref_nb.pipeline import Edit, LatRefOutput, LatRefPipeline, class_mask, edit_files, edit_regions, encode_dataset, fit_pipeline, join_images, load_mask, own_products
+from latref_nb.edits import GUIDANCES, Edit, class_mask, edit_regions, guidances_of, load_mask
+from latref_nb.drawing import PARTS
+from latref_nb.pipeline import LatRefOutput, LatRefPipeline
 from latref_nb.sampling import round_trip
 from latref_nb.styles import LatentMapper, ReferenceExtractor, StyleCode
 
@@ -934,7 +937,7 @@ def test_stopped_in_the_middle_the_report_is_there(pipe, folder, tmp_path):
 def test_whatever_one_file_throws_is_its_row(pipe, folder, tmp_path, monkeypatch, where, what, kind):
     "The third of five files fails in one of four places, alone or in a batch; the others are done."
     error = kind("ascii", "x", 0, 1, what) if kind is UnicodeEncodeError else kind(f"{what}\nfailed")
-    real, bad = getattr(pipeline, where), load_image(folder / "2.webp", SIZE)
+    real, bad = getattr(batch, where), load_image(folder / "2.webp", SIZE)
 
     def is_bad(o):
         return (
@@ -952,7 +955,7 @@ def test_whatever_one_file_throws_is_its_row(pipe, folder, tmp_path, monkeypatch
             raise error
         return real(*args, **how)
 
-    monkeypatch.setattr(pipeline, where, failing)
+    monkeypatch.setattr(batch, where, failing)
     report = edit_files(
         pipe, sorted(folder.glob("[0-4].*")), ["Male=with"], tmp_path / "out", batch_size=4, num_inference_steps=1
     )
@@ -972,7 +975,7 @@ def test_whatever_one_file_throws_is_its_row(pipe, folder, tmp_path, monkeypatch
 
 
 def test_a_batch_that_is_too_large_is_edited_one_by_one(pipe, folder, tmp_path, monkeypatch):
-    real, seen, files = pipeline._edit_some, [], sorted(folder.glob("[0-4].*"))
+    real, seen, files = batch._edit_some, [], sorted(folder.glob("[0-4].*"))
 
     def small(pipe, images, seeds, *rest):
         seen.append((len(images), list(seeds)))
@@ -981,7 +984,7 @@ def test_a_batch_that_is_too_large_is_edited_one_by_one(pipe, folder, tmp_path, 
         return real(pipe, images, seeds, *rest)
 
     whole = edit_files(pipe, files, "Male=with", tmp_path / "whole", seed=7, num_inference_steps=2, x_T="random")
-    monkeypatch.setattr(pipeline, "_edit_some", small)
+    monkeypatch.setattr(batch, "_edit_some", small)
     single = edit_files(pipe, files, "Male=with", tmp_path / "single", seed=7, num_inference_steps=2, x_T="random")
     assert [n for n, _ in seen] == [5, 1, 1, 1, 1, 1] and [s for _, s in seen[1:]] == [[7 + i] for i in range(5)]
     for a, b in zip(whole.done, single.done):
@@ -990,14 +993,14 @@ def test_a_batch_that_is_too_large_is_edited_one_by_one(pipe, folder, tmp_path, 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_stopped_within_a_batch_the_report_is_there(pipe, folder, tmp_path, monkeypatch, error):
-    real = pipeline.save_image
+    real = batch.save_image
 
     def stop(x, path, **how):
         if path.name == "3_strip.png":
             raise error
         return real(x, path, **how)
 
-    monkeypatch.setattr(pipeline, "save_image", stop)
+    monkeypatch.setattr(batch, "save_image", stop)
     with pytest.raises(error):
         edit_files(pipe, sorted(folder.glob("[0-4].*")), None, tmp_path / "out", batch_size=5, num_inference_steps=1)
     rows = json.loads((tmp_path / "out" / "edits.json").read_text())["files"]
@@ -1631,6 +1634,161 @@ def test_interpolation_fades_a_mask_in(styled, x):
     )
     below = (out - x[:, None])[..., SIZE // 2 :, :].abs().flatten(2).amax(2)
     assert (below[:, 0] == 0).all() and (below[:, 1] > 0).all() and (below[:, 2] > 0).all()
+
+
+def test_interpolated_codes_without_rendering(styled, x):
+    ends = (glasses(seed=1), glasses(seed=2))
+    codes = styled.interpolate(x, *ends, 3, 2, output_type="latent")
+    assert torch.equal(codes.images, codes.z_edit) and codes.images.shape == (9, Z)
+    assert near(codes.z_edit, styled.interpolate(x, *ends, 3, 2).z_edit)
+
+
+# ---- how often the networks run
+
+
+def passes(pipe, work):
+    "How many images run through the encoder, its head, and the extractor's encoder."
+    counts, encoder = dict(encoder=0, head=0, extractor=0), pipe.autoencoder.encoder
+    places = dict(encoder=encoder.conv_in, head=encoder.to_z)
+    if pipe.extractor is not None:
+        places["extractor"] = pipe.extractor.encoder.conv_in
+
+    def count(name):
+        return lambda module, given, out: counts.update({name: counts[name] + len(out)})
+
+    hooks = [m.register_forward_hook(count(name)) for name, m in places.items()]
+    try:
+        work()
+    finally:
+        for h in hooks:
+            h.remove()
+    return tuple(counts.values())
+
+
+a_style = lambda p, refs, **how: glasses(style=p.reference_style(refs, "Eyeglasses", "with"), **how)
+blond = lambda **how: Edit("HairColor", "blond", seed=5, **how)
+
+
+@pytest.mark.parametrize(
+    "words,work,want",
+    [
+        ("no edit", lambda p, x, r: lambda: p(x, None, 1), (3, 3, 0)),
+        ("a direction", lambda p, x, r: lambda: p(x, "Male=with", 1), (3, 3, 0)),
+        ("noise", lambda p, x, r: lambda: p(x, glasses(seed=1), 1), (3, 6, 0)),
+        ("a style at hand", lambda p, x, r: (lambda e: lambda: p(x, e, 1))(a_style(p, r)), (3, 6, 0)),
+        ("a reference, which is read too", lambda p, x, r: lambda: p(x, glasses(reference=r), 1), (6, 9, 3)),
+        ("one reference for all", lambda p, x, r: lambda: p(x, glasses(reference=r[:1]), 1), (4, 7, 1)),
+        ("two styles", lambda p, x, r: lambda: p(x, [glasses(seed=1), blond()], 1), (3, 12, 0)),
+        ("direction between", lambda p, x, r: lambda: p(x, [glasses(seed=1), "Male=with", blond()], 1), (3, 12, 0)),
+        ("two pictures each", lambda p, x, r: lambda: p(x, glasses(seed=1), 1, num_images_per_prompt=2), (3, 9, 0)),
+        (
+            "two pictures each, by reference",
+            lambda p, x, r: lambda: p(x, glasses(reference=r), 1, num_images_per_prompt=2),
+            (6, 12, 3),
+        ),
+        (
+            "apart from each other",
+            lambda p, x, r: lambda: p(x, [glasses(seed=1, mask=upper), blond(mask=1 - upper)], 1),
+            (3, 15, 0),
+        ),
+        (
+            "between styles",
+            lambda p, x, r: lambda: p.interpolate(x, glasses(seed=1), glasses(seed=2), 4, 1),
+            (3, 15, 0),
+        ),
+        ("between others", lambda p, x, r: lambda: p.interpolate(x, "Male=with", glasses(seed=2), 4, 1), (3, 6, 0)),
+        ("inversion", lambda p, x, r: lambda: p.invert(x, num_inference_steps=1), (3, 3, 0)),
+        ("inversion under a code", lambda p, x, r: (lambda z: lambda: p.invert(x, z, 1))(p.encode(x)), (0, 0, 0)),
+        (
+            "modulation",
+            lambda p, x, r: (lambda e: lambda: p.modulate(x, e.tag, e.value, e.style))(a_style(p, r)),
+            (3, 3, 0),
+        ),
+        ("edit of an image", lambda p, x, r: lambda: p.edit(p.encoded(x), glasses(seed=1)), (3, 6, 0)),
+        ("edit of codes", lambda p, x, r: (lambda o: lambda: p.edit(o, glasses(seed=1)))(p.encoded(x)), (0, 3, 0)),
+    ],
+    ids=lambda o: o if isinstance(o, str) else None,
+)
+def test_the_source_is_encoded_once(styled, x, refs, words, work, want):
+    "One pass of encoder and head for each source; the head once for each F′, and once for each F that a style has moved."
+    assert passes(styled, work(styled, x, refs)) == want
+
+
+def test_a_reference_is_not_read_where_nobody_asks(styled, x, refs):
+    bare = LatRefPipeline(styled.autoencoder, modulation=styled.modulation, extractor=styled.extractor)
+    bare.set_progress_bar_config(disable=True)
+    assert passes(bare, lambda: bare(x, glasses(reference=refs), 1)) == (3, 6, 3)
+
+
+def test_encoded_images_are_edited_as_images_are(styled, x, refs):
+    known = styled.encoded(x)
+    assert torch.equal(known.z, styled.encode(x)) and torch.equal(known.feats, styled.features(x))
+    for edits in (glasses(reference=refs), [glasses(seed=1), "Male=with", blond()], "Male=with", ()):
+        assert near(styled.edit(known, edits), styled.edit(known.z, edits, x=x))
+
+
+def test_masks_for_each_of_several_images_and_pictures(styled, x):
+    masks = np.stack([np.eye(SIZE), upper.numpy(), np.ones((SIZE, SIZE))])
+    many = styled(x, glasses(seed=1, mask=masks), 2, num_images_per_prompt=2, output_type="pt").images
+    for i in range(3):
+        one = styled(x[i : i + 1], glasses(seed=2, mask=masks[i]), 2, output_type="pt").images
+        assert torch.allclose(many[2 * i + 1], one[0], atol=1e-4)
+
+
+# ---- one table, and names that have moved
+
+
+def test_guidances_say_what_they_need():
+    assert list(GUIDANCES) == ["reference", "seed", "style", "global_direction", "image_specific"]
+    known = {name for g in GUIDANCES.values() for name in g.needs}
+    assert known <= set(PARTS) and len({g.words for g in GUIDANCES.values()}) == 5
+    assert {n for n, g in GUIDANCES.items() if g.settings} == {"global_direction", "image_specific"}
+
+
+def test_everybody_reads_the_table(styled, pipe):
+    from latref_nb import commands, explore, metrics
+
+    assert explore.guidances(styled) == [g.words for g in guidances_of(styled) if g.name != "style"]
+    assert explore.guidances(pipe) == ["global direction", "image-specific direction"]
+    assert metrics.NETS["latent"] == GUIDANCES["seed"].needs
+    assert set(commands._method_settings) == {n for n, g in GUIDANCES.items() if g.settings}
+    for name in GUIDANCES:
+        styled.need(name)
+    no_linear = LatRefPipeline(pipe.autoencoder, mlp=pipe.mlp)
+    refused(lambda: no_linear.need("global_direction", "this edit"), "this edit needs linear")
+
+
+@pytest.mark.parametrize("given", ["strength", "generator", "held", "metrik"])
+def test_what_is_given_with_each_edit_is_no_setting(pipe, given):
+    for method in ("global_direction", "image_specific"):
+        refused(lambda: LatRefPipeline(pipe.autoencoder, pipe.linear, pipe.mlp, options={method: {given: 1}}), given)
+
+
+PUBLIC = """SOURCES EDIT_METHODS MOST_GAIN MOST_SEED WORDS EDIT_OPTIONS PARTS INDEX SETTINGS HUB NEEDS MOST_REGIONS
+OUTPUT_TYPES REPORT PRODUCTS STRENGTHS Edit LatRefOutput check_how LatRefPipeline read_index shipped_pipelines class_mask
+load_mask edit_regions Blend source_path join_images EditReport own_products edit_files encode_dataset fit_pipeline
+load_part CheckpointError""".split()
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_names_stay_where_they_were(name):
+    assert getattr(pipeline, name) is not None
+
+
+def test_a_name_that_is_nowhere():
+    with pytest.raises(AttributeError, match="latref_nb.pipeline.*edit_flies"):
+        pipeline.edit_flies
+
+
+def test_methods_are_there_when_the_pipeline_is_imported_alone():
+    code = (
+        "from latref_nb.pipeline import LatRefPipeline as P; import sys; assert 'latref_nb.batch' not in sys.modules; "
+    )
+    code += (
+        "print(all(hasattr(P, n) for n in 'calibrate interpolate from_pretrained save_pretrained keep_mask'.split()))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.stdout == "True\n", ran.stderr
 
 
 class Faces(torch.utils.data.Dataset):
