@@ -605,7 +605,7 @@ def code(self: EditExplorer):  # str
 @patch
 def _list(self: EditExplorer):
     "The code of the state, where it is to be seen."
-    style = "line-height:1.3;font-family:monospace;overflow-x:auto"
+    style = "line-height:1.3;font-family:monospace;white-space:pre;overflow-x:auto"
     self.listing.value = f'<pre style="{style}">{html.escape(self.code())}</pre>' if self.coded else ""
 
 
