@@ -273,7 +273,7 @@ def _shared(
             else:
                 setattr(thing, name, now.former)
 
-
+# %% ../nbs/13_attention.ipynb #0e4b6d3f
 def _hearing_mask(former, listeners):
     "A translator's mask, told to all listeners as the mean over its channels."
 
@@ -506,7 +506,7 @@ def attention_table(
         for n, m in maps.items()
     ]
 
-
+# %% ../nbs/13_attention.ipynb #9e2ddbaf
 def save_attention(
     path,  # an .npz file
     maps,  # AttentionMaps, or any {name: AttentionMap}
@@ -519,7 +519,7 @@ def save_attention(
             np.savez_compressed(f, about=np.array(json.dumps(about)), **weights)
     return Path(path)
 
-
+# %% ../nbs/13_attention.ipynb #6706e5e3
 def load_attention(
     path,  # written by `save_attention`
     limit=2**31,  # bytes that may be taken once unpacked

@@ -40,7 +40,7 @@ def trajectory_frames(
             titles.append(f"{way}, {'arrived' if t < 0 else f't = {t}'}: x_t | predicted x_0")
     return frames, titles
 
-
+# %% ../nbs/15c_inside.ipynb #41efff22
 _FILM_LEGEND = """
 Left <b>x_t</b>, the picture under way; right <b>x_0</b>, the face that the network sees behind it. The first half of
 the film leads from the image up to its noise, the second down again under the edited code."""

@@ -479,6 +479,15 @@ def _series(values):
     return values if isinstance(next(iter(values.values())), dict) else {"": values}
 
 
+def _lie_down(ax, labels):
+    "Names in place of a scale, from top to bottom."
+    ax.set_yticks(range(len(labels)), labels)
+    ax.invert_yaxis()
+    ax.grid(False)
+    ax.tick_params(left=False)
+    ax.spines["left"].set_visible(False)
+
+# %% ../nbs/02_plots.ipynb #82174e87
 @_styled
 def bar_plot(
     values,  # {label: value} or {series: {label: value}}
@@ -513,15 +522,6 @@ def bar_plot(
     if n > 1:
         ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
     return fig
-
-
-def _lie_down(ax, labels):
-    "Names in place of a scale, from top to bottom."
-    ax.set_yticks(range(len(labels)), labels)
-    ax.invert_yaxis()
-    ax.grid(False)
-    ax.tick_params(left=False)
-    ax.spines["left"].set_visible(False)
 
 # %% ../nbs/02_plots.ipynb #2e0207b5
 def _text(v):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Overtaken', 'Worker', 'ClickPicture', 'png_bytes', 'Face', 'sheet', 'FaceChooser', 'Downloads', 'titled', 'labelled',
-           'menu', 'wrapped', 'columns', 'pictured', 'fit', 'Live', 'Explorer', 'explained', 'page']
+           'menu', 'explained', 'wrapped', 'columns', 'pictured', 'fit', 'Live', 'Explorer', 'page']
 
 # %% ../nbs/15_widgets.ipynb #0ec569ce
 import html, io, threading
@@ -336,6 +336,13 @@ def menu(
     style, layout = {"description_width": f"{label}px"}, W.Layout(width=f"{width}px", max_width="98%")
     return W.Dropdown(options=options, description=words, style=style, layout=layout)
 
+
+def explained(
+    words,  # HTML
+):  # HTML widget
+    "A legend, in grey."
+    return W.HTML(f'<div style="color:#555;line-height:1.3">{words}</div>')
+
 # %% ../nbs/15_widgets.ipynb #15a00005
 def wrapped(
     *widgets,  # any
@@ -434,13 +441,6 @@ class Explorer(Live, W.VBox):
         finally:
             self.held -= 1
         self.refresh()
-
-
-def explained(
-    words,  # HTML
-):  # HTML widget
-    "A legend, in grey."
-    return W.HTML(f'<div style="color:#555;line-height:1.3">{words}</div>')
 
 # %% ../nbs/15_widgets.ipynb #f1e5a008
 @patch
