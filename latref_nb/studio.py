@@ -302,6 +302,7 @@ class StyleExplorer(TagExplorer):
 def _pictures(self: StyleExplorer):
     "The plane and the faces, each with words over it."
     self.map = ClickPicture(width=288, rows=32, columns=32, label="plane of styles: choose a point")
+    self.map.add_class("latref-plane")
     self.main = self.edited = ClickPicture(width=224, label="the face in the chosen style")
     self.swapped = [ClickPicture(width=108, label=f"{t} after the swap") for t in ("the face", "the other face")]
     self.named = [W.HTML() for _ in range(3)]  # over the face, and over each exchanged one
