@@ -34,7 +34,7 @@ setup(
     python_requires=f">={major}.{first},<{major}.{last + 1}",
     packages=["latref_nb", "latref_nb.data", "latref_nb.chapters"],
     package_dir={"latref_nb.data": "data", "latref_nb.chapters": "nbs"},
-    package_data={"latref_nb.data": ["**/*"], "latref_nb.chapters": ["*.ipynb"]},
+    package_data={"latref_nb": ["static/*"], "latref_nb.data": ["**/*"], "latref_nb.chapters": ["*.ipynb"]},
     install_requires=words("requirements"),
     extras_require={"dev": words("dev_requirements"), "docs": words("docs_requirements")},
     entry_points={"console_scripts": [line.strip() for line in cfg["console_scripts"].splitlines() if line.strip()],

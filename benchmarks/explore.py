@@ -8,8 +8,9 @@ import torch
 from common import Row
 
 from latref_nb.tags import tag_list
-from latref_nb.explore import AttentionExplorer, EditExplorer
+from latref_nb.explore import EditExplorer
 from latref_nb.faces import SynthFaces
+from latref_nb.inside import AttentionExplorer
 from latref_nb.modulation import StyleModulation
 from latref_nb.pipeline import LatRefPipeline
 from latref_nb.styles import LatentMapper, ReferenceExtractor

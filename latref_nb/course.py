@@ -299,13 +299,13 @@ MINUTES = (
     Question(
         "Why does a picture in the EditExplorer become sharper a moment after a change?",
         "It is rendered *first in few steps*, then in many.",
-        "15_explore",
+        "15a_explore",
         "A face on the bench",
     ),
     Question(
         "You click a place of the face in the AttentionExplorer. What do the bars say?",
         "To which style *tokens* this place *listens*.",
-        "15_explore",
+        "15c_inside",
         "AttentionExplorer",
     ),
 )

@@ -797,53 +797,96 @@ def wrong(pipe, x, steps):
              "(edited - truth).square().mean()).log10())", "average the decibels"),
         ],
     },
-    "15_explore": {
+    "15_widgets": {
         "check_done_by_worker": [
             ("lambda times, duration: list(range(len(times)))", "a queue"),
-            ("lambda times, duration: [0, 4]", "the last wish"),
+            ("lambda times, duration: [0, 4]", "the last request"),
             ("lambda times, duration: [0, 5]", "what is wanted"),
         ],
+        "check_place_at": [
+            ("lambda x, y, rows, columns: (int(x * columns), int(y * rows))", "x runs across"),
+            ("lambda x, y, rows, columns: (int(y * rows) + 1, int(x * columns) + 1)", "counted from 0"),
+            ("lambda x, y, rows, columns: (int(y * rows), int(x * columns))", "belongs to the last place"),
+            ("lambda x, y, rows, columns: (y * rows, x * columns)", "whole numbers"),
+        ],
+        "check_requests": [
+            ("lambda events: events.count('change')", "never meant to be seen"),
+            ("""def wrong(events):
+    held, asked = 0, 0
+    for e in events:
+        held += (e == 'quiet') - (e == 'end')
+        asked += e == 'change' and not held
+    return asked""", "a block asks too"),
+            ("""def wrong(events):
+    held, asked = 0, 0
+    for e in events:
+        held += (e == 'quiet') - (e == 'end')
+        asked += e == 'end' or (e == 'change' and not held)
+    return asked""", "the inner block ends"),
+        ],
+    },
+    "15a_explore": {
         "check_walk": [
             ("lambda a, b, w: (1 - w) * a + w * b", "a straight line"),
             ("lambda a, b, w: np.cos(np.pi * w) * a + np.sin(np.pi * w) * b", "half the angle"),
         ],
-        "check_token_effects": [
-            ("lambda weights, values: weights.mean(0)", "that is the attention"),
-            ("lambda weights, values: (weights.mean(0)[:, None] * values).norm(dim=1)", "the others share the weight"),
-            (
-                """def wrong(weights, values):
-    weights[:, 0] = 0
-    return torch.zeros(len(values))""",
-                "changed in place",
-            ),
-            ("lambda weights, values: token_effects(weights, values).mean()", "one number for each token"),
+        "check_network_calls": [
+            ("lambda faces, few, many: len(faces) * (few + many)", "the way down alone"),
+            ("lambda faces, few, many: len(faces) * (few + many) + len(set(faces)) * many", "is inverted"),
+            ("lambda faces, few, many: 2 * len(faces) * (few + many)", "does not depend on the edit"),
+            ("""def wrong(faces, few, many):
+    fresh = sum(f != before for f, before in zip(faces, [None, *faces]))
+    return (len(faces) + fresh) * (few + many)""", "still lies on her bench"),
+        ],
+        "check_far_out": [
+            ("lambda x, known: float((x - known.mean(0)).pow(2).mean().sqrt())", "rules all others"),
+            ("lambda x, known: float((x / known.std(0)).pow(2).mean().sqrt())", "mean of the known faces"),
+            ("lambda x, known: float(((x - known.mean(0)) / known.std(0)).norm())", "number of features"),
         ],
     },
-    "15a_studio": {
+    "15b_studio": {
         "check_equal_steps": [
             ("lambda steps, gain: gain * steps", "equal gain"),
             ("lambda steps, gain: gain * steps / steps.norm(dim=1, keepdim=True)", "median of the lengths"),
         ],
         "check_plane_share": [
-            (
-                """def wrong(codes):
+            ("""def wrong(codes):
     S = torch.linalg.svdvals(codes)
-    return float((S[:2] ** 2).sum() / (S ** 2).sum())""",
-                "mean was not taken away",
-            ),
-            (
-                """def wrong(codes):
+    return float((S[:2] ** 2).sum() / (S ** 2).sum())""", "mean was not taken away"),
+            ("""def wrong(codes):
     S = torch.linalg.svdvals(codes - codes.mean(0))
-    return float(S[:2].sum() / S.sum())""",
-                "square of the singular values",
-            ),
+    return float(S[:2].sum() / S.sum())""", "square of the singular values"),
+        ],
+        "check_ordered": [
+            ("lambda points, factor: torch.corrcoef(torch.stack([points[:, 0], factor]))[0, 1] ** 2", "any direction"),
+            ("""def wrong(points, factor):
+    fit = points @ torch.linalg.lstsq(points, factor[:, None]).solution[:, 0]
+    return 1 - (factor - fit).pow(2).mean() / factor.var()""", "the constant is missing"),
+            ("lambda points, factor: torch.tensor(1.)", "noise is foretold"),
+        ],
+    },
+    "15c_inside": {
+        "check_token_effects": [
+            ("lambda weights, values: weights.mean(0)", "that is the attention"),
+            ("lambda weights, values: (weights.mean(0)[:, None] * values).norm(dim=1)", "the others share the weight"),
+            ("""def wrong(weights, values):
+    weights[:, 0] = 0
+    return torch.zeros(len(values))""", "changed in place"),
+            ("lambda weights, values: token_effects(weights, values).mean()", "one number for each token"),
+        ],
+        "check_shared_places": [
+            ("lambda a, b: torch.minimum(a, b).sum()", "bring each to the sum 1"),
+            ("lambda a, b: torch.maximum(a / a.sum(), b / b.sum()).sum()", "not the larger"),
+            ("lambda a, b: (a / a.sum() * b / b.sum()).sum()", "a sum of products"),
+        ],
+        "check_agreement": [
+            ("lambda weights: torch.tensor(1.)", "cannot both agree"),
+            ("lambda weights: (weights[0].argmax(-1) == weights[1].argmax(-1)).float().mean()", "against each other"),
+            ("lambda weights: (weights.argmax(1) == weights.mean(0).argmax(0)).float().mean()", "over the places"),
         ],
         "check_decided_at": [
-            (
-                "lambda guesses, source: next(i for i, g in enumerate(guesses) "
-                "if (g - guesses[-1]).abs().mean() < (g - source).abs().mean())",
-                "has gone back",
-            ),
+            ("lambda guesses, source: next(i for i, g in enumerate(guesses) "
+             "if (g - guesses[-1]).abs().mean() < (g - source).abs().mean())", "has gone back"),
             ("lambda guesses, source: decided_at(guesses, source) - 1", "still the source"),
             ("lambda guesses, source: len(guesses) - 1", "nearer to it than to the source is enough"),
             ("lambda guesses, source: decided_at(guesses, source) or 1", "decided from step 0 on"),

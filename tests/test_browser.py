@@ -23,11 +23,12 @@ pytestmark = pytest.mark.skipif(
 EXPLORERS = [
     f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
-from latref_nb.explore import AttentionExplorer, EditExplorer, having
+from latref_nb.explore import EditExplorer, having
 from latref_nb.faces import SynthFaces
+from latref_nb.inside import AttentionExplorer, ConsistencyExplorer, TrajectoryPlayer
 from latref_nb.metrics import load_judges
 from latref_nb.pipeline import Edit
-from latref_nb.studio import ConsistencyExplorer, DirectionVsStyle, StyleExplorer, TrajectoryPlayer
+from latref_nb.studio import DirectionVsStyle, StyleExplorer
 from style_case import style_pipeline
 from test_explore import stages
 pipe, faces = style_pipeline(), SynthFaces(60, 64, seed=5)

@@ -2,7 +2,7 @@
 
 import json, re
 import pytest
-from latref_nb.explore import _NOTE
+from latref_nb.widgets import _NOTE
 from repo import wait_for
 from test_browser import EXPLORERS, jupyter, notebook, page_at, pixels, pytestmark, run_all  # noqa: F401  skips without a browser
 from test_explore import alike

@@ -356,5 +356,5 @@ def test_the_quiz_asks_in_a_terminal():
     except OSError:
         pass  # the other end was closed
     assert (
-        run.wait(timeout=HANG) == 0 and b"9 of 10" in said and b"look again at 15_explore: AttentionExplorer" in said
+        run.wait(timeout=HANG) == 0 and b"9 of 10" in said and b"look again at 15c_inside: AttentionExplorer" in said
     ), said.decode()

@@ -109,7 +109,7 @@ def test_three_paths_lead_from_the_readme():
     for path in ("Ten minutes", "An hour", "An afternoon"):
         assert f"](docs/paths.md#{path.lower().replace(' ', '-')})" in readme and f"## {path}\n" in paths, path
     told = readme[readme.index("## Three paths") : readme.index("## The tour")]
-    for words in ("make lab", "nbs/15_explore.ipynb", "latref_edit", "latref_course"):
+    for words in ("make lab", "nbs/15a_explore.ipynb", "latref_edit", "latref_course"):
         assert words in told, words
     for path in CHAPTERS:
         assert f"../nbs/{path.name}" in paths, f"{path.stem} is on no path"

@@ -9,23 +9,25 @@ from PIL import Image
 from repo import HANG, wait_for
 from latref_nb.attention import overlay, record_attention
 from latref_nb.ablations import Stages, save_stages
-from latref_nb.explore import COMPARE, AttentionExplorer, Bench, ClickPicture, Downloads, EditExplorer, Face, FaceChooser, Worker, attention_view, bars_html, guidances, having, png_bytes, sheet, strangeness, true_face, walk_noise, without_styles
+from latref_nb.explore import Bench, EditExplorer, guidances, having, strangeness, true_face, walk_noise, without_styles
 from latref_nb.metrics import Wish
 from latref_nb.faces import SynthFaces
+from latref_nb.inside import (
+    COMPARE,
+    AttentionExplorer,
+    ConsistencyExplorer,
+    TrajectoryPlayer,
+    attention_view,
+    bars_html,
+    nearest_moment,
+    term_curve,
+)
 from latref_nb.judges import load_judges
 from latref_nb.edits import Edit
 from latref_nb.pipeline import LatRefPipeline
-from latref_nb.studio import (
-    ConsistencyExplorer,
-    DirectionVsStyle,
-    StyleExplorer,
-    TrajectoryPlayer,
-    compare_guidances,
-    comparison_rows,
-    nearest_moment,
-    plane,
-    term_curve,
-)
+from latref_nb.studio import DirectionVsStyle, StyleExplorer, compare_guidances, comparison_rows, plane
+from latref_nb.training import fit
+from latref_nb.widgets import ClickPicture, Downloads, Face, FaceChooser, Worker, pictured, png_bytes, sheet
 from style_case import style_pipeline
 
 STEPS = (1, 2)
@@ -1009,3 +1011,31 @@ def test_view_of_a_mask_and_of_places(looker):
 
 def test_sheet_fills_the_last_row():
     assert sheet(torch.zeros(5, 3, 8, 8), 3).shape == (16, 24, 3)
+
+
+# ---- where things are found
+
+
+@pytest.mark.parametrize("old", ["explore", "studio"])
+def test_what_has_moved_is_found_where_it_was(old):
+    import latref_nb.explore, latref_nb.inside, latref_nb.studio, latref_nb.widgets
+
+    module = getattr(latref_nb, old)
+    before = {
+        "explore": "ClickPicture Downloads Explorer Face FaceChooser Live Overtaken Worker columns labelled menu page"
+        " pictured png_bytes sheet titled wrapped COMPARE AttentionExplorer Recording attention_view bars_html"
+        " record_edit",
+        "studio": "ConsistencyExplorer TrajectoryPlayer nearest_moment stage_pictures term_curve trajectory_frames",
+    }[old].split()
+    for name in before:
+        homes = [m for m in (latref_nb.widgets, latref_nb.inside) if name in m.__all__]
+        assert len(homes) == 1 and getattr(module, name) is getattr(homes[0], name), name
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        module.nothing
+
+
+def test_a_row_is_as_wide_as_the_pictures_that_are_seen():
+    row = pictured(a=ClickPicture(width=100), b=ClickPicture(width=200))
+    assert row.layout.max_width == "316px"
+    row.children[1].layout.display = "none"
+    assert fit(row).layout.max_width == "108px"

@@ -38,6 +38,8 @@ def test_wheel_holds_the_package_the_data_and_the_licence(wheel):
     for path in tracked():
         if path.is_relative_to(ROOT / "data") and not path.name.startswith("."):
             assert f"latref_nb/{path.relative_to(ROOT)}" in names, path
+        if path.is_relative_to(ROOT / "latref_nb/static"):
+            assert str(path.relative_to(ROOT)) in names, path
     assert any(n.endswith("LICENSE") for n in names)
     text = zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith("entry_points.txt"))).decode()
     for command in ("latref_data", "latref_train", "latref_edit", "latref_eval"):
