@@ -572,7 +572,7 @@ def latref_course(
     argv=None,  # words of the command line; None: the real ones
 ):
     "The command `latref_course`."
-    from latref_nb.commands import run_command  # imports all chapters: only where a command line is read
+    from latref_nb.shell import run_command
 
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == ["quiz"]:
