@@ -328,7 +328,7 @@ def read_record(
         found = read_json(path, "a record of a training", limit=10**8)
     except FileError as e:
         raise FileError(f"{shown(path)} is damaged ({one_line(e)[:-1]}). Copy it again, or remove it.") from None
-    if isinstance(found, dict) and "stages" not in found:
+    if isinstance(found, dict) and "steps" in found and isinstance(found.get("settings"), dict):
         found = {"stages": {"autoencoder": facts_of(found)}}
     stages = found.get("stages") if isinstance(found, dict) else None
     if isinstance(stages, dict) and all(isinstance(s, dict) for s in stages.values()):

@@ -504,9 +504,7 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
         "check_for_photographs": [
             ("""def wrong(recipe):
     recipe.stages["critic"]["labels"] = ("tags",)
-    try: return for_photographs(recipe)
-    finally: checked.append(recipe)
-checked = []""", "has changed: make a new one"),
+    return for_photographs(recipe)""", "has changed: make a new one"),
             ("""def wrong(recipe):
     new = for_photographs(recipe)
     return replace(new, stages=varied(new.stages, critic=dict(labels=("tags", "style factors"))))""",
