@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
+from tqdm.auto import tqdm
 
 from . import training
 from .autoencoder import DiffusionAutoencoder, from_preset
@@ -187,16 +188,20 @@ def _make_share(parts, dataset, folder, rows_of_parts, settings, key):
             _save_part(path, _make_part(frozen, dataset, rows, settings, settling), own, precision=used)
 
 
-def _on_its_way(workers, shares):
-    "Wait for all processes; the first that fails ends the others."
-    while any(w.is_alive() for w in workers):
-        for w in workers:
-            w.join(0.2)
-            if w.exitcode:
-                raise training.TrainingError(
-                    f"one of {len(shares)} processes that remove tags ended with code {w.exitcode}, perhaps for lack "
-                    "of memory. The same command goes on; --processes 1 needs the least."
-                )
+def _wait_for(workers, files, progress):
+    "Wait for all processes, with a bar over the parts they leave; the first that fails ends the others."
+    with tqdm(
+        total=len(files), desc=f"forward step, {len(workers)} processes", unit="part", disable=not progress
+    ) as bar:
+        while any(w.is_alive() for w in workers):
+            for w in workers:
+                w.join(0.2)
+                if w.exitcode:
+                    raise training.TrainingError(
+                        f"one of {len(workers)} processes that remove tags ended with code {w.exitcode}, perhaps for "
+                        "lack of memory. The same command goes on; --processes 1 needs the least."
+                    )
+            bar.update(sum(f.exists() for f in files) - bar.n)
 
 # %% ../nbs/17b_runner.ipynb #271ac347
 def fill_cache(
@@ -221,14 +226,14 @@ def fill_cache(
         if s.settle is not None:
             _settling_of(frozen, known, s, folder / "settling.safetensors", key)  # once, for all of them
         shares = [left[i::count] for i in range(count)]
-        print(f"{count} processes remove the tags of {sum(map(len, left)):,} faces")
+        files = [folder / f"part-{r.start:06d}.safetensors" for r in left]
         start = multiprocessing.get_context("spawn").Process
         workers = [
             start(target=_make_share, args=(frozen.parts, known, folder, w, s, key), daemon=True) for w in shares
         ]
         try:
             [w.start() for w in workers]
-            _on_its_way(workers, shares)
+            _wait_for(workers, files, progress)
         finally:
             [w.terminate() for w in workers if w.is_alive()]
     return build_cache(frozen, dataset, folder, n, s, chunk=chunk, progress=progress)
