@@ -7,7 +7,7 @@ from statistics import quantiles
 import torch
 from common import Row
 
-from latref_nb.directions import tag_list
+from latref_nb.tags import tag_list
 from latref_nb.explore import AttentionExplorer, EditExplorer
 from latref_nb.faces import SynthFaces
 from latref_nb.modulation import StyleModulation

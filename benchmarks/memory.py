@@ -12,7 +12,8 @@ CHILD = """
 import gc, json, sys, psutil, torch
 from pathlib import Path
 from latref_nb.autoencoder import DiffusionAutoencoder
-from latref_nb.core import CELEBA_TAGS, save_image
+from latref_nb.tags import CELEBA_TAGS
+from latref_nb.core import save_image
 from latref_nb.faces import SynthFaces
 from latref_nb.pipeline import edit_files, fit_pipeline
 n, folder = int(sys.argv[1]), Path(sys.argv[2])

@@ -13,7 +13,7 @@ import torch
 from fastcore.script import call_parse
 
 from latref_nb.autoencoder import from_preset
-from latref_nb.core import atomic_write
+from latref_nb.files import atomic_write
 from latref_nb.datasets import cached
 from latref_nb.faces import SynthFaces
 from latref_nb.training import AutoencoderTask, fit, linear_probe

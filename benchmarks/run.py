@@ -87,7 +87,7 @@ def main(argv=None):
         rows += import_module(part).run(args.rounds, **({"names": names} if part == "chapters" else {}))
     print(table(rows))
     if args.json:
-        from latref_nb.core import atomic_write
+        from latref_nb.files import atomic_write
 
         with atomic_write(args.json) as temporary:
             temporary.write_text(

@@ -4,7 +4,7 @@ from functools import lru_cache
 from importlib import import_module
 
 _PUBLIC = {"LatRefPipeline": "pipeline", "LatRefOutput": "pipeline", "Edit": "pipeline", "StyleCode": "styles", "SynthFaces": "faces",
-           "Tag": "core", "TagSet": "core", "load_image": "core", "save_image": "core", "record_attention": "attention", "evaluate": "metrics"}
+           "Tag": "tags", "TagSet": "tags", "load_image": "core", "save_image": "core", "record_attention": "attention", "evaluate": "metrics"}
 
 
 def __getattr__(name):

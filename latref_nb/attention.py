@@ -19,7 +19,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from .checkpoints import CheckpointError, one_line, whole_path
-from .core import atomic_write, file_size, unknown_name
+from .checks import unknown_name
+from .files import atomic_write, file_size
 from .faces import CLASSES
 from .modulation import style_attention_layers
 from .plots import as_pictures, image_grid

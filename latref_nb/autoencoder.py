@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from .checkpoints import Network
-from .core import unknown_name
+from .checks import unknown_name
 from .schedule import KINDS, PREDICTIONS, make_schedule
 from .unet import Middle, UNet, check_grid, down_path, group_norm, level_widths, run_layer
 

@@ -16,6 +16,9 @@ from pathlib import Path
 
 from fastcore.script import Param
 
+from .checks import shown, unknown_name
+from .files import FileError, atomic_folder, atomic_write, read_json, shipped_names, shipped_path, write_json
+from .tags import CELEBA_TAGS, TagSet
 from .recipes import HELD_OUT_SEED, PRECISIONS, PUBLISHED, ROWS
 from latref_nb.shell import (
     MOST,
@@ -72,7 +75,6 @@ def open_data(
     tags=None,  # TagSet, or a file of one (`TagSet.save`); None: CelebA's six
 ):  # a dataset
     "The faces a command works on."
-    from latref_nb.core import CELEBA_TAGS, TagSet
     from latref_nb.datasets import open_faces
     from latref_nb.faces import SynthFaces
 
@@ -151,7 +153,6 @@ def data_info(
     json: str = None,  # also write the table to this file
 ):
     "Say what a folder of faces holds, as training would read it."
-    from latref_nb.core import CELEBA_TAGS, TagSet, shown, write_json
     from latref_nb.datasets import open_faces
     from latref_nb.metrics import print_table
 
@@ -183,7 +184,7 @@ latref_data = Commands(
 # %% ../nbs/17a_commands.ipynb #5df462ab
 def _all_files(paths, recursive, out):
     "Files as given and folders as their images, without what earlier runs left in `out`; and what was passed over."
-    from latref_nb.core import image_files, passed_over, shown
+    from latref_nb.images import image_files, passed_over
     from latref_nb.pipeline import own_products
 
     ours, found = {os.path.realpath(Path(out) / n) for n in own_products(out)}, []
@@ -198,8 +199,6 @@ def _all_files(paths, recursive, out):
 
 def _say_passed_over(found, most=5):
     "One line for each (file, why) that was passed over, up to a handful."
-    from latref_nb.core import shown
-
     said = [f"{shown(f)}: was passed over ({why})." for f, why in found[:most]]
     said += [f"and {len(found) - most} more were passed over."] * (len(found) > most)
     for line in said:
@@ -209,7 +208,6 @@ def _say_passed_over(found, most=5):
 def _say_row(bar):
     "Print what was done with each file."
     from latref_nb.checkpoints import one_line
-    from latref_nb.core import shown
 
     def say(row):
         bar.update()
@@ -319,7 +317,6 @@ def read_record(
 ):  # {"stages": {stage: facts}, …}; a FileError where it cannot be read
     "How a model was made, from the training.json beside it; a single training counts as one of an autoencoder."
     from latref_nb.checkpoints import one_line
-    from latref_nb.core import FileError, read_json, shown
 
     path = Path(folder) / "training.json"
     if not os.path.lexists(path):
@@ -389,8 +386,6 @@ def record_tables(
     record,  # as `read_record` gives it
 ):  # paragraphs, markdown
     "The tables of a card: which labels were seen, what each stage did, and with which settings."
-    from latref_nb.core import FileError
-
     stages = record["stages"]
     if not stages:
         return ["No record of the training lies beside this model."]
@@ -443,8 +438,6 @@ def text_of(path):  # str
 
 def typed_line():  # str
     "The command line as it was typed, in one line."
-    from latref_nb.core import shown
-
     return shown(" ".join([Path(sys.argv[0]).name, shlex.join(sys.argv[1:])]), MOST)
 
 # %% ../nbs/17a_commands.ipynb #996401b0
@@ -452,8 +445,6 @@ def card_folder(
     model,  # shipped name or folder
 ):  # Path
     "Where the card of a model belongs; an error where it cannot be written, or where somebody else's README.md is."
-    from latref_nb.core import shipped_names, shipped_path
-
     folder = shipped_path(model) if model in shipped_names() else Path(model)
     if not folder.is_dir():
         raise ValueError(f"{model} is no folder on this disk, so its card cannot be written. Leave out --card.")
@@ -472,8 +463,6 @@ def write_card(
     measure=None,  # the command that measured; None: as it was typed
 ):  # path of the card
     "README.md in the folder of a pipeline."
-    from latref_nb.core import atomic_write
-
     folder = card_folder(model)
     text = card_text(folder.name, pipe, read_record(folder), found, measure or typed_line())
     with atomic_write(folder / "README.md") as tmp:
@@ -560,7 +549,6 @@ def known_settings(
 ):  # the same changes
     "Settings of a network, once one of that shape was built without its weights."
     import torch
-    from latref_nb.core import unknown_name
 
     for k in changes:
         if k not in known:
@@ -606,7 +594,6 @@ def latref_convert(
     half: bool = False,  # store in 16 bits: half the size, read back as 32
 ):
     "Turn a published checkpoint into a pipeline (latref) or an autoencoder (diffae)."
-    from latref_nb.core import atomic_folder
     from latref_nb.official import load_diffae, load_latref
 
     check_place(out, lost_by_network if kind == "diffae" else lost_by_pipeline)

@@ -32,27 +32,12 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from .checkpoints import CheckpointError, Network, one_line, open_tensors, read_tensors, whole_path
-from latref_nb.core import (
-    COUNT,
-    SEED,
-    SHARE,
-    WEIGHT,
-    WHOLE,
-    FileError,
-    atomic_write,
-    check_fields,
-    check_precision,
-    from_uint8,
-    make_folder,
-    make_generator,
-    read_json,
-    resolve_precision,
-    shipped_path,
-    to_uint8,
-    unknown_name,
-)
+from .checks import COUNT, SEED, SHARE, WEIGHT, WHOLE, check_fields, unknown_name
+from .files import FileError, atomic_write, make_folder, read_json, shipped_path
+from .tags import tag_list, tag_set
+from .core import check_precision, from_uint8, make_generator, resolve_precision, to_uint8
 from .datasets import labelled_as
-from .directions import edit_code, global_direction, head_losses, label_reader, tag_list, tag_set
+from .directions import edit_code, global_direction, head_losses, label_reader
 from .modulation import StyleModulation
 from .perceptual import load_perceptual
 from .sampling import INVERSIONS, invert, render

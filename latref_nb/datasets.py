@@ -17,27 +17,11 @@ from PIL import Image
 from fastcore.basics import patch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
-from latref_nb.core import (
-    CELEBA_TAGS,
-    SHARE,
-    ImageError,
-    TagSet,
-    atomic_write,
-    check_range,
-    file_size,
-    from_uint8,
-    image_files,
-    load_image,
-    nearest,
-    passed_over,
-    read_json,
-    save_image,
-    shown,
-    to_uint8,
-    unknown_name,
-    user_path,
-    write_json,
-)
+from .checks import SHARE, check_range, nearest, shown, unknown_name
+from .files import atomic_write, file_size, read_json, user_path, write_json
+from .tags import CELEBA_TAGS, TagSet
+from .images import ImageError, image_files, passed_over
+from .core import from_uint8, load_image, save_image, to_uint8
 from .faces import CLASSES
 
 # %% ../nbs/01a_datasets.ipynb #857a3cc8

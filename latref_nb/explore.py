@@ -21,7 +21,10 @@ import torch
 import traitlets as T
 from fastcore.basics import patch
 from .attention import overlay, record_attention, recordable_layers
-from .core import CELEBA_TAGS, ImageError, atomic_write, load_image, make_generator
+from .files import atomic_write
+from .tags import CELEBA_TAGS
+from .images import ImageError
+from .core import load_image, make_generator
 from .faces import SynthFaces, render_faces
 from .pipeline import Edit
 from .plots import FramePlayer, as_pictures, figure_png, image_strip

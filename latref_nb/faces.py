@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import torch
 from fastcore.basics import patch
 from torch.utils.data import Dataset
-from .core import CELEBA_TAGS, TagSet
+from .tags import CELEBA_TAGS, TagSet
 
 # %% ../nbs/01_faces.ipynb #001a13e0
 IDENTITY = (

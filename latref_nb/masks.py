@@ -15,8 +15,9 @@ from torch import nn
 
 from .checkpoints import Network
 from .consistency import Frozen, weights_key
-from .core import WEIGHT, check_fields, check_range, from_uint8
-from .directions import tag_list, tag_set
+from .checks import WEIGHT, check_fields, check_range
+from .tags import tag_list, tag_set
+from .core import from_uint8
 from .training import fit
 
 # %% ../nbs/11a_masks.ipynb #cadd42be

@@ -21,22 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .checkpoints import Network, load_part, not_finite, one_line
-from latref_nb.core import (
-    ABOVE,
-    CELEBA_TAGS,
-    COUNT,
-    atomic_write,
-    batched,
-    check_range,
-    check_ranges,
-    make_generator,
-    nearest,
-    randn,
-    resolve_precision,
-    shipped_path,
-)
+from .checks import ABOVE, COUNT, check_range, check_ranges, nearest
+from .files import atomic_write, shipped_path
+from .tags import CELEBA_TAGS, tag_list, tag_set
+from .core import batched, make_generator, randn, resolve_precision
 from .datasets import cached
-from .directions import edit_scores, head_losses, label_reader, probe_accuracy, tag_list, tag_set
+from .directions import edit_scores, head_losses, label_reader, probe_accuracy
 from .faces import STYLES, Factors, SynthFaces, draw_factors, render_faces
 from latref_nb.perceptual import (
     FaceTrunk,

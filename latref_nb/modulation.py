@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from .checkpoints import Network
-from .directions import tag_list, tag_set
+from .tags import tag_list, tag_set
 from .styles import StyleCode, tag_number, value_numbers, value_offsets
 from .unet import attend, zero_init
 

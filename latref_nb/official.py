@@ -31,7 +31,9 @@ from latref_nb.checkpoints import (
     weights_dtype,
     whole_path,
 )
-from .core import Tag, TagSet, file_size, unknown_name
+from .checks import unknown_name
+from .files import file_size
+from .tags import Tag, TagSet
 from .modulation import StyleModulation
 from .pipeline import LatRefPipeline
 from .styles import LatentMapper, ReferenceExtractor, encoder_config

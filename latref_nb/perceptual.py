@@ -8,8 +8,9 @@ __all__ = ['FaceTrunk', 'face_head', 'fit_size', 'soften', 'roughen', 'Perceptua
 
 # %% ../nbs/08a_perceptual.ipynb #29012af7
 from .checkpoints import Network, load_part
-from .core import CELEBA_TAGS, shipped_path
-from .directions import head_losses, tag_list, tag_set
+from .files import shipped_path
+from .tags import CELEBA_TAGS, tag_list, tag_set
+from .directions import head_losses
 from .faces import STYLES
 
 import torch

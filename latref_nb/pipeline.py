@@ -30,27 +30,27 @@ from latref_nb.checkpoints import (
     weights_dtype,
     weights_name,
 )
-from latref_nb.core import (
-    ImageError,
+from .checks import nearest, shown, unknown_name
+from latref_nb.files import (
     atomic_folder,
+    make_folder,
+    read_json,
+    shipped_names,
+    shipped_path,
+    short_name,
+    user_path,
+    write_json,
+)
+from .images import ImageError
+from latref_nb.core import (
     autocast_dtype,
     batched,
     check_images,
     load_image,
-    make_folder,
     make_generator,
-    nearest,
-    read_json,
     resolve_precision,
     save_image,
-    shipped_names,
-    shipped_path,
-    short_name,
-    shown,
     to_pil,
-    unknown_name,
-    user_path,
-    write_json,
 )
 from latref_nb.directions import (
     METHODS,

@@ -18,7 +18,8 @@ import torch
 import traitlets as T
 from matplotlib.figure import Figure
 from PIL import Image
-from .core import atomic_write, to_numpy
+from .files import atomic_write
+from .core import to_numpy
 
 # %% ../nbs/02_plots.ipynb #4f11a3ef
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444", "#F0E442")

@@ -11,16 +11,12 @@ __all__ = ['PRECISIONS', 'CELEBA', 'AUTOENCODERS', 'INVERSIONS', 'WEIGHTINGS', '
 import hashlib, json
 from dataclasses import asdict, dataclass, field, replace
 
+from .checks import COUNT, SEED, SHARE, WEIGHT, WHOLE, check_fields
+from .tags import CELEBA_TAGS
+
 # %% ../nbs/17_recipes.ipynb #d2a27254
 PRECISIONS = ("auto", "no", "bf16")  # chapter 00
-CELEBA = {  # the six tags of chapter 00, with their values
-    "Smiling": ("without", "with"),
-    "Eyeglasses": ("without", "with"),
-    "Bangs": ("without", "with"),
-    "HairColor": ("black", "blond", "brown"),
-    "Young": ("without", "with"),
-    "Male": ("without", "with"),
-}
+CELEBA = {t.name: t.values for t in CELEBA_TAGS}  # the six tags, with their values
 AUTOENCODERS = ("synthfaces64", "ffhq128_autoenc", "ffhq256_autoenc")  # the presets of chapter 05
 INVERSIONS = ("ddim", "ddim_late", "fixed_point", "dpmsolver++")  # chapter 06
 WEIGHTINGS = ("plain", "min_snr", "p2")  # of noise levels, chapter 03
@@ -57,13 +53,6 @@ def _one_of(name, value, allowed):
         raise ValueError(f"{name}={value!r} came; allowed: {', '.join(allowed)}.")
 
 
-def _between(o, low, high, *names):
-    "Refuse a number outside a range; NaN is outside of any."
-    for name in names:
-        if not low <= getattr(o, name) <= high:
-            raise ValueError(f"{name}={getattr(o, name)} came; allowed: {low} to {high}.")
-
-
 @dataclass
 class AutoencoderSettings:
     "How an autoencoder is trained, beside its steps, batch size and learning rate."
@@ -84,9 +73,9 @@ class AutoencoderSettings:
 
     def __post_init__(self):
         _one_of("weighting", self.weighting, WEIGHTINGS)
-        _between(self, 0, 1, "high_noise", "regions", "decay")
-        _between(self, 0, 0.9999999, "ema_decay")
-        _between(self, 0, 1e9, "z_labels", "z_image", "z_features", "x0_distance")
+        check_fields(self, **dict.fromkeys(("high_noise", "regions", "decay"), SHARE), ema_decay=(0, 1, "[)"))
+        check_fields(self, **dict.fromkeys(("z_labels", "z_image", "z_features", "x0_distance"), WEIGHT))
+        check_fields(self, warmup=WHOLE, warmup_z=WHOLE, data_seed=SEED)
 
 # %% ../nbs/17_recipes.ipynb #78c458af
 @dataclass
@@ -104,8 +93,7 @@ class ClassifierSettings:
     data_seed: int = 0  # of rendered faces: another seed, other people
 
     def __post_init__(self):
-        _between(self, 1, 10**9, "steps", "iterations", "calibrate_steps")
-        _between(self, 0, 1e9, "noise", "sure")
+        check_fields(self, steps=COUNT, iterations=COUNT, calibrate_steps=COUNT, noise=WEIGHT, sure=WEIGHT)
         _one_of("method", self.method, DIRECTIONS)
         _one_of("inversion", self.inversion, INVERSIONS)
         _one_of("judge", self.judge, ("perceptual", "judge"))
@@ -121,8 +109,7 @@ class StyleRun:
     data_seed: int = 0  # of rendered faces: another seed, other people
 
     def __post_init__(self):
-        _between(self, 0, 1, "min_flip")
-        _between(self, 0, 0.9999999, "ema_decay")
+        check_fields(self, min_flip=SHARE, ema_decay=(0, 1, "[)"), stages=WHOLE)
 
 # %% ../nbs/17_recipes.ipynb #d1c7a21d
 TEACHES = {  # stage → what it teaches

@@ -38,21 +38,10 @@ from latref_nb.consistency import (
     weights_key,
 )
 from .consistency import _base_of, _make_part, _read_part, _save_part, _settling_of, part_key
-from latref_nb.core import (
-    CELEBA_TAGS,
-    TagSet,
-    atomic_folder,
-    atomic_write,
-    default_device,
-    make_folder,
-    make_generator,
-    read_json,
-    resolve_precision,
-    shipped_names,
-    shipped_path,
-    shown,
-    write_json,
-)
+from .tags import CELEBA_TAGS, TagSet
+from .files import atomic_folder, atomic_write, make_folder, read_json, shipped_names, shipped_path, write_json
+from .core import default_device, make_generator, resolve_precision
+from .checks import shown
 from .datasets import fingerprint, labelled_as
 from .directions import label_reader, probe_accuracy
 from .faces import SynthFaces

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .core import autocast_dtype, check_images, nearest, randn
+from .checks import nearest
+from .core import autocast_dtype, check_images, randn
 from .schedule import NoiseSchedule, make_schedule, predict_x0_eps, signal_noise
 
 # %% ../nbs/06_sampling.ipynb #64e3ab4f

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import latref_nb
 from fastcore.script import anno_parser
+from .checks import shown, unknown_name
+from .files import FileError, make_folder, read_json, write_error
 
 # %% ../nbs/16a_shell.ipynb #9dc60772
 class UsageError(ValueError):
@@ -336,8 +338,6 @@ class Commands:
     def _other(self, first):
         "What to say where no command came, or one that does not exist."
         if first not in (None, "-h", "--help"):
-            from latref_nb.core import unknown_name
-
             raise UsageError(unknown_name("command", first, self.commands))
         print(self.help())
         return 0 if first else 2
@@ -350,8 +350,6 @@ def probe_folder(
     folder,  # that is there, or is to be made
 ):  # None, or an OSError
     "Find out whether something can be written in a folder; nothing stays, parents that had to be made included."
-    from latref_nb.core import make_folder, shown, write_error
-
     new = [p for p in (folder, *folder.parents) if not p.exists()]  # deepest first
     try:
         make_folder(folder)
@@ -372,8 +370,6 @@ def check_place(
     lost=None,  # where it is written anew: function of a path in it, True for what would be lost
 ):  # None, or an OSError
     "Find out now whether a folder can be written, and that nothing of somebody else's is lost."
-    from latref_nb.core import shown
-
     out = Path(os.path.abspath(out))
     if out.parent == out:
         raise OSError(f"cannot write {out}: that is the root of all folders. Choose a folder in it.")
@@ -390,8 +386,6 @@ def check_place(
 # %% ../nbs/16a_shell.ipynb #0f8d461f
 def _is_table(path):
     "Whether a file holds what `--json` wrote earlier."
-    from latref_nb.core import FileError, read_json
-
     try:
         data = read_json(path, limit=MOST)
     except FileError:
@@ -405,7 +399,6 @@ def check_table(
     "Find out now whether a table can be written: the file is new, empty, or an earlier table."
     if path is None:
         return
-    from latref_nb.core import shown
 
     path = Path(os.path.abspath(path))
     said = f"cannot write {shown(path)}"
@@ -514,8 +507,6 @@ def chosen_settings(
     what="setting",  # how a message calls those without a group
 ):  # {group: {name: value}}, of every group
     "What `--set` changes, sorted by groups; unknown names and values that do not fit are refused."
-    from latref_nb.core import unknown_name
-
     found = {group: {} for group in groups}
     for k, v in read_pairs(pairs).items():
         group, _, name = k.rpartition(".")

@@ -28,8 +28,10 @@ from latref_nb.checkpoints import (
     read_tensors,
     whole_path,
 )
-from .core import Tag, atomic_write, randn, unknown_name
-from .directions import tag_list, tag_set
+from .checks import unknown_name
+from .files import atomic_write
+from .tags import Tag, tag_list, tag_set
+from .core import randn
 
 # %% ../nbs/09_styles.ipynb #78e7a18c
 @dataclass(repr=False)

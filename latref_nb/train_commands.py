@@ -17,6 +17,8 @@ from pathlib import Path
 
 from fastcore.script import Param
 
+from .checks import shown, unknown_name
+from .files import make_folder, settle_folder, write_json
 from latref_nb.commands import (
     lost_by_pipeline,
     open_data,
@@ -54,8 +56,6 @@ def others_things(
     makes,  # names of the folders that will appear in it
 ):  # names of what is not this training's
     "What a training would overwrite in a folder where none has left a checkpoint."
-    from latref_nb.core import settle_folder
-
     if settle_folder(out / "checkpoint").exists():
         return []
     return [n for n in ("model_index.json", "training.json", *makes) if (out / n).exists()]
@@ -68,8 +68,6 @@ def begin_training(
     makes=(),  # names of the folders that will appear in it
 ):  # the folder
     "What every training does first: check the folder, note the command in it."
-    from latref_nb.core import make_folder
-
     set_threads(threads)
     check_place(out)
     if (Path(out) / "checkpoint").exists() and not resume:
@@ -86,8 +84,6 @@ def check_cache(
     cache,  # memory, none, or the name of a file
 ):
     "Find out now whether faces can be kept in a file."
-    from latref_nb.core import shown
-
     if cache in ("memory", "none"):
         return
     path = Path(os.path.abspath(cache))
@@ -117,8 +113,6 @@ def split_settings(
     pairs,  # of --set
 ):  # AutoencoderSettings, {setting of the network: value}
     "What `--set` says about the training and about the network."
-    from latref_nb.core import unknown_name
-
     known, given = autoencoder_settings()[""], read_pairs(pairs)
     for k in given:
         if k not in known:
@@ -225,7 +219,7 @@ def train_classifiers(
     "Fit and calibrate the classifiers on a trained autoencoder: the result is a whole pipeline."
     from latref_nb.autoencoder import DiffusionAutoencoder
     from latref_nb.checkpoints import load_part
-    from latref_nb.core import default_device, write_json
+    from latref_nb.core import default_device
     from latref_nb.runner import fit_classifiers
 
     set_threads(threads)
@@ -620,7 +614,7 @@ def eval_ablations(
 ):
     "Train the whole method and the method less each of its parts, equally long, and measure all of them."
     from latref_nb.consistency import train_ablations
-    from latref_nb.core import resolve_precision, write_json
+    from latref_nb.core import resolve_precision
     from latref_nb.metrics import print_table
     from latref_nb.runner import check_styles
 

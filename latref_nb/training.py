@@ -37,28 +37,18 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm.auto import tqdm
 
 from .checkpoints import CheckpointError, one_line, read_head, read_tensors
-from latref_nb.core import (
-    ABOVE,
-    COUNT,
-    PRECISIONS,
-    SEED,
-    SHARE,
-    WEIGHT,
-    WHOLE,
+from .checks import ABOVE, COUNT, SEED, SHARE, WEIGHT, WHOLE, check_fields, check_ranges, shown
+from latref_nb.files import (
     FileError,
     atomic_folder,
     atomic_write,
-    check_fields,
-    check_precision,
-    check_ranges,
     file_size,
     make_folder,
     read_json,
-    resolve_precision,
     settle_folder,
-    shown,
     write_error,
 )
+from .core import PRECISIONS, check_precision, resolve_precision
 from .datasets import labelled_as, provenance
 from .schedule import WEIGHTINGS, add_noise, loss_weight, predict_x0, training_target
 

@@ -5,7 +5,55 @@ the chapter, where the right answers stand in place of the stubs and may be call
 """
 
 MISTAKES = {
-    "00_core": {
+    "00_checks": {
+        "check_meant": [
+            ("lambda name, allowed: name if name in allowed else None", "compare without capitals"),
+            ("lambda name, allowed: name.strip() if meant(name, allowed) else None", "not as it was typed"),
+            ("lambda name, allowed: next((a for a in allowed if name.strip().lower() in a.lower()), None)",
+             "a part of a name"),
+        ],
+        "check_picture_side": [
+            ("lambda side: side", "60 went through"),
+            ("""def wrong(side):
+    if int(side) < 16 or int(side) % 8: raise ValueError(f"{side} came, not at least 16 and a multiple of 8")
+    return side""", "64.0 went through"),
+            ("""def wrong(side):
+    try: return picture_side(side)
+    except ValueError: raise ValueError("that is no side of a picture") from None""", "does not say what came"),
+            ("""def wrong(side):
+    try: return picture_side(side)
+    except ValueError: raise ValueError(f"{side} came") from None""", "does not say what is allowed"),
+        ],
+        "check_examine": [
+            ("lambda f: 'right' if f([3, 1, 2]) == 3 else 'wrong'", "the first number passed"),
+            ("lambda f: 'right' if f([1, 2, 3]) == 3 else 'wrong'", "the last number passed"),
+            ("lambda f: 'right' if f([1, 3, 2]) == 3 else 'wrong'", "without its sign"),
+            ("lambda f: {None: 'nothing yet', 3: 'right'}.get(f([1, 3, 2, -4]), 'wrong')", "must not stop you"),
+        ],
+    },
+    "00a_files": {
+        "check_count_up": [
+            ("lambda path: write_json({'n': 1}, path) and 1", "the second call must give 2"),
+            ("""def wrong(path):
+    try: n = read_json(path)["n"] + 1
+    except ValueError: n = 1
+    write_json({"n": n}, path)
+    return n""", "let read_json's error pass"),
+        ],
+        "check_numbered": [
+            ("lambda stem, n: f'{stem}_{n:03d}.png'", "leave room for the end"),
+            ("lambda stem, n: f'{stem[:247]}_{n:03d}.png'", "count bytes"),
+            ("lambda stem, n: short_name(stem[:60]) + f'_{n:03d}.png'", "two long names became one"),
+            ("lambda stem, n: short_name(f'{stem}_{n:03d}.png')", "was cut off"),
+        ],
+        "check_leftovers": [
+            ("lambda folder: sorted(n for n in os.listdir(folder) if n[0] == '.')", "look for .part as well"),
+            ("lambda folder: sorted(n for n in os.listdir(folder) if 'part' in n.split('.'))", "is not hidden"),
+            ("lambda folder: sorted(n for n in os.listdir(folder) if n[0] == '.' and '.part' in n)",
+             "no part of its own"),
+        ],
+    },
+    "00b_tags": {
         "check_changed": [
             ("lambda tags, b, a: {t: (int(i), int(j)) for t, i, j in zip(tags.names, b, a) if i != j}",
              "is not a change"),
@@ -13,6 +61,55 @@ MISTAKES = {
              "if i != j and min(i, j) >= 0}", "decode the labels"),
             ("lambda tags, b, a: {}", "Smiling and HairColor changed"),
         ],
+        "check_looks": [
+            ("lambda tags: sum(map(len, tags))", "that adds where"),
+            ("lambda tags: 2 ** len(tags)", "HairColor has three"),
+        ],
+        "check_joined": [
+            ("lambda mine, hers: TagSet([*mine, *hers])", "was taken twice"),
+            ("lambda mine, hers: TagSet({t.name: t for t in [*mine, *hers]}.values())", "lost without a word"),
+        ],
+    },
+    "00c_metadata": {
+        "check_kind_of": [
+            ("lambda data: 'TIFF' if data[:2] == b'II' else kind_of(data) if data[:2] != b'MM' else None",
+             "may also begin with MM"),
+            ("lambda data: 'PNG' if b'PNG' in data else kind_of(data)", "at the very beginning"),
+            ("lambda data: 'PNG' if data[:3] == b'PNG' else kind_of(data)", "nothing but the whole mark"),
+        ],
+        "check_chunks": [
+            ("lambda data: [data[8:12]]", "begin after 8 bytes"),
+            ("""def wrong(data):
+    names, at = [], 8
+    while at + 8 <= len(data):
+        n, name = struct.unpack(">I4s", data[at:at + 8])
+        names, at = [*names, name], at + 8 + n
+    return names""", "12 bytes longer than its data"),
+        ],
+        "check_exif_of": [
+            ("lambda code: struct.pack('2sHIHHHIHHI', b'II', 42, 8, 1, 0x0112, 3, 1, code, 0, 0)", "it takes 26"),
+            ("lambda code: struct.pack('>2sHIHHHIHHI', b'II', 42, 8, 1, 0x0112, 3, 1, code, 0, 0)", "small part first"),
+            ("lambda code: exif_of(6)", "for code 1 it says 6"),
+        ],
+    },
+    "00d_images": {
+        "check_upright": [
+            ("lambda a, code: a", "have changed places"),
+            ("lambda a, code: np.rot90(a, {1: 0, 3: 2, 6: 1, 8: -1}[code])", "the other way round"),
+            ("lambda a, code: upright(a, code) if code != 3 else a[::-1]", "code 3 is turned or mirrored"),
+        ],
+        "check_shrink": [
+            ("lambda a, k: a[::k, ::k]", "average each block"),
+            ("lambda a, k: shrink(a, 2 * k)", "is half of"),
+            ("lambda a, k: a.reshape(k, a.shape[0] // k, a.shape[1] // k, k).mean((0, 3))", "no neighbours"),
+        ],
+        "check_to_bytes": [
+            ("lambda a: a.astype(np.uint8)", "divide by 257"),
+            ("lambda a: (a >> 8).astype(np.uint8)", "round, do not cut off"),
+            ("lambda a: a / 257", "uint8 is wanted"),
+        ],
+    },
+    "00e_core": {
         "check_on_colour": [
             ("lambda rgba, c: from_uint8(torch.from_numpy(rgba[..., :3].copy()).permute(2, 0, 1))", "fourth channel"),
             ("lambda rgba, c: on_colour(np.concatenate([rgba[..., :3], 255 - rgba[..., 3:]], -1), c)",
@@ -26,8 +123,14 @@ MISTAKES = {
             ("lambda names, shape: randn((len(names), *shape), make_generator(sum(map(len, names))))",
              "with its neighbours"),
         ],
+        "check_in_pieces": [
+            ("lambda f, x, n: f(x)", "came at once"),
+            ("lambda f, x, n: torch.cat([f(x[i:i + n]) for i in range(0, len(x) - n + 1, n)])",
+             "the last piece may be shorter"),
+            ("lambda f, x, n: torch.cat([f(a) for a in x.split(1)])", "pieces of 3, 3 and 1"),
+        ],
     },
-    "00b_checkpoints": {
+    "00f_checkpoints": {
         "check_promised": [
             ("lambda head: sum(torch.Size(s).numel() for _, s in head.values())", "each takes dtype.itemsize bytes"),
             ("lambda head: sum(d.itemsize * torch.Size(s).numel() for d, s in head.values() if s)",

@@ -1,7 +1,7 @@
 "A pipeline with style networks to test on: the shipped autoencoder and classifiers, and small style networks with random weights that do change a face."
 
 import torch
-from latref_nb.directions import tag_list
+from latref_nb.tags import tag_list
 from latref_nb.modulation import StyleModulation
 from latref_nb.pipeline import LatRefPipeline
 from latref_nb.styles import LatentMapper, ReferenceExtractor

@@ -7,7 +7,9 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin, features
 from repo import HANG
-from latref_nb.core import CELEBA_TAGS, ImageError, Tag, TagSet, load_image, read_formats
+from latref_nb.tags import CELEBA_TAGS, Tag, TagSet
+from latref_nb.images import ImageError, read_formats
+from latref_nb.core import load_image
 from latref_nb.datasets import AnnotationError, FaceFolder, FacesWarning, open_faces
 
 CASES = Path(__file__).parent / "fixtures" / "cases"

@@ -16,7 +16,7 @@ from repo import HANG
 from latref_nb.autoencoder import DiffusionAutoencoder
 from latref_nb.checkpoints import LIMITS, WEIGHTS, CheckpointError, check_settings, load_part, read_tensors
 from latref_nb.consistency import DirectionStyles, Stages, load_stages, save_stages
-from latref_nb.core import CELEBA_TAGS, TagSet
+from latref_nb.tags import CELEBA_TAGS, TagSet
 from latref_nb.directions import ValueClassifier
 from latref_nb.masks import PictureMask
 from latref_nb.metrics import FactorNet, IdentityNet, Judge, load_network

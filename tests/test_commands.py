@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from repo import HANG
 from latref_nb import commands, runner, shell, train_commands
-from latref_nb.core import CELEBA_TAGS, load_image, resolve_precision, save_image
+from latref_nb.tags import CELEBA_TAGS
+from latref_nb.core import load_image, resolve_precision, save_image
 from latref_nb.datasets import open_faces
 from latref_nb.faces import SynthFaces
 from latref_nb.pipeline import LatRefPipeline
@@ -444,7 +445,7 @@ def test_published_weights_are_converted(tmp_path, photos, capsys):
 
 
 def test_an_autoencoder_goes_on_under_tags_of_ones_own(tmp_path, capsys):
-    from latref_nb.core import TagSet
+    from latref_nb.tags import TagSet
 
     few_tags = TagSet([CELEBA_TAGS["Male"], CELEBA_TAGS["HairColor"]]).save(tmp_path / "tags.json")
     common = f"--n 8 --batch-size 4 --steps 1 --device cpu --threads 1 --tags {few_tags}"
@@ -479,7 +480,7 @@ def test_an_autoencoder_goes_on_under_tags_of_ones_own(tmp_path, capsys):
 @pytest.fixture
 def hair(tmp_path):
     "A folder of pictures with a list of LongHair for most of them, and the file of the tag."
-    from latref_nb.core import Tag, TagSet
+    from latref_nb.tags import Tag, TagSet
 
     ds = SynthFaces(24, 32, seed=3)
     d = tmp_path / "hair"

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import latref_nb.consistency as C
 from latref_nb.autoencoder import DiffusionAutoencoder
-from latref_nb.core import CELEBA_TAGS, Tag, TagSet, from_uint8, make_generator
+from latref_nb.tags import CELEBA_TAGS, Tag, TagSet, tag_list
+from latref_nb.core import from_uint8, make_generator
 from latref_nb.consistency import (
     ABLATIONS,
     CacheWarning,
@@ -45,7 +46,7 @@ from latref_nb.consistency import (
     train_styles,
 )
 from latref_nb.datasets import TensorFaces
-from latref_nb.directions import ValueClassifier, fit_classifiers, tag_list
+from latref_nb.directions import ValueClassifier, fit_classifiers
 from latref_nb.masks import MaskWeights, train_mask
 from latref_nb.metrics import train_network
 from latref_nb.perceptual import PerceptualNet

@@ -5,7 +5,7 @@ import nbformat, pytest
 from repo import CHAPTERS, HANG, ROOT, cells, execute, read, source as text_of
 from test_install import wheel  # noqa: F401  a fixture
 
-from latref_nb import core, course
+from latref_nb import checks, course
 
 
 # ---- what every chapter has
@@ -72,7 +72,7 @@ def text(path):
 
 
 STUB = (
-    "from latref_nb.core import your_turn",
+    "from latref_nb.checks import your_turn",
     "def double(x):\n    ...",
     "def check_double(f):\n    assert f(3) is not None, 'nothing yet: return a number'\n    assert f(3) == 6",
     "your_turn(check_double, double)",
@@ -207,9 +207,9 @@ def test_a_new_listener_takes_the_place_of_the_old_one(tmp_path):
     course.keep_progress("00_one", tmp_path)
     course.keep_progress("00_one", tmp_path)
     try:
-        assert len([o for o in core.when_right if isinstance(o, course.Notes)]) == 1
+        assert len([o for o in checks.when_right if isinstance(o, course.Notes)]) == 1
     finally:
-        core.when_right.clear()
+        checks.when_right.clear()
 
 
 def test_a_folder_that_cannot_be_noted_in_does_not_disturb(tmp_path, capsys):
@@ -235,7 +235,7 @@ def test_course_from_the_wheel_in_an_empty_folder(wheel, tmp_path):  # noqa: F81
     zipfile.ZipFile(wheel).extractall(site)
     empty.mkdir()
     names = zipfile.ZipFile(wheel).namelist()
-    assert "latref_nb/chapters/00_core.ipynb" in names and not [
+    assert "latref_nb/chapters/00e_core.ipynb" in names and not [
         n for n in names if n.startswith("latref_nb/chapters/") and not n.endswith(".ipynb")
     ]
     code = "import sys, latref_nb; assert latref_nb.__file__.startswith(sys.argv[1]); from latref_nb.course import latref_course; latref_course(['--out', 'mine'])"
@@ -250,7 +250,7 @@ def test_course_from_the_wheel_in_an_empty_folder(wheel, tmp_path):  # noqa: F81
     assert done.returncode == 0, done.stderr[-2000:]
     assert (
         "chapters copied to mine" in done.stdout
-        and (empty / "mine/00_core.ipynb").is_file()
+        and (empty / "mine/00e_core.ipynb").is_file()
         and (empty / "mine" / course.PROGRESS).is_file()
     )
 
@@ -266,7 +266,7 @@ def test_make_lab_opens_copies_that_the_clone_does_not_see():
 def test_what_has_no_exercises_is_handed_out_as_it_is():
     nb = course.chapters()["play"]
     assert [c["id"] for c in course.student_copy(nb, "play")["cells"]] == [c["id"] for c in nb["cells"]]
-    assert "progress" in [c["id"] for c in course.student_copy(course.chapters()["00_core"], "00_core")["cells"]]
+    assert "progress" in [c["id"] for c in course.student_copy(course.chapters()["00e_core"], "00e_core")["cells"]]
 
 
 # ---- the quiz

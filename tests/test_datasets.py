@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
 from torch.utils.data import DataLoader
-from latref_nb.core import CELEBA_TAGS, ImageError, Tag, TagSet, save_image
+from latref_nb.tags import CELEBA_TAGS, Tag, TagSet
+from latref_nb.images import ImageError
+from latref_nb.core import save_image
 from latref_nb.faces import CLASSES, SynthFaces
 from latref_nb import datasets as D
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from latref_nb.core import Tag, TagSet, make_generator
+from latref_nb.tags import Tag, TagSet, tag_list, tag_set
+from latref_nb.core import make_generator
 from latref_nb.directions import (
     AIMS,
     METHODS,
@@ -27,8 +28,6 @@ from latref_nb.directions import (
     metric_matrix,
     other_contrasts,
     probe_accuracy,
-    tag_list,
-    tag_set,
     value_gradient,
     value_weights,
 )

@@ -5,7 +5,7 @@ import nbformat, pytest
 from exercises import MISTAKES
 from repo import CHAPTERS, ROOT, code_of, execute, exercises, read, skipped, source
 
-from latref_nb import core, course
+from latref_nb import checks, course
 
 chapters = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
 
@@ -51,19 +51,19 @@ def asserts(x):
     ],
 )
 def test_your_turn_says_one_line_whatever_comes(f, line, capsys):
-    assert core.your_turn(check_half, f) is None
+    assert checks.your_turn(check_half, f) is None
     out = capsys.readouterr().out
     assert out.startswith(line) and out.count("\n") == 1 and out.endswith("\n") and len(out) < 400, out
 
 
 def test_only_what_is_right_is_told_to_those_who_listen(capsys):
     told = []
-    core.when_right.append(told.append)
+    checks.when_right.append(told.append)
     try:
         for f in (lambda x: None, stops, lambda x: x, lambda x: x / 2):
-            core.your_turn(check_half, f)
+            checks.your_turn(check_half, f)
     finally:
-        core.when_right.remove(told.append)
+        checks.when_right.remove(told.append)
     assert told == ["check_half"]
 
 
@@ -72,7 +72,7 @@ def test_an_interrupt_is_no_mistake():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        core.your_turn(check_half, wait)
+        checks.your_turn(check_half, wait)
 
 
 # ---- the form

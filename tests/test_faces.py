@@ -1,7 +1,7 @@
 "SynthFaces: determinism to the bit, counterfactuals that touch nothing else, masks, styles, labels, faults."
 
 import pytest, torch
-from latref_nb.core import CELEBA_TAGS, TagSet
+from latref_nb.tags import CELEBA_TAGS, TagSet
 from latref_nb.faces import (
     CLASSES,
     IDENTITY,

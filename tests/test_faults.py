@@ -7,7 +7,8 @@ import numpy as np, pytest, torch
 from PIL import Image
 from repo import HANG, wait_for
 from latref_nb import commands, faces, metrics, official, runner, shell, train_commands
-from latref_nb.core import Tag, TagSet, save_image
+from latref_nb.tags import Tag, TagSet
+from latref_nb.core import save_image
 from latref_nb.datasets import open_faces
 from latref_nb.training import TrainingError
 from test_pipeline import tiny_pipeline

@@ -52,7 +52,7 @@ def test_shipped_model_edits_from_the_wheel_in_an_empty_folder(wheel, tmp_path):
     code = """
 import latref_nb, sys
 assert latref_nb.__file__.startswith(sys.argv[1]), latref_nb.__file__
-from latref_nb.core import shipped_path
+from latref_nb.files import shipped_path
 from latref_nb.pipeline import LatRefPipeline
 pipe = LatRefPipeline.from_pretrained("synthfaces64")
 out = pipe(shipped_path("faces/img_align_celeba/000029.jpg"), "Eyeglasses=with", num_inference_steps=2)

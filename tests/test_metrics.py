@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from latref_nb.core import CELEBA_TAGS, Tag, TagSet, make_generator, resolve_precision, shipped_path
+from latref_nb.files import shipped_path
+from latref_nb.tags import CELEBA_TAGS, Tag, TagSet
+from latref_nb.core import make_generator, resolve_precision
 from latref_nb.datasets import TensorFaces
 from latref_nb.directions import edit_code, fit_classifiers, fit_eigenfaces, probe_accuracy
 from latref_nb.faces import SynthFaces, render_faces

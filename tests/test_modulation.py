@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from latref_nb.core import Tag, TagSet
+from latref_nb.tags import Tag, TagSet
 from latref_nb.modulation import (
     MultiScaleMask,
     StyleModulation,

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from latref_nb import metrics, perceptual
-from latref_nb.core import CELEBA_TAGS, make_generator
+from latref_nb.tags import CELEBA_TAGS
+from latref_nb.core import make_generator
 from latref_nb.datasets import cached
 from latref_nb.directions import probe_accuracy
 from latref_nb.faces import SynthFaces

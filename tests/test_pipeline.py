@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 from latref_nb import pipeline
 from latref_nb.autoencoder import DiffusionAutoencoder
-from latref_nb.core import CELEBA_TAGS, ImageError, Tag, TagSet, load_image, make_generator
+from latref_nb.tags import CELEBA_TAGS, Tag, TagSet
+from latref_nb.images import ImageError
+from latref_nb.core import load_image, make_generator
 from latref_nb.directions import ValueClassifier, fit_classifiers
 from latref_nb.faces import CLASSES, SynthFaces
 from latref_nb.modulation import StyleModulation

@@ -12,15 +12,7 @@ import pytest
 import torch
 
 from latref_nb import commands, consistency, core, masks, metrics, pipeline, runner, shell, train_commands, training
-from latref_nb.core import (
-    PRECISIONS,
-    PrecisionWarning,
-    autocast_dtype,
-    bf16_factor,
-    check_range,
-    has_bf16,
-    resolve_precision,
-)
+from latref_nb.core import PRECISIONS, PrecisionWarning, autocast_dtype, bf16_factor, has_bf16, resolve_precision
 from latref_nb.sampling import invert, render
 from latref_nb.training import fit
 from test_pipeline import tiny_pipeline
@@ -269,29 +261,3 @@ def test_older_checkpoints_go_on(tmp_path, capsys, word):
     )
     with pytest.raises(ValueError, match="batch_size: 4 then, 8 now"):
         fit(Curve(), Points(), tmp_path, **HOW)
-
-
-# ---- numbers
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), "1", None, True, [1], 1.5])
-@pytest.mark.parametrize("how", [dict(low=0, high=1), dict(low=0, high=1, whole=True)])
-def test_what_is_no_number_of_a_range(value, how):
-    with pytest.raises(
-        ValueError, match="^x=.* came; allowed: a (finite|whole) number at least 0 and at most 1.$"
-    ) as e:
-        check_range("x", value, **how)
-    assert "\n" not in str(e.value)
-
-
-def test_ends_of_a_range():
-    import numpy as np
-
-    assert (
-        [check_range("x", v, 0, 1) for v in (0, 1, 0.5, np.float32(0.25))] == [0, 1, 0.5, 0.25]
-        and check_range("x", np.int64(3), 1, whole=True) == 3
-        and check_range("x", -1e30) == -1e30
-    )
-    for ends, bad in (("(]", 0), ("[)", 1), ("()", 0), ("()", 1)):
-        with pytest.raises(ValueError, match="above 0|below 1"):
-            check_range("x", bad, 0, 1, ends)

@@ -193,3 +193,13 @@ def test_help_lists_the_settings_with_what_they_do(capsys):
     for words in ("perceptual=", "settings.noise=", "forward.steps=", "modulation.width=", "min_flip="):
         assert words in page
     assert str(ROOT) not in page
+
+
+def test_the_course_needs_no_torch(tmp_path):
+    code = """
+from latref_nb.course import latref_course
+for words in (["--help"], ["--out", "mine"], ["quiz", "--help"]):
+    try: latref_course(words)
+    except SystemExit as e: assert not e.code, e.code
+"""
+    assert "chapters copied to mine" in without_torch(code, tmp_path) and (tmp_path / "mine" / "play.ipynb").is_file()

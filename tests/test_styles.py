@@ -3,7 +3,8 @@
 import pytest
 import torch
 from latref_nb.autoencoder import DiffusionAutoencoder
-from latref_nb.core import CELEBA_TAGS, Tag, TagSet, make_generator
+from latref_nb.tags import CELEBA_TAGS, Tag, TagSet
+from latref_nb.core import make_generator
 from latref_nb.styles import (
     LatentMapper,
     ReferenceExtractor,

@@ -19,7 +19,8 @@ from torch import nn
 import latref_nb.training as training
 from latref_nb.autoencoder import DiffusionAutoencoder
 from latref_nb.checkpoints import CheckpointError
-from latref_nb.core import CELEBA_TAGS, Tag, TagSet, save_image
+from latref_nb.tags import CELEBA_TAGS, Tag, TagSet
+from latref_nb.core import save_image
 from latref_nb.datasets import cached, open_faces, provenance
 from latref_nb.training import (
     Average,
