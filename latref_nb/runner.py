@@ -593,7 +593,8 @@ def announce(
     much = much or (f"{s['n']:,} faces" if "n" in s else "the model's folder")
     own, all_ = (_spoken(time_left(job.recipe, done, r)) for r in ([stage], rest))
     begun = ", goes on" if (job.folder(stage) / "stage.json").exists() else ""
-    return f"[{order.index(stage) + 1}/{len(order)}] {stage}{begun}: {much}. About {own}; with all that follows {all_}."
+    more = f"; with all that follows {all_}" if all_ != own else ""
+    return f"[{order.index(stage) + 1}/{len(order)}] {stage}{begun}: {much}. About {own}{more}."
 
 # %% ../nbs/17b_runner.ipynb #dd612a25
 def chosen_stages(
