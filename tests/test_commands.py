@@ -1,12 +1,12 @@
 "What the commands do when all is well; tests/test_faults.py has the rest."
 
-import json, os, re, shutil, subprocess, sys
+import json, os, re, shlex, shutil, subprocess, sys
 from pathlib import Path
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from repo import HANG
+from repo import HANG, ROOT
 from latref_nb import commands, runner, shell, train_commands
 from latref_nb.tags import CELEBA_TAGS
 from latref_nb.core import load_image, resolve_precision, save_image
@@ -84,8 +84,6 @@ def test_help_pages(prog, parser, examples):
 
 
 def test_every_example_can_be_parsed():
-    import shlex
-
     known = {prog: p for prog, p, _ in parsers()}
     for prog, _, examples in parsers():
         for line in examples.strip().splitlines():
@@ -94,6 +92,25 @@ def test_every_example_can_be_parsed():
             assert " ".join(words[:n]) == prog
             assert not (prog == "latref_eval" and words[n : n + 1] == ["ablations"])
             known[prog].parse_args(words[n:])
+
+
+def lines_of(page):
+    "The command lines in the blocks of a page, without what stands behind #."
+    for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words and words[0].startswith("latref_") and words[0] != "latref_course":
+                yield words
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in (*(ROOT / "docs").glob("*.md"), ROOT / "README.md") if any(lines_of(p))], ids=lambda p: p.name
+)
+def test_every_command_on_a_page_can_be_parsed(page):
+    known = {prog: p for prog, p, _ in parsers()}
+    for words in lines_of(page):
+        n = 2 if " ".join(words[:2]) in known else 1
+        known[" ".join(words[:n])].parse_args(words[n:])
 
 
 @pytest.mark.parametrize("name", list(GROUPS))
