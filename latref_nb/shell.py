@@ -33,12 +33,11 @@ def told(
     e,  # an exception
 ):  # one line
     "Ours as it is; another with its kind, and how to see where it came from."
-    from latref_nb.checkpoints import one_line
-
+    line = shown(" ".join(str(e).split()) or type(e).__name__, 500)
     training = sys.modules.get("latref_nb.training")  # its error can have come only if it was imported
     if isinstance(e, OURS) or training and isinstance(e, training.TrainingError):
-        return one_line(e)
-    kind, words = type(e).__name__, one_line(e)[:300]
+        return line
+    kind, words = type(e).__name__, line[:300]
     return f"unexpected {kind}{'' if words == kind else f' ({words})'}. --traceback shows where it came from."
 
 # %% ../nbs/16a_shell.ipynb #63814a64
