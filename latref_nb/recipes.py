@@ -235,7 +235,15 @@ _synthfaces64 |= dict(
         precision="auto",
         seed=0,
     ),
-    evaluation=dict(n=512, calls=20, batch_size=32, seed=HELD_OUT_SEED, labels=(), precision="auto"),
+    evaluation=dict(
+        n=512,
+        calls=20,  # of the network, for inversion and for rendering
+        batch_size=32,
+        brief=False,  # True leaves out what costs most: round trip, z alone, diversity
+        seed=HELD_OUT_SEED,
+        labels=(),
+        precision="auto",
+    ),
     card=dict(labels=()),
 )
 
@@ -319,7 +327,8 @@ def scaled(
     stages["classifiers"] = varied(stages, classifiers=dict(settings=dict(calibrate_steps=2)))["classifiers"]
     styles = dict(settings=dict(min_flip=0.0, stages=0), groups=dict(forward=dict(steps=2)))
     stages = varied(stages, styles=styles, mask=dict(groups=dict(forward=dict(steps=2))))
-    stages["evaluation"]["n"] = min(recipe.stages["evaluation"]["n"], max(4, int(512 * factor)))
+    few = min(recipe.stages["evaluation"]["n"], max(4, int(512 * factor)))
+    stages = varied(stages, evaluation=dict(n=few, brief=True))
     minutes = {s: m * factor for s, m in recipe.minutes.items()}
     return replace(recipe, stages=stages, minutes=minutes, scale=factor)
 

@@ -46,7 +46,7 @@ from .datasets import fingerprint, labelled_as
 from .directions import label_reader, probe_accuracy
 from .faces import SynthFaces
 from .masks import MaskWeights, train_mask
-from .metrics import FACES_PER_PERSON, Evaluation, Judges, evaluate, load_network, train_network
+from .metrics import FACES_PER_PERSON, Evaluation, Judges, evaluate, load_network, rows_at_hand, train_network
 from .perceptual import load_perceptual
 from .pipeline import LatRefPipeline, encode_dataset, fit_pipeline
 from latref_nb.recipes import (
@@ -463,9 +463,9 @@ def _evaluation_stage(job, s, folder):
     pipe = job.network("mask")
     judges = Judges(*(job.network(k) for k in ("judge", "identity", "critic")), factors=job.network("factors"))
     calls, batch, precision = s["calls"], s["batch_size"], s["precision"]
-    found = evaluate(
-        pipe, s["n"], s["seed"], None, calls, batch, judges=judges, precision=precision, progress=job.progress
-    )
+    rows = [r for r in rows_at_hand(pipe) if r != "round_trip"] if s["brief"] else None
+    how = dict(judges=judges, precision=precision, brief=s["brief"], progress=job.progress)
+    found = evaluate(pipe, s["n"], s["seed"], rows, calls, batch, **how)
     found.save(folder / "table.json")
     print(found.table(rows=False))
     used = resolve_precision(precision, pipe.device)
