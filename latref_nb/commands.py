@@ -82,7 +82,7 @@ def open_data(
     ds = SynthFaces(n or 50_000, size, seed, correlated, tags) if data == "synthfaces" else open_faces(data, size, tags)
     return keep_data(ds, n, cache)
 
-
+# %% ../nbs/17a_commands.ipynb #d957a6d5
 def keep_data(
     ds,  # a dataset
     n=None,  # the first n faces; None: all
@@ -481,7 +481,7 @@ latref_eval ablations --out runs/few --n 400 --steps 200 --seeds 3 --name whole 
 """
 _row_words = "a row of the table; may be repeated; all that the model can make when left out"
 
-
+# %% ../nbs/17a_commands.ipynb #198cb292
 @command("latref_eval", _eval_examples, ablations=("train_commands:eval_ablations", _ablation_examples))
 def latref_eval(
     model: str = "synthfaces64",  # a shipped name, a folder, or a hub id
@@ -540,7 +540,7 @@ def built(
     except Exception as e:
         raise UsageError(f"no network can be built from {words}: {one_line(e)[:300]}") from e
 
-
+# %% ../nbs/17a_commands.ipynb #ab8ae58e
 def known_settings(
     changes,  # {name: value} that came with --set
     known,  # names that exist

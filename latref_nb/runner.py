@@ -290,7 +290,7 @@ def run_facts(
     typed = text_of(Path(out) / "commands.txt").splitlines()
     return (facts_of(read_json(file)) if file.is_file() else {}) | more | ({"commands": typed} if typed else {})
 
-
+# %% ../nbs/17b_runner.ipynb #98134a7a
 def save_trained(
     pipe,  # LatRefPipeline with what was trained
     record,  # {"stages": {…}} of the one without
@@ -371,7 +371,7 @@ def left_key(
     "The key of the weights that a stage has left."
     return weights_key(*network.parts.values()) if hasattr(network, "parts") else weights_key(network)
 
-
+# %% ../nbs/17b_runner.ipynb #c2d45ad7
 def _network_stage(job, s, folder, stage):
     "A network that measures."
     kind, ds = _KINDS[stage], job.faces(stage)
@@ -471,7 +471,7 @@ def _evaluation_stage(job, s, folder):
     used = resolve_precision(precision, pipe.device)
     return dict(faces=s["n"], seed=s["seed"], precision=used, machine=training.machine())
 
-
+# %% ../nbs/17b_runner.ipynb #bf5b5910
 def _card_stage(job, s, folder):
     "The model's folder, with the one record of all stages and the card that is printed from it."
     pipe, to = job.network("mask"), job.out / job.recipe.name

@@ -78,7 +78,7 @@ class Voice:
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
         self.stream = None
 
-
+# %% ../nbs/16a_shell.ipynb #9c7d866f
 @contextmanager
 def voices():
     "Speak through `Voice` on stdout and stderr."
@@ -141,7 +141,7 @@ class Number:
             return f"{name} from {self.low} to {self.high}"
         return name if self.low == -MOST else f"{name} of at least {self.low}"
 
-
+# %% ../nbs/16a_shell.ipynb #14d9b7e7
 NUMBERS = {
     **dict.fromkeys(("steps", "save_every", "held_out", "faces", "eval_steps"), Number(int, 1)),
     "calibrate": Number(int, 0),
@@ -172,7 +172,7 @@ def named_place(
     path = place(text)
     return path if Path(path).name not in ("", "..") else os.path.abspath(path)
 
-
+# %% ../nbs/16a_shell.ipynb #0cfba97f
 def device_name(
     text,  # cpu, cuda, cuda:1, mps or auto
 ):  # the same
@@ -219,7 +219,7 @@ def _epilog(func, examples):
     parts += ["examples:\n" + "\n".join(f"  {l.strip()}" for l in examples.strip().splitlines())] if examples else []
     return "\n\n".join(parts)
 
-
+# %% ../nbs/16a_shell.ipynb #3a72f838
 def make_parser(
     func,  # a function with docments
     prog,  # how it is called
@@ -283,7 +283,7 @@ def named(
     module, name = function.split(":")
     return getattr(import_module(f"latref_nb.{module}"), name)
 
-
+# %% ../nbs/16a_shell.ipynb #2606fda6
 def command(
     prog,  # its name
     examples="",  # shown by --help

@@ -122,7 +122,7 @@ def split_settings(
     chosen = chosen_settings([p for p in pairs or () if p.partition("=")[0] in own], {"": own})
     return fitting(AutoencoderSettings, chosen[""]), changes
 
-
+# %% ../nbs/17c_train_commands.ipynb #ca41e6e0
 def _network(init, preset, changes, seed):
     "A fresh autoencoder, or a trained one to be trained further."
     from latref_nb.autoencoder import DiffusionAutoencoder
@@ -237,7 +237,7 @@ def train_classifiers(
     write_json({"probes": probes, "calibration": rows}, json)
     print(f"pipeline: {out}")
 
-
+# %% ../nbs/17c_train_commands.ipynb #e7c1ae45
 train_classifiers.settings = classifier_settings
 
 # %% ../nbs/17c_train_commands.ipynb #5862fe4e
@@ -328,7 +328,7 @@ def load_critic(
 
     return None if path is None else load_part(PerceptualNet, path)
 
-
+# %% ../nbs/17c_train_commands.ipynb #1a626582
 def style_cache(
     pipe,  # LatRefPipeline
     faces,  # a dataset
@@ -381,7 +381,7 @@ _styles_words = "weight of a loss, name=value, or group.name=value, of the setti
 _critic_words = "folder of a perceptual network that knows the tags; the one that ships, which knows CelebA's"
 _more_words = "folder of an earlier training of style networks to train further, on more faces or for longer"
 
-
+# %% ../nbs/17c_train_commands.ipynb #b327425c
 def train_styles(
     model: Param("pipeline with classifiers: a shipped name or a folder", str) = "synthfaces64",
     out: Param("folder of the run; the whole pipeline will be in its folder pipeline", str, required=True) = None,
@@ -472,7 +472,7 @@ NETWORK_WORDS = {  # name of the command → what the network does
     "factors": "reads style factors off pictures",
 }
 
-
+# %% ../nbs/17c_train_commands.ipynb #2369f8d8
 def _network_command(kind, what, recipe):
     "The command that trains one of the networks that measure; its defaults are those of the shipped recipe."
 
@@ -590,7 +590,7 @@ def _asked(pipe, faces, seed, calls, precision):
 # %% ../nbs/17c_train_commands.ipynb #4c87f893
 _name_words = "what to leave out; may be repeated; all when left out"
 
-
+# %% ../nbs/17c_train_commands.ipynb #c8529a0f
 def eval_ablations(
     model: Param("pipeline with classifiers: a shipped name or a folder", str) = "synthfaces64",
     out: Param("folder of the runs; a run that is finished stays and is not done again", str, required=True) = None,
