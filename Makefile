@@ -19,12 +19,15 @@ READY := $(VENV)/.ready
 DEMO := _out/demo
 # Your own copies of the notebooks, which no target removes.
 COURSE ?= course
+# What `make model` trains, and where.
+RECIPE ?= synthfaces64
+RUNS ?= runs/$(RECIPE)
 FACES := data/faces/img_align_celeba
 # With the style networks: in the style of a reference, and of noise. Without them: by directions.
 DEMO_EDITS := $(if $(wildcard data/synthfaces64/modulation/config.json),--edit "Eyeglasses=with:ref=$(FACES)/000018.jpg" --edit "HairColor=blond:seed=1",--edit Eyeglasses=with --edit HairColor=blond)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help setup lab test test-avx2 demo docs export clean
+.PHONY: help setup lab test test-avx2 demo model docs export clean
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
@@ -56,6 +59,9 @@ test-avx2: $(READY)  ## two chapters and a training as on a processor without bf
 
 demo: $(READY)  ## edit a shipped face by a reference and by latent noise, write a picture and its numbers to _out/demo
 	$(BIN)/latref_edit $(FACES)/000029.jpg $(DEMO_EDITS) --compare --out $(DEMO)
+
+model: $(READY)  ## train the shipped model from nothing into runs/ (hours); RECIPE=course for a small one; the same command goes on
+	$(BIN)/latref_train recipe $(RECIPE) --out $(RUNS)
 
 docs: $(READY)  ## build the documentation site from the chapters as they are stored: _docs/html/index.html
 	$(BIN)/python tools/docs.py

@@ -125,7 +125,7 @@ def training_row(pipe, rounds):
     )
     with tempfile.TemporaryDirectory() as folder:
         cache = build_cache(frozen, faces, folder, settings=settings, chunk=BATCH, progress=False)
-        task = StyleTask(frozen, style_networks(frozen.autoencoder, frozen.tags), feat_var=cache.feature_variance())
+        task = StyleTask(frozen, style_networks(frozen.autoencoder, frozen.tags))
         params = [p for m in task.modules.values() for p in m.parameters()]
         opt, rows = torch.optim.AdamW(params, lr=HOW["lr"], fused=True), range(BATCH)
 

@@ -20,7 +20,7 @@ from .faces import SynthFaces, render_faces
 from .edits import GUIDANCES as TABLE, Edit, guidances_of
 from .plots import image_strip
 from .widgets import ClickPicture, Downloads, Explorer, Face, FaceChooser, Live, Overtaken, Worker
-from .training import fit
+from .widgets import fit
 from .widgets import columns, labelled, menu, page, pictured, png_bytes, sheet, titled, wrapped
 
 _all_ = ["Downloads", "Face", "FaceChooser", "Live", "Overtaken", "Worker", "labelled", "png_bytes", "titled"]

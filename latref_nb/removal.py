@@ -10,10 +10,11 @@ __all__ = ['TRAIN_CRITIC', 'SETTLED_BY', 'Frozen', 'ForwardSettings', 'other_val
 # %% ../nbs/11_removal.ipynb #0dd88f62
 import hashlib
 import json
+import os
 import pickle
+import signal
 import warnings
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from .cache import labelled_as
 from .directions import edit_code, label_reader
 from .perceptual import load_perceptual
 from .sampling import INVERSIONS, invert, render
-from .resuming import step_seed
+from .resuming import TrainingError, step_seed
 
 # %% ../nbs/11_removal.ipynb #913fb068
 TRAIN_CRITIC = "Train one on these tags (latref_train perceptual --data FOLDER --tags FILE) and give it as critic."
@@ -441,6 +442,7 @@ class _Job:
     base: str  # key of everything but the faces
     n: int
     chunk: int
+    keys: dict = field(default_factory=dict)  # {start: key} of the parts that were asked for
 
     def rows(self, start):
         return range(start, min(start + self.chunk, self.n))
@@ -449,7 +451,9 @@ class _Job:
         return self.folder / f"part-{start:06d}.safetensors"
 
     def key(self, start):
-        return part_key(self.base, self.dataset, self.rows(start))
+        if start not in self.keys:
+            self.keys[start] = part_key(self.base, self.dataset, self.rows(start))
+        return self.keys[start]
 
     def there(self, start, bar):
         "Whether a part can be taken as it is."
@@ -471,22 +475,38 @@ class _Job:
         return start
 
     def made(self, starts, processes):  # yields each start when its part is there
-        "Several parts, by several processes."
+        "Several parts, by several processes, which end with this one."
         if min(processes, len(starts)) < 2 or self.frozen.device.type != "cpu":
             yield from map(self.make, starts)
             return
-        threads = max(1, torch.get_num_threads() // processes)
-        with ProcessPoolExecutor(
-            processes, get_context("spawn"), _begin_process, (pickle.dumps(self), threads)
-        ) as pool:
-            yield from pool.map(_make_there, starts)
+        job, threads, left = pickle.dumps(self), max(1, torch.get_num_threads() // processes), list(starts)
+        start = get_context("spawn").Process
+        shares = [starts[k::processes] for k in range(min(processes, len(starts)))]
+        workers = [start(target=_make_share, args=(job, share, threads), daemon=True) for share in shares]
+        try:
+            [w.start() for w in workers]
+            while left:
+                running = [w for w in workers if w.is_alive()]
+                there = [s for s in left if _wrong_with(self.path(s), self.key(s), len(self.rows(s))) == ""]
+                left = [s for s in left if s not in there]
+                yield from there
+                if left and not (running and all(w.exitcode in (None, 0) for w in workers)):
+                    codes = ", ".join(str(w.exitcode) for w in workers if w.exitcode)
+                    raise TrainingError(
+                        f"a process that removes attributes ended (code {codes or 0}), perhaps for lack of memory. "
+                        "The same call goes on where it stood; processes=1 needs the least."
+                    )
+                running and left and running[0].join(0.3)
+        finally:
+            [w.terminate() for w in workers if w.is_alive()]
 
 
-def _begin_process(job, threads):
-    global _job
-    _job = pickle.loads(job)
+def _make_share(job, starts, threads):
+    "What one process does."
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
     torch.set_num_threads(threads)
-
-
-def _make_there(start):
-    return _job.make(start)
+    job, parent = pickle.loads(job), os.getppid()
+    for start in starts:
+        if os.getppid() != parent:
+            return  # nobody waits any more
+        job.make(start)

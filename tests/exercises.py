@@ -926,58 +926,113 @@ def wrong(pipe, x, steps):
             ),
         ],
     },
-    "17_commands": {
+    "16a_shell": {
         "check_strip": [
-            (
-                """from latref_nb.core import load_images, save_image
+            ("""from latref_nb.core import load_images, save_image
 from latref_nb.pipeline import join_images
 @command("latref_strip")
 def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
-    return len(str(save_image(join_images(load_images(files, 64)), out)))""",
-                "the exit code of success is 0",
-            ),
-            (
-                """@command("latref_strip")
+    return len(str(save_image(join_images(load_images(files, 64)), out)))""", "the exit code of success is 0"),
+            ("""@command("latref_strip")
 def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
-    save_image(join_images(load_images([f for f in files if Path(f).is_file()], 64)), out)""",
-                "must end in an error",
-            ),
-            (
-                """@command("latref_strip")
+    save_image(join_images(load_images([f for f in files if Path(f).is_file()], 64)), out)""", "must end in an error"),
+            ("""@command("latref_strip")
 def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
-    save_image(load_images(files, 64)[0], out)""",
-                "with a gap of 2",
-            ),
+    save_image(load_images(files, 64)[0], out)""", "with a gap of 2"),
         ],
         "check_read_settings": [
             ("lambda pairs: dict(p.split('=', 1) for p in pairs)", "still a word"),
-            (
-                """def wrong(pairs):
+            ("""def wrong(pairs):
     cut = [p.split("=") for p in pairs]
-    return {k: v if k in ("schedule", "note") else jsonlib.loads(v) for k, v, *_ in cut}""",
-                "cut at the first",
-            ),
+    return {k: v if k in ("schedule", "note") else json.loads(v) for k, v, *_ in cut}""", "cut at the first"),
             ("lambda pairs: read_settings([p for p in pairs if '=' in p])", "must be refused"),
         ],
         "check_save_lines": [
-            (
-                """def wrong(lines, path):
-    with open(path, "w") as file: file.writelines(f"{l}\\n" for l in lines)""",
-                "write to a part first",
-            ),
-            (
-                """def wrong(lines, path):
+            ("""def wrong(lines, path):
+    with open(path, "w") as file: file.writelines(f"{l}\\n" for l in lines)""", "write to a part first"),
+            ("""def wrong(lines, path):
     try: save_lines(lines, path)
-    except ValueError: pass""",
-                "swallowed",
-            ),
-            (
-                """def wrong(lines, path):
+    except ValueError: pass""", "swallowed"),
+            ("""def wrong(lines, path):
     part = path.with_suffix(".part")
     with open(part, "w") as file: file.writelines(f"{l}\\n" for l in lines)
-    part.rename(path)""",
-                "the part was left behind",
-            ),
+    part.rename(path)""", "the part was left behind"),
+        ],
+    },
+    "17_recipes": {
+        "check_seen": [
+            ("lambda recipe: {x for how in recipe.stages.values() for x in how['labels']}", "which only measures"),
+            ("lambda recipe: set(recipe.stages['autoencoder']['labels'])", "the autoencoder learns from the critic"),
+        ],
+        "check_affected": [
+            ("lambda stage: [s for s, used in USES.items() if stage in used]", "the stage itself"),
+            ("lambda stage: [s for s, used in USES.items() if stage in used or s == stage]", "follow the chain"),
+        ],
+        "check_for_photographs": [
+            ("""def wrong(recipe):
+    recipe.stages["critic"]["labels"] = ("tags",)
+    return for_photographs(recipe)""", "has changed: make a new one"),
+            ("""def wrong(recipe):
+    new = for_photographs(recipe)
+    return replace(new, stages=varied(new.stages, critic=dict(labels=("tags", "style factors"))))""",
+             "still sees style factors"),
+            ("""def wrong(recipe):
+    new = for_photographs(recipe)
+    return replace(new, stages=varied(new.stages, autoencoder=dict(settings=dict(regions=0.5))))""",
+             "weighed by masks"),
+        ],
+    },
+    "17a_commands": {
+        "check_split_edit": [
+            ("lambda words: dict(p.split('=', 1) for p in words.split(':') if '=' in p)", "belongs to the path"),
+            ("lambda words: {k: v.split('=')[0] for k, v in split_edit(words).items()}", "cut at the first"),
+        ],
+        "check_free_name": [
+            ("lambda name, there, ours: name", "would be lost"),
+            ("lambda name, there, ours: free_name(name, there, [])", "may be replaced"),
+            ("lambda name, there, ours: name if name not in set(there) - set(ours) else name.replace('.', '_2.')",
+             "go on counting"),
+        ],
+        "check_differing": [
+            ("lambda a, b: {s for s in a['stages'] if a['stages'][s] != b['stages'].get(s)}", "is no setting"),
+            ("lambda a, b: {s for s in differing(a, b) if s in a['stages']}", "only one of them has"),
+        ],
+    },
+    "17b_runner": {
+        "check_shares": [
+            ("lambda parts, k: [parts[i * (len(parts) // k):(i + 1) * (len(parts) // k)] for i in range(k)]",
+             "left out"),
+            ("lambda parts, k: [parts for _ in range(k)]", "made twice"),
+            ("lambda parts, k: [parts, *([[]] * (k - 1))]", "long finished"),
+        ],
+        "check_decide": [
+            ("lambda state, key: 'begin' if not state else 'skip' if state['finished'] else 'go on'",
+             "on other weights"),
+            ("lambda state, key: 'go on' if state and not state['finished'] else decide(state, key)",
+             "nothing to go on from"),
+            ("lambda state, key: 'begin' if not state or not state['finished'] else 'go on' if state['key'] == key "
+             "else 'refuse'", "nothing has changed"),
+        ],
+        "check_minutes_left": [
+            ("lambda stated, done, rest: sum(stated[s] for s in rest)", "twice as long"),
+            ("lambda stated, done, rest: sum(stated[s] for s in rest) * "
+             "(sum(done[s] / stated[s] for s in done) / len(done) if done else 1)", "compare the sums"),
+        ],
+    },
+    "17c_train_commands": {
+        "check_as_pairs": [
+            ("lambda changes: [f'{k}={v}' for k, v in changes.items()]", "named group.name"),
+            ("lambda changes: [p.replace('false', 'False') for p in as_pairs(changes)]", "are true and false in JSON"),
+        ],
+        "check_command_of": [
+            ("lambda recipe, stage, out: command_of(recipe, stage, out).replace('--n ', '--seed ')",
+             "not those of the recipe"),
+            ("lambda recipe, stage, out: command_of(recipe, stage, out).replace('perceptual', 'critic')",
+             "is called perceptual"),
+        ],
+        "check_riddles": [
+            ("lambda name: list(documented(name))", "has its comment"),
+            ("lambda name: [k for k, field in documented(name).items() if field.default is None]", "is no riddle"),
         ],
     },
     "18_course": {

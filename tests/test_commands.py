@@ -1,13 +1,13 @@
 "What the commands do when all is well; tests/test_faults.py has the rest."
 
-import json, re, shutil, subprocess, sys
+import json, os, re, shlex, shutil, subprocess, sys
 from pathlib import Path
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from repo import HANG
-from latref_nb import commands
+from repo import HANG, ROOT
+from latref_nb import commands, runner, shell, train_commands
 from latref_nb.tags import CELEBA_TAGS
 from latref_nb.core import load_image, resolve_precision, save_image
 from latref_nb.datasets import open_faces
@@ -21,9 +21,9 @@ PLAIN = {
     "latref_edit": (commands.latref_edit, commands._edit_examples),
     "latref_eval": (commands.latref_eval, commands._eval_examples),
     "latref_convert": (commands.latref_convert, commands._convert_examples),
-    "latref_eval ablations": (commands.eval_ablations, commands._ablation_examples),
+    "latref_eval ablations": (train_commands.eval_ablations, commands._ablation_examples),
 }
-GROUPS = {"latref_data": commands.latref_data, "latref_train": commands.latref_train}
+GROUPS = {"latref_data": commands.latref_data, "latref_train": train_commands.latref_train}
 SMALL = "--set image_size=32 --set patch_size=4 --set model_channels=32 --set channel_mult=[1,1] --set enc_channels=32 --set enc_channel_mult=[1,1,1] --set num_res_blocks=1 --set attention_resolutions=[] --set z_dim=16"
 
 
@@ -31,17 +31,17 @@ def run(name, line):
     "A command in this process: its exit code."
     argv = line.split()
     return (
-        GROUPS[name].run(argv) if name in GROUPS else commands.run_command(PLAIN[name][0], name, PLAIN[name][1], argv)
+        GROUPS[name].run(argv) if name in GROUPS else shell.run_command(PLAIN[name][0], name, PLAIN[name][1], argv)
     )
 
 
 def parsers():
     "(how it is called, its parser, its examples) of every command there is."
     for name, (f, examples) in PLAIN.items():
-        yield name, commands.make_parser(f, name, examples), examples
+        yield name, shell.make_parser(f, name, examples), examples
     for name, g in GROUPS.items():
         for sub, (f, examples) in g.commands.items():
-            yield f"{name} {sub}", commands.make_parser(f, f"{name} {sub}", examples), examples
+            yield f"{name} {sub}", shell.make_parser(f, f"{name} {sub}", examples), examples
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +84,6 @@ def test_help_pages(prog, parser, examples):
 
 
 def test_every_example_can_be_parsed():
-    import shlex
-
     known = {prog: p for prog, p, _ in parsers()}
     for prog, _, examples in parsers():
         for line in examples.strip().splitlines():
@@ -94,6 +92,25 @@ def test_every_example_can_be_parsed():
             assert " ".join(words[:n]) == prog
             assert not (prog == "latref_eval" and words[n : n + 1] == ["ablations"])
             known[prog].parse_args(words[n:])
+
+
+def lines_of(page):
+    "The command lines in the blocks of a page, without what stands behind #."
+    for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words and words[0].startswith("latref_") and words[0] != "latref_course":
+                yield words
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in (*(ROOT / "docs").glob("*.md"), ROOT / "README.md") if any(lines_of(p))], ids=lambda p: p.name
+)
+def test_every_command_on_a_page_can_be_parsed(page):
+    known = {prog: p for prog, p, _ in parsers()}
+    for words in lines_of(page):
+        n = 2 if " ".join(words[:2]) in known else 1
+        known[" ".join(words[:n])].parse_args(words[n:])
 
 
 @pytest.mark.parametrize("name", list(GROUPS))
@@ -171,7 +188,7 @@ def test_edit_by_reference_and_noise_with_a_mask(styled, photos, tmp_path, capsy
     mask[:30] = 255
     Image.fromarray(mask).save(tmp_path / "half of it.png")
     out = tmp_path / "out"
-    code = commands.run_command(
+    code = shell.run_command(
         commands.latref_edit,
         "latref_edit",
         "",
@@ -246,13 +263,13 @@ def test_value_shares_count_the_unknown():
 
 def test_from_nothing_to_an_edited_face(tmp_path, photos, capsys):
     ae, mine = tmp_path / "ae", tmp_path / "mine"
-    train = f"autoencoder --out {ae} --n 16 --batch-size 4 --z-labels 0.1 --warmup-z 1 --device cpu --threads 1 {SMALL}"
+    train = f"autoencoder --out {ae} --n 16 --batch-size 4 --set z_labels=0.1 --set warmup_z=1 --device cpu --threads 1 {SMALL}"
     assert run("latref_train", f"{train} --steps 2") == 0 and run("latref_train", f"{train} --steps 4 --resume") == 0
     assert (
         json.loads((ae / "training.json").read_text())["steps"] == 4
         and len((ae / "commands.txt").read_text().splitlines()) == 2
     )
-    fit = f"classifiers --autoencoder {ae / 'autoencoder'} --out {mine} --n 120 --held-out 40 --steps 3 --calibrate 1 --calibrate-steps 1 --method image_specific --set image_specific.max_steps=2 --sure 2 --half --device cpu"
+    fit = f"classifiers --autoencoder {ae / 'autoencoder'} --out {mine} --n 120 --held-out 40 --set steps=3 --calibrate 1 --set calibrate_steps=1 --set method=image_specific --set image_specific.max_steps=2 --set sure=2 --half --device cpu"
     assert run("latref_train", f"{fit} --json {tmp_path / 'fit.json'}") == 0
     data = json.loads((tmp_path / "fit.json").read_text())
     pipe = LatRefPipeline.from_pretrained(mine)
@@ -284,16 +301,21 @@ def test_from_nothing_to_an_edited_face(tmp_path, photos, capsys):
 
 
 def few(*words):
-    return f"--data synthfaces --n 12 --batch-size 4 --min-flip 0 --stages 0 --set forward.steps=1 --set modulation.width=16 --set modulation.blocks=1 --set decoded=1 --threads 1 --device cpu {' '.join(words)}".replace(
+    return f"--data synthfaces --n 12 --batch-size 4 --set min_flip=0 --set stages=0 --set forward.steps=1 --set modulation.width=16 --set modulation.blocks=1 --set decoded=1 --threads 1 --device cpu {' '.join(words)}".replace(
         "--set decoded", "--set settings.decoded"
     )
+
+
+def stages(folder):
+    "{stage: facts} of the record beside a model."
+    return json.loads((folder / "training.json").read_text())["stages"]
 
 
 def test_styles_are_trained_resumed_and_kept(model, tmp_path, photos, capsys):
     (tmp_path / "mine").mkdir()
     pipe = LatRefPipeline.from_pretrained(model)
     pipe.save_pretrained(tmp_path / "mine")
-    (tmp_path / "mine" / "commands.txt").write_text("latref_train autoencoder …\n")
+    (tmp_path / "mine" / "training.json").write_text('{"stages": {"autoencoder": {"commands": ["latref_train …"]}}}')
     train = f"styles --model {tmp_path / 'mine'} --out {tmp_path / 'run'} --half {few()}"
     assert (
         run("latref_train", f"{train} --steps 1") == 0
@@ -307,27 +329,12 @@ def test_styles_are_trained_resumed_and_kept(model, tmp_path, photos, capsys):
         and back.modulation.config.width == 16
         and back.config.sure == pipe.config.sure
     )
-    assert [l.split()[0] for l in (out / "commands.txt").read_text().splitlines()][0] == "latref_train" and len(
-        (out / "commands.txt").read_text().splitlines()
-    ) == 3
-    assert (
-        json.loads((out / "training_styles.json").read_text())["steps"] == 2 and (tmp_path / "run" / "cache").is_dir()
-    )
-    assert re.search(
-        r"Style networks \(modulation .* M parameters\): 2 steps of 4 \(8 samples of 12 faces.*autoencoder and classifiers stayed",
-        commands.training_words(out)[-1],
-    )
+    made = stages(out)
+    assert list(made) == ["autoencoder", "styles"] and (tmp_path / "run" / "cache").is_dir()
+    assert made["styles"]["steps"] == 2 and made["styles"]["faces"] == 12 and made["styles"]["batch_size"] == 4
+    assert len(made["styles"]["commands"]) == 2 and set(made["styles"]["removals"]) == set(CELEBA_TAGS.names)
     more = train.replace(str(tmp_path / "run"), f"{tmp_path / 'more'} --init {tmp_path / 'run'}")
     assert run("latref_train", f"{more} --steps 1") == 0 and run("latref_train", f"{more} --steps 2 --resume") == 0
-    typed, told = (
-        (tmp_path / "more" / "pipeline" / "commands.txt").read_text().splitlines(),
-        commands.training_words(tmp_path / "more" / "pipeline"),
-    )
-    assert len(typed) == 5, "the first training's commands, then one's own, each once"
-    assert (
-        "Style networks, stage 1 of 2 (" in told[-2]
-        and "Style networks, stage 2 of 2, from the weights of stage 1 (" in told[-1]
-    )
     assert (
         run(
             "latref_train",
@@ -342,18 +349,12 @@ def test_styles_are_trained_resumed_and_kept(model, tmp_path, photos, capsys):
         and run("latref_train", mask) == 1
         and run("latref_train", mask + " --set modulation.width=3") == 2
     )
-    masked, told = (
-        LatRefPipeline.from_pretrained(tmp_path / "mask" / "pipeline"),
-        commands.training_words(tmp_path / "mask" / "pipeline"),
-    )
-    assert (
-        masked.picture_mask is not None
-        and len(masked.parts) == 7
-        and "Style networks, stage 2 of 2" in told[-2]
-        and "Picture mask" in told[-1]
-        and "area 2" in told[-1]
-    )
-    assert len((tmp_path / "mask" / "pipeline" / "commands.txt").read_text().splitlines()) == 6
+    masked = LatRefPipeline.from_pretrained(tmp_path / "mask" / "pipeline")
+    assert masked.picture_mask is not None and len(masked.parts) == 7
+    made = stages(tmp_path / "mask" / "pipeline")
+    assert list(made) == ["autoencoder", "styles", "mask"] and made["mask"]["task"]["weights"]["area"] == 2
+    told = "\n".join(commands.record_tables({"stages": made}))
+    assert "| styles | tags | 12 | 2 of 4 |" in told and "| mask | tags | 12 | 2 of 4 |" in told
     weights = "diffusion_pytorch_model.safetensors"
     assert (out / "modulation" / weights).stat().st_size < 0.6 * (
         tmp_path / "run" / "modulation" / weights
@@ -386,7 +387,7 @@ def test_ablations_are_trained_and_measured(model, tmp_path, capsys, monkeypatch
 
 def test_tables_with_deviations():
     rows = [{"words": "whole", "n": 3, "target": 0.9571, "target_sd": 0.012, "psnr": 27.1, "psnr_sd": 0.31}]
-    assert commands.deviations(rows) == [{"": "whole", "seeds": 3, "target": "0.957 ± 0.012", "psnr": "27.10 ± 0.31"}]
+    assert train_commands.deviations(rows) == [{"": "whole", "seeds": 3, "target": "0.957 ± 0.012", "psnr": "27.10 ± 0.31"}]
 
 
 @pytest.mark.parametrize(
@@ -401,9 +402,9 @@ def test_tables_with_deviations():
     ],
 )
 def test_settings_of_a_style_training(pairs, words):
-    with pytest.raises(commands.UsageError, match=re.escape(words)):
-        commands.grouped_settings(pairs)
-    found = commands.grouped_settings(
+    with pytest.raises(shell.UsageError, match=re.escape(words)):
+        train_commands.grouped_settings(pairs)
+    found = train_commands.grouped_settings(
         ["perceptual=0.5", "settings.noise=0.3", "forward.steps=4", "modulation.width=8", "shape.style_dim=4"]
     )
     assert (
@@ -469,7 +470,7 @@ def test_an_autoencoder_goes_on_under_tags_of_ones_own(tmp_path, capsys):
     assert (
         run(
             "latref_train",
-            f"autoencoder --out {tmp_path / 'b'} --init {tmp_path / 'a' / 'autoencoder'} --z-image 0.1 --z-labels 0.1 {common}",
+            f"autoencoder --out {tmp_path / 'b'} --init {tmp_path / 'a' / 'autoencoder'} --set z_image=0.1 --set z_labels=0.1 {common}",
         )
         == 0
     )
@@ -486,15 +487,7 @@ def test_an_autoencoder_goes_on_under_tags_of_ones_own(tmp_path, capsys):
     assert (
         run(
             "latref_train",
-            f"autoencoder --out {tmp_path / 'd'} --init {tmp_path / 'a' / 'autoencoder'} --set enc_whole=true --z-image 0.1 --regions 0.5 {common}",
-        )
-        == 0
-    )
-    assert json.loads((tmp_path / "d" / "autoencoder" / "config.json").read_text())["enc_whole"] is True
-    assert (
-        run(
-            "latref_train",
-            f"classifiers --autoencoder {tmp_path / 'b' / 'autoencoder'} --out {tmp_path / 'm'} --n 60 --held-out 20 --tags {few_tags} --steps 2 --calibrate 0 --device cpu",
+            f"classifiers --autoencoder {tmp_path / 'b' / 'autoencoder'} --out {tmp_path / 'm'} --n 60 --held-out 20 --tags {few_tags} --set steps=2 --calibrate 0 --device cpu",
         )
         == 0
     )
@@ -531,7 +524,7 @@ def test_long_hair_from_a_folder_to_an_edited_face(hair, photos, tmp_path, capsy
     assert (
         run(
             "latref_train",
-            f"classifiers --autoencoder {tmp_path / 'ae' / 'autoencoder'} --out {mine} --data {folder} --tags {tags} --n 20 --held-out 4 --steps 2 --calibrate 0 --device cpu",
+            f"classifiers --autoencoder {tmp_path / 'ae' / 'autoencoder'} --out {mine} --data {folder} --tags {tags} --n 20 --held-out 4 --set steps=2 --calibrate 0 --device cpu",
         )
         == 0
     )
@@ -551,8 +544,8 @@ def test_long_hair_from_a_folder_to_an_edited_face(hair, photos, tmp_path, capsy
     )
     assert (
         run("latref_eval", f"x") == 2
-        and commands.run_command(
-            commands.eval_ablations,
+        and shell.run_command(
+            train_commands.eval_ablations,
             "latref_eval ablations",
             "",
             f"--model {mine} --data {folder} --out {run_} --n 4 --steps 1 --device cpu".split(),
@@ -582,14 +575,14 @@ def test_long_hair_from_a_folder_to_an_edited_face(hair, photos, tmp_path, capsy
     assert (
         run(
             "latref_train",
-            f"classifiers --autoencoder {tmp_path / 'ae' / 'autoencoder'} --out {tmp_path / 'no'} --data {folder} --tags {tags} --n 20 --held-out 4 --steps 2 --calibrate 1 --device cpu",
+            f"classifiers --autoencoder {tmp_path / 'ae' / 'autoencoder'} --out {tmp_path / 'no'} --data {folder} --tags {tags} --n 20 --held-out 4 --set steps=2 --calibrate 1 --device cpu",
         )
         == 1
     )
     assert (
         "the perceptual network knows" in (err := capsys.readouterr().err) and "--judge-path, or --calibrate 0" in err
     )
-    opinion = commands.second_opinion(LatRefPipeline.from_pretrained(mine).tags, "perceptual", critic / "model")
+    opinion = runner.second_opinion(LatRefPipeline.from_pretrained(mine).tags, "perceptual", critic / "model")
     assert opinion(torch.zeros(3, 3, 32, 32)).shape == (3, 1)
 
 
@@ -646,25 +639,23 @@ def test_every_record_says_the_precision_that_was_used(model, photos, tmp_path, 
     assert (
         run(
             "latref_train",
-            f"classifiers --autoencoder {tmp_path / 'ae' / 'autoencoder'} --out {tmp_path / 'm'} --n 60 --held-out 20 --steps 2 --calibrate 0 --device cpu {option}",
+            f"classifiers --autoencoder {tmp_path / 'ae' / 'autoencoder'} --out {tmp_path / 'm'} --n 60 --held-out 20 --set steps=2 --calibrate 0 --device cpu {option}",
         )
         == 0
     )
-    assert (
-        read("m", "training_classifiers.json")["precision"] == used
-        and {"bf16": "networks in bfloat16", "no": "networks in float32"}[used]
-        in commands.training_words(tmp_path / "m")[0]
-    )
+    assert stages(tmp_path / "m")["classifiers"]["precision"] == used
+    words = {"bf16": "bfloat16", "no": "float32"}[used]
+    assert f"| {words} |" in "".join(commands.record_tables(commands.read_record(tmp_path / "m")))
 
 
 @pytest.mark.parametrize(
     "argv, words",
     [
-        ("autoencoder --ema-decay nan", "ema_decay=nan"),
+        ("autoencoder --set ema_decay=NaN", "ema_decay=nan"),
         ("autoencoder --lr inf", "lr=inf"),
-        ("autoencoder --high-noise -1", "high_noise=-1.0"),
-        ("autoencoder --ema-decay 2", "ema_decay=2.0"),
-        ("autoencoder --z-labels nan", "z_labels=nan"),
+        ("autoencoder --set high_noise=-1", "high_noise=-1"),
+        ("autoencoder --set ema_decay=2", "ema_decay=2"),
+        ("autoencoder --set z_labels=NaN", "z_labels=nan"),
         ("autoencoder --seed -1", "seed=-1"),
         ("judge --lr nan", "lr=nan"),
         ("judge --steps 0", "steps=0"),
@@ -682,87 +673,39 @@ def test_numbers_that_are_none_train_nothing(tmp_path, capsys, argv, words):
     assert (words in said or by_parser in said) and not list((tmp_path).rglob("*.safetensors"))
 
 
-def test_a_code_read_off_the_whole_map_begins_as_the_mean_did(tmp_path):
-    import torch
-
-    old = commands.new_network("synthfaces64", SMALL.replace("--set ", "").split()).eval()
-    old.save_pretrained(tmp_path)
-    new = commands.begun_network(tmp_path, ["enc_whole=true"]).eval()
-    x = torch.rand(2, 3, new.config.image_size, new.config.image_size) * 2 - 1
-    assert new.config.enc_whole and new.encoder.to_z.weight.shape[2:] == (4, 4) and not old.config.enc_whole
-    with torch.no_grad():
-        torch.testing.assert_close(new.encode(x), old.encode(x), atol=1e-5, rtol=1e-4)
-
-
 def test_regions_need_masks_and_memory(tmp_path, photos, capsys):
     assert (
         run(
             "latref_train",
-            f"autoencoder --data {photos} --n 2 --regions 0.5 --z-image 1 --out {tmp_path / 'a'} --steps 1",
+            f"autoencoder --data {photos} --n 2 --set regions=0.5 --set z_image=1 --out {tmp_path / 'a'} --steps 1",
         )
         != 0
         and "no masks to weigh regions by" in capsys.readouterr().err
     )
     assert (
-        run("latref_train", f"autoencoder --n 2 --regions 0.5 --cache none --out {tmp_path / 'b'} --steps 1") == 2
+        run("latref_train", f"autoencoder --n 2 --set regions=0.5 --cache none --out {tmp_path / 'b'} --steps 1") == 2
         and "--cache memory" in capsys.readouterr().err
     )
 
 
-def test_all_stages_of_a_training_are_told(tmp_path, capsys):
+def test_a_pipeline_knows_how_its_autoencoder_was_made(tmp_path):
     common = "--n 8 --batch-size 4 --device cpu --threads 1"
     assert run("latref_train", f"autoencoder --out {tmp_path / 'a'} {common} --steps 1 {SMALL}") == 0
-    for new, old, how in (("b", "a", "--z-image 0.5 --warmup-z 1 --steps 2"), ("c", "b", "--high-noise 0.6 --steps 1")):
-        assert (
-            run(
-                "latref_train",
-                f"autoencoder --out {tmp_path / new} --init {tmp_path / old / 'autoencoder'} {how} {common}",
-            )
-            == 0
-        )
-    assert (
-        run(
-            "latref_train",
-            f"autoencoder --out {tmp_path / 'c'} --init {tmp_path / 'b' / 'autoencoder'} --high-noise 0.6 --steps 2 --resume {common}",
-        )
-        == 0
-    )
-    assert (
-        run(
-            "latref_train",
-            f"classifiers --autoencoder {tmp_path / 'c' / 'autoencoder'} --out {tmp_path / 'm'} --n 60 --held-out 20 --steps 2 --calibrate 0 --device cpu",
-        )
-        == 0
-    )
-    first, second, third, fits = commands.training_words(tmp_path / "m")
-    assert "stage 1 of 3, from nothing: 1 steps of 4 (4 samples of 8 faces)" in first and "Beside it" not in first
-    assert (
-        "stage 2 of 3, from the weights of stage 1: 2 steps" in second
-        and "draw a light picture alone (weight 0.5); in the first 1 steps nothing but this" in second
-    )
-    assert (
-        "stage 3 of 3" in third
-        and "2 steps of 4" in third
-        and "60% of the samples from the noisier half" in third
-        and "on the codes of 60 faces" in fits
-        and "decoded" not in fits
-    )
-    assert (
-        len((tmp_path / "m" / "commands.txt").read_text().splitlines()) == 5
-        and len(json.loads((tmp_path / "m" / "training_before.json").read_text())) == 2
-    )
-    commands.note_before(
-        tmp_path / "m" / "autoencoder", tmp_path / "a"
-    )  # going on from a whole pipeline: what made its other parts is left out
-    assert (
-        len(commands.stages_of(tmp_path / "m"))
-        == 3
-        == len(json.loads((tmp_path / "a" / "training_before.json").read_text()))
-    )
+    more = f"autoencoder --out {tmp_path / 'b'} --init {tmp_path / 'a' / 'autoencoder'} --set z_labels=0.5 {common}"
+    assert run("latref_train", f"{more} --steps 1") == 0 and run("latref_train", f"{more} --steps 2 --resume") == 0
+    fit = f"classifiers --autoencoder {tmp_path / 'b' / 'autoencoder'} --out {tmp_path / 'm'} --n 60 --held-out 20 --set steps=2 --calibrate 0 --device cpu"
+    assert run("latref_train", fit) == 0
+    made = stages(tmp_path / "m")
+    assert made["autoencoder"]["steps"] == 2 and made["autoencoder"]["labels"] == ["tags"]
+    assert len(made["autoencoder"]["commands"]) == 2 and made["classifiers"]["faces"] == 60
+    told = commands.record_tables(commands.read_record(tmp_path / "m"))
+    assert told[0] == "Labels seen by the model: tags." and "| autoencoder | tags | 8 | 2 of 4 |" in told[1]
+    assert commands.record_tables(commands.read_record(tmp_path / "a" / "autoencoder")) == [
+        "No record of the training lies beside this model."
+    ]
     (tmp_path / "m" / "training.json").write_text("{")
-    capsys.readouterr()
     with pytest.raises(ValueError, match="training.json is damaged"):
-        commands.training_words(tmp_path / "m")
+        commands.read_record(tmp_path / "m")
 
 
 def test_networks_that_measure_are_trained(tmp_path):
@@ -792,19 +735,23 @@ def test_evaluation(model, tmp_path, capsys):
 def test_model_card(styled, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "mine"
     shutil.copytree(styled, folder)
-    (folder / "commands.txt").write_text("latref_train autoencoder --out a\nlatref_train styles --out s\n")
+    typed = {"autoencoder": "latref_train autoencoder --out a", "styles": "latref_train styles --out s"}
+    made = {"stages": {k: {"commands": [v], "steps": 2000, "labels": ["tags"]} for k, v in typed.items()}}
+    (folder / "training.json").write_text(json.dumps(made))
     argv = f"--model {folder} --n 2 --seed 77 --steps 1 --edit Eyeglasses=with --method source --card --brief --device cpu".split()
     monkeypatch.setattr(sys, "argv", ["latref_eval", *argv])
-    assert commands.run_command(commands.latref_eval, "latref_eval", "", argv) == 0
+    assert shell.run_command(commands.latref_eval, "latref_eval", "", argv) == 0
     card, said = (folder / "README.md").read_text(encoding="utf-8"), capsys.readouterr().out
     assert (
         "# mine" in card
         and "classifiers and style networks" in card
         and "    latref_train styles --out s\n" in card
+        and "Labels seen by the model: tags." in card
+        and "| styles | tags |  | 2,000 |" in card
         and f"latref_eval {' '.join(argv)}" in card
         and said.strip() in card
     )
-    assert commands.run_command(commands.latref_eval, "latref_eval", "", [*argv[2:], "--model", "synthfaces46"]) == 1
+    assert shell.run_command(commands.latref_eval, "latref_eval", "", [*argv[2:], "--model", "synthfaces46"]) == 1
 
 
 def test_called_from_python(model, photos, tmp_path):
@@ -816,17 +763,17 @@ def test_a_closed_pipe_is_no_error():
     def work():
         raise BrokenPipeError
 
-    saved = commands.os.dup(1)
+    saved = os.dup(1)
     try:
-        assert commands.guarded(work, "x") == 0
+        assert shell.guarded(work, "x") == 0
     finally:
-        commands.os.dup2(saved, 1)
+        os.dup2(saved, 1)
 
 
 def test_debug_shows_the_traceback(monkeypatch):
     monkeypatch.setenv("LATREF_DEBUG", "1")
     with pytest.raises(ValueError):
-        commands.guarded(lambda: int("x"), "x")
+        shell.guarded(lambda: int("x"), "x")
 
 
 def test_the_installed_command():

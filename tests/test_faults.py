@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
 from repo import HANG, wait_for
-from latref_nb import commands
+from latref_nb import commands, faces, metrics, official, runner, shell, train_commands
 from latref_nb.tags import Tag, TagSet
 from latref_nb.core import save_image
 from latref_nb.datasets import open_faces
+from latref_nb.resuming import TrainingError
 from test_pipeline import tiny_pipeline
 
 BIN = Path(sys.prefix) / "bin"
@@ -47,7 +48,7 @@ def call(capsys, monkeypatch):
 
     def run(command, *argv):
         capsys.readouterr()
-        if isinstance(command, commands.Commands):
+        if isinstance(command, shell.Commands):
             code = command.run([str(a) for a in argv])
         else:
             monkeypatch.setattr(sys, "argv", ["command", *map(str, argv)])
@@ -290,7 +291,7 @@ def test_wrong_options(call, face, model, tmp_path, argv, words):
 
 def test_unknown_commands_name_the_nearest(call):
     refused(call(commands.latref_data, "synthface"), "Did you mean 'synthfaces'?")
-    refused(call(commands.latref_train, "autoencodr"), "Did you mean 'autoencoder'?")
+    refused(call(train_commands.latref_train, "autoencodr"), "Did you mean 'autoencoder'?")
 
 
 # ---- checkpoints
@@ -454,7 +455,7 @@ def test_bad_annotations_name_file_and_line(call, celeba, tmp_path, change, word
     path.write_text(change(path.read_text()))
     for command, argv in (
         (commands.latref_data, ["info", celeba, "--json", tmp_path / "info.json"]),
-        (commands.latref_train, ["autoencoder", "--out", tmp_path / "run", "--data", celeba, "--steps", 1]),
+        (train_commands.latref_train, ["autoencoder", "--out", tmp_path / "run", "--data", celeba, "--steps", 1]),
     ):
         refused(call(command, *argv), "list_attr_celeba.txt", words)
     assert not (tmp_path / "info.json").exists() and not (tmp_path / "run").exists()
@@ -462,12 +463,12 @@ def test_bad_annotations_name_file_and_line(call, celeba, tmp_path, change, word
 
 @pytest.mark.parametrize(
     "command,argv",
-    [(commands.latref_data, ["info"]), (commands.latref_train, ["autoencoder", "--steps", 1, "--data"])],
+    [(commands.latref_data, ["info"]), (train_commands.latref_train, ["autoencoder", "--steps", 1, "--data"])],
     ids=["info", "train"],
 )
 def test_missing_and_empty_folders(call, tmp_path, command, argv):
     (tmp_path / "empty").mkdir()
-    out = ["--out", tmp_path / "run"] if command is commands.latref_train else []
+    out = ["--out", tmp_path / "run"] if command is train_commands.latref_train else []
     for folder, words in (("empty", "no pictures"), ("gone", "no such folder")):
         refused(call(command, *argv, tmp_path / folder, *out), folder, words)
     assert not (tmp_path / "run").exists()
@@ -517,12 +518,12 @@ def test_what_cannot_be_fitted(call, model, tmp_path, argv, words):
         40,
         "--held-out",
         8,
-        "--steps",
-        2,
+        "--set",
+        "steps=2",
         "--calibrate",
         0,
     ]
-    result = call(commands.latref_train, *base, *argv)
+    result = call(train_commands.latref_train, *base, *argv)
     refused((result[0], result[1], [l for l in result[2] if "encoding" not in l]), words)
     assert not list(tmp_path.iterdir())
 
@@ -531,23 +532,23 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(call, model, tm
     def never(*_, **__):
         raise AssertionError("the work has begun")
 
-    monkeypatch.setattr(commands, "encode_dataset", never)
-    monkeypatch.setattr(commands, "_style_cache", never)
-    monkeypatch.setattr(commands, "load_latref", never)
+    monkeypatch.setattr(runner, "encode_dataset", never)
+    monkeypatch.setattr(train_commands, "style_cache", never)
+    monkeypatch.setattr(official, "load_latref", never)
     (tmp_path / "file").write_text("mine")
     for out, words in (
         (tmp_path / "file" / "new", "cannot write"),
         ("/proc/new/deep", "cannot write"),
         (tmp_path / "file", "that is a file"),
     ):
-        refused(call(commands.latref_train, "classifiers", "--autoencoder", model / "autoencoder", "--out", out), words)
+        refused(call(train_commands.latref_train, "classifiers", "--autoencoder", model / "autoencoder", "--out", out), words)
         refused(call(commands.latref_convert, "x.ckpt", "--out", out), words)
         refused(call(commands.latref_eval, "ablations", "--model", model, "--out", out), words)
     refused(
-        call(commands.latref_train, "styles", "--model", model, "--out", tmp_path / "file" / "new", "--n", 8),
+        call(train_commands.latref_train, "styles", "--model", model, "--out", tmp_path / "file" / "new", "--n", 8),
         "cannot write",
     )
-    commands.check_place(tmp_path / "a" / "b" / "c")
+    shell.check_place(tmp_path / "a" / "b" / "c")
     assert files(tmp_path) == {"file": b"mine"} and [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
@@ -562,14 +563,14 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(call, model, tm
     ],
 )
 def test_style_trainings_that_cannot_begin(call, model, tmp_path, argv, words):
-    for base in ([commands.latref_train, "styles"], [commands.latref_eval, "ablations"]):
+    for base in ([train_commands.latref_train, "styles"], [commands.latref_eval, "ablations"]):
         refused(call(*base, "--model", model, "--out", tmp_path / "run", "--n", 8, *argv), words)
     assert not list(tmp_path.iterdir())
 
 
 def test_styles_need_removals_that_remove(call, model, tmp_path):
     code, out, err = call(
-        commands.latref_train,
+        train_commands.latref_train,
         "styles",
         "--model",
         model,
@@ -577,8 +578,8 @@ def test_styles_need_removals_that_remove(call, model, tmp_path):
         tmp_path / "run",
         "--n",
         4,
-        "--min-flip",
-        1,
+        "--set",
+        "min_flip=1",
         "--set",
         "forward.steps=1",
         "--device",
@@ -605,7 +606,7 @@ def test_files_that_cannot_be_converted(call, tmp_path, content, words):
 def test_a_training_is_not_started_over_by_accident(call, tmp_path):
     (tmp_path / "run" / "checkpoint").mkdir(parents=True)
     for kind in ("autoencoder", "judge"):
-        refused(call(commands.latref_train, kind, "--out", tmp_path / "run", "--n", 8, "--steps", 1), "Add --resume")
+        refused(call(train_commands.latref_train, kind, "--out", tmp_path / "run", "--n", 8, "--steps", 1), "Add --resume")
     assert not files(tmp_path)
 
 
@@ -617,12 +618,12 @@ def test_a_training_is_not_started_over_by_accident(call, tmp_path):
         (["--set", "z_dim=-4"], "z_dim=-4"),
         (["--set", "channel_mult=wide"], "channel_mult=wide"),
         (["--set", "z_dim"], "name=value"),
-        (["--weighting", "p3"], "p3"),
+        (["--set", "weighting=p3"], "p3"),
         (["--steps", 0], "at least 1"),
     ],
 )
 def test_trainings_that_cannot_begin(call, tmp_path, argv, words):
-    refused(call(commands.latref_train, "autoencoder", "--out", tmp_path / "run", "--steps", 1, *TINY, *argv), words)
+    refused(call(train_commands.latref_train, "autoencoder", "--out", tmp_path / "run", "--steps", 1, *TINY, *argv), words)
     assert not (tmp_path / "run" / "checkpoint").exists()
 
 
@@ -637,15 +638,7 @@ RUN = ["autoencoder", *TINY]  # of a training; what is tried comes behind and wi
         *[("--steps", w) for w in ("0", "-1", "1e3", "nan", str(10**30))],
         *[("--batch-size", w) for w in ("0", "-4", "70000", "x")],
         *[("--seed", w) for w in (str(2**63), str(2**64), "-1", "1.5")],
-        *[("--data-seed", w) for w in (str(2**63), "-1")],
         *[("--lr", w) for w in ("inf", "nan", "0", "-1", "1e400")],
-        *[("--ema-decay", w) for w in ("nan", "2", "1", "-0.1")],
-        ("--decay", "1.5"),
-        ("--high-noise", "-1"),
-        ("--regions", "nan"),
-        ("--z-labels", "-1"),
-        ("--z-image", "inf"),
-        ("--warmup", "-1"),
         ("--save-every", "0"),
         ("--threads", "0"),
         ("--threads", "100000000"),
@@ -655,11 +648,30 @@ RUN = ["autoencoder", *TINY]  # of a training; what is tried comes behind and wi
 )
 def test_numbers_of_a_training_are_checked_first(call, tmp_path, option, words):
     refused(
-        call(commands.latref_train, *RUN, "--out", tmp_path / "run", f"{option}={words}"),
+        call(train_commands.latref_train, *RUN, "--out", tmp_path / "run", f"{option}={words}"),
         option,
         f"{option}={words} came",
         "is needed",
     )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        *[f"ema_decay={w}" for w in ("NaN", "2", "1", "-0.1")],
+        *[f"data_seed={w}" for w in ("1.5", "-1")],
+        "decay=1.5",
+        "high_noise=-1",
+        "regions=NaN",
+        "z_labels=-1",
+        "z_image=1e400",
+        "warmup=-1",
+        "weighting=3",
+    ],
+)
+def test_settings_of_a_training_are_checked_first(call, tmp_path, pair):
+    refused(call(train_commands.latref_train, *RUN, "--out", tmp_path / "run", "--set", pair), pair.partition("=")[0])
     assert not list(tmp_path.iterdir())
 
 
@@ -692,7 +704,7 @@ def test_numbers_of_an_evaluation_are_checked_first(call, model, option):
 
 
 @pytest.mark.parametrize(
-    "option", ["--seeds=0", "--eval-steps=0", "--faces=0", "--stages=-1", "--min-flip=nan", "--n=0", "--steps=0"]
+    "option", ["--seeds=0", "--eval-steps=0", "--faces=0", "--processes=0", "--n=0", "--steps=0"]
 )
 def test_numbers_of_ablations_are_checked_first(call, model, tmp_path, option):
     refused(call(commands.latref_eval, "ablations", "--model", model, "--out", tmp_path / "ab", option), option)
@@ -700,12 +712,12 @@ def test_numbers_of_ablations_are_checked_first(call, model, tmp_path, option):
 
 
 @pytest.mark.parametrize(
-    "option", ["--held-out=0", "--calibrate=-1", "--calibrate-steps=0", "--iterations=0", "--sure=nan", "--noise=-1"]
+    "option", ["--held-out=0", "--calibrate=-1", "--n=0", "--threads=0", "--seed=-1"]
 )
 def test_numbers_of_classifiers_are_checked_first(call, model, tmp_path, option):
     refused(
         call(
-            commands.latref_train,
+            train_commands.latref_train,
             "classifiers",
             "--autoencoder",
             model / "autoencoder",
@@ -789,7 +801,7 @@ def test_settings_of_published_weights_are_checked_before_they_are_read(call, tm
     ],
 )
 def test_settings_of_styles_are_checked_before_the_work(call, model, tmp_path, pair):
-    for base in ([commands.latref_train, "styles"], [commands.latref_eval, "ablations"]):
+    for base in ([train_commands.latref_train, "styles"], [commands.latref_eval, "ablations"]):
         refused(call(*base, "--model", model, "--out", tmp_path / "run", "--n", 8, "--set", pair))
     assert not list(tmp_path.iterdir())
 
@@ -806,7 +818,7 @@ def test_settings_of_styles_are_checked_before_the_work(call, model, tmp_path, p
 def test_settings_of_methods_are_checked_before_the_work(call, model, tmp_path, pair, words):
     refused(
         call(
-            commands.latref_train,
+            train_commands.latref_train,
             "classifiers",
             "--autoencoder",
             model / "autoencoder",
@@ -846,7 +858,7 @@ def bug(kind, *words):
     ],
 )
 def test_a_bug_is_one_line_and_its_traceback_is_at_hand(call, tmp_path, monkeypatch, kind, args):
-    monkeypatch.setattr(commands, "SynthFaces", bug(kind, *args))
+    monkeypatch.setattr(faces, "SynthFaces", bug(kind, *args))
     line = ["synthfaces", "--out", tmp_path / "f", "--n", 2]
     refused(call(commands.latref_data, *line), f"unexpected {kind.__name__}", "--traceback")
     code, out, err = call(commands.latref_data, *line, "--traceback")
@@ -858,9 +870,9 @@ def test_a_bug_is_one_line_and_its_traceback_is_at_hand(call, tmp_path, monkeypa
     )
 
 
-@pytest.mark.parametrize("kind", [ValueError, OSError, commands.training.TrainingError])
+@pytest.mark.parametrize("kind", [ValueError, OSError, TrainingError])
 def test_an_error_of_ours_is_said_as_it_is(call, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(commands, "SynthFaces", bug(kind, "Give\nanother."))
+    monkeypatch.setattr(faces, "SynthFaces", bug(kind, "Give\nanother."))
     assert call(commands.latref_data, "synthfaces", "--out", tmp_path / "f")[2] == [
         "latref_data synthfaces: Give another."
     ]
@@ -962,7 +974,7 @@ def test_a_python_without_a_terminal(call, face, model, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", None)
     argv = [face.parent, "--model", model, "--steps", 1, "--edit", "Smiling=with", "--out", tmp_path / "out"]
-    assert commands.run_command(commands.latref_edit, "latref_edit", "", [str(a) for a in argv]) == 0
+    assert shell.run_command(commands.latref_edit, "latref_edit", "", [str(a) for a in argv]) == 0
 
 
 # ---- one file never ends a run, and nobody's file is overwritten
@@ -1126,11 +1138,11 @@ def test_places_that_are_none(call, face, model, tmp_path, out, words):
     for line in (
         [commands.latref_edit, face, "--model", model],
         [commands.latref_data, "synthfaces", "--n", 2, "--size", 32],
-        [commands.latref_train, *RUN, "--steps", 1],
-        [commands.latref_train, "judge", "--steps", 1, "--n", 8],
-        [commands.latref_train, "classifiers", "--autoencoder", model / "autoencoder"],
-        [commands.latref_train, "styles", "--model", model],
-        [commands.latref_train, "mask", "--model", model],
+        [train_commands.latref_train, *RUN, "--steps", 1],
+        [train_commands.latref_train, "judge", "--steps", 1, "--n", 8],
+        [train_commands.latref_train, "classifiers", "--autoencoder", model / "autoencoder"],
+        [train_commands.latref_train, "styles", "--model", model],
+        [train_commands.latref_train, "mask", "--model", model],
         [commands.latref_eval, "ablations", "--model", model],
         [commands.latref_convert, tmp_path / "x.ckpt"],
         [commands.latref_convert, tmp_path / "x.ckpt", "--kind", "diffae"],
@@ -1146,13 +1158,13 @@ def test_the_folder_one_stands_in(call, face, model, tmp_path, monkeypatch, wher
     monkeypatch.chdir(tmp_path / "all" / "here")
     before = files(tmp_path)
     for line in (
-        [commands.latref_train, "classifiers", "--autoencoder", model / "autoencoder"],
+        [train_commands.latref_train, "classifiers", "--autoencoder", model / "autoencoder"],
         [commands.latref_convert, "x.ckpt"],
     ):
         refused(call(*line, "--out", where), "you are in it" if where != ".." else "would be lost")
     assert files(tmp_path) == before
     assert (
-        call(commands.latref_train, *RUN, "--steps", 1, "--out", where)[0] == 0
+        call(train_commands.latref_train, *RUN, "--steps", 1, "--out", where)[0] == 0
         and (Path(where) / "autoencoder" / "config.json").is_file()
     )
     assert edit(call, face, model, where)[0] == 0 and (Path(where) / "face_edited.png").is_file()
@@ -1169,15 +1181,21 @@ def test_what_others_have_in_a_folder_is_not_lost(call, face, model, tmp_path, m
     def never(*_, **__):
         raise AssertionError("the work has begun")
 
-    for name in ("encode_dataset", "_style_cache", "load_latref", "load_diffae", "train_network"):
-        monkeypatch.setattr(commands, name, never)
+    for module, name in (
+        (runner, "encode_dataset"),
+        (train_commands, "style_cache"),
+        (official, "load_latref"),
+        (official, "load_diffae"),
+        (metrics, "train_network"),
+    ):
+        monkeypatch.setattr(module, name, never)
     mine = tmp_path / "mine"
     (mine / "photos").mkdir(parents=True)
     shutil.copy(face, mine / "photos")
     (mine / "notes.txt").write_text("mine")
     before = files(tmp_path)
     refused(
-        call(commands.latref_train, "classifiers", "--autoencoder", model / "autoencoder", "--out", mine),
+        call(train_commands.latref_train, "classifiers", "--autoencoder", model / "autoencoder", "--out", mine),
         "would be lost",
         "photos",
     )
@@ -1185,16 +1203,16 @@ def test_what_others_have_in_a_folder_is_not_lost(call, face, model, tmp_path, m
         refused(call(commands.latref_convert, "x.ckpt", "--out", mine, "--kind", kind), "would be lost", "photos")
     refused(
         call(
-            commands.latref_train, "classifiers", "--autoencoder", model / "autoencoder", "--out", model / "autoencoder"
+            train_commands.latref_train, "classifiers", "--autoencoder", model / "autoencoder", "--out", model / "autoencoder"
         ),
         "would be lost",
     )
     for kind in (["autoencoder", *TINY], ["styles", "--model", model], ["mask", "--model", model]):
-        refused(call(commands.latref_train, *kind, "--out", model), "model_index.json")
+        refused(call(train_commands.latref_train, *kind, "--out", model), "model_index.json")
     (mine / "model").mkdir()
     (mine / "model" / "x").write_text("y")
     before = files(tmp_path)
-    refused(call(commands.latref_train, "judge", "--out", mine, "--n", 8), "holds model")
+    refused(call(train_commands.latref_train, "judge", "--out", mine, "--n", 8), "holds model")
     assert files(tmp_path) == before
 
 
@@ -1218,7 +1236,7 @@ def test_tables_overwrite_nobody(call, face, model, tmp_path, name, words):
         [commands.latref_data, "info", face.parent],
         [commands.latref_eval, "--model", model, "--n", 2],
         [commands.latref_eval, "ablations", "--model", model, "--out", tmp_path / "ab"],
-        [commands.latref_train, "classifiers", "--autoencoder", copy / "autoencoder", "--out", tmp_path / "new"],
+        [train_commands.latref_train, "classifiers", "--autoencoder", copy / "autoencoder", "--out", tmp_path / "new"],
     ):
         refused(call(*line, "--json", tmp_path / name), words)
     assert files(tmp_path) == before
@@ -1261,7 +1279,7 @@ def test_a_card_is_checked_before_the_work(call, model, tmp_path, monkeypatch):
     def never(*_, **__):
         raise AssertionError("the work has begun")
 
-    monkeypatch.setattr(commands, "evaluate", never)
+    monkeypatch.setattr(metrics, "evaluate", never)
     copy = Path(shutil.copytree(model, tmp_path / "copy"))
     (copy / "README.md").write_text("my own words")
     refused(call(commands.latref_eval, "--model", copy, "--card"), "is no card")

@@ -43,7 +43,8 @@ def test_wheel_holds_the_package_the_data_and_the_licence(wheel):
     assert any(n.endswith("LICENSE") for n in names)
     text = zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith("entry_points.txt"))).decode()
     for command in ("latref_data", "latref_train", "latref_edit", "latref_eval"):
-        assert f"{command} = latref_nb.commands:{command}" in text
+        module = "train_commands" if command == "latref_train" else "commands"
+        assert f"{command} = latref_nb.{module}:{command}" in text
 
 
 def test_shipped_model_edits_from_the_wheel_in_an_empty_folder(wheel, tmp_path):

@@ -1,0 +1,137 @@
+"From nothing to a model: a whole recipe, killed and taken up again; what is finished is skipped, what has changed is refused."
+
+import json, shutil, subprocess, sys
+from dataclasses import replace
+from pathlib import Path
+import pytest
+import torch
+from recipe_case import SCALE
+from repo import HANG, ROOT
+from latref_nb import commands, runner, train_commands
+from latref_nb.removal import weights_key
+from latref_nb.pipeline import LatRefPipeline
+from latref_nb.recipes import RECIPES, TEACHES, scaled, varied
+from latref_nb.runner import run_recipe
+
+torch.set_num_threads(1)
+CASE = Path(__file__).with_name("recipe_case.py")
+TRIAL = dict(scale=SCALE, processes=1, progress=False)
+
+
+def case(out, *where):
+    "A trial of the recipe in a process of its own."
+    argv = [sys.executable, CASE, out, *map(str, where)]
+    return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=HANG)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    "The trial without a stop."
+    out = tmp_path_factory.mktemp("recipe") / "whole"
+    done = case(out)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return out
+
+
+def keys(out):
+    "{stage: key of the weights it has left}."
+    return {s: runner.read_stage(out / s)["weights"] for s in TEACHES if s not in ("evaluation", "card")}
+
+
+def test_killed_in_the_middle_of_a_stage_it_ends_as_if_nothing_had_happened(whole, tmp_path):
+    before = ("critic", "judge", "identity", "factors")
+    for stage in before:  # as made by the first: each stage has a folder of its own
+        shutil.copytree(whole / stage, tmp_path / "killed" / stage)
+    for stage, step in (("autoencoder", 5), ("styles", 3)):
+        assert case(tmp_path / "killed", stage, step).returncode == -9
+        assert not runner.read_stage(tmp_path / "killed" / stage)["finished"]
+    done = case(tmp_path / "killed")
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = done.stdout.splitlines()
+    assert [line.split()[1] for line in said if line.endswith("done already")] == [
+        f"{s}:" for s in (*before, "autoencoder", "classifiers")
+    ]
+    assert any(line.startswith("[7/10] styles, goes on: ") for line in said)
+    assert keys(tmp_path / "killed") == keys(whole)
+    a, b = (LatRefPipeline.from_pretrained(o / "course") for o in (whole, tmp_path / "killed"))
+    assert list(a.parts) == list(b.parts) and len(a.parts) == 7
+    for x, y in zip(a.parts.values(), b.parts.values()):
+        for name, tensor in x.state_dict().items():
+            assert torch.equal(tensor, y.state_dict()[name]), name
+
+
+def test_the_record_is_one_and_says_all(whole):
+    record = json.loads((whole / "course" / "training.json").read_text())
+    assert record["recipe"] == json.loads(json.dumps(runner.plain(scaled(RECIPES["course"], SCALE))))
+    assert list(record["stages"]) == [s for s in TEACHES if s != "card"]
+    for stage, facts in record["stages"].items():
+        assert facts["seconds"] >= 0 and facts["machine"]["cpu"] and facts["precision"] in ("bf16", "no")
+        assert facts["uses"] == {u: keys(whole)[u] for u in facts["uses"]} and len(facts["data"]) == 16
+        if stage in ("critic", "autoencoder", "styles", "mask"):
+            assert facts["losses"]["loss"] > 0 and facts["steps"] == record["recipe"]["stages"][stage]["steps"]
+    pipe = LatRefPipeline.from_pretrained(whole / "course")
+    assert record["stages"]["mask"]["weights"] == weights_key(*pipe.parts.values())
+
+
+def test_the_card_is_printed_from_the_record(whole):
+    card = (whole / "course" / "README.md").read_text(encoding="utf-8")
+    assert "Labels seen by the model: tags, masks." in card
+    assert f"latref_train recipe course --out runs --scale {SCALE}" in card and "| styles | tags |" in card
+    assert commands.card_folder(str(whole / "course")) == whole / "course"
+
+
+def test_what_is_finished_is_skipped_and_what_has_changed_is_refused(whole, tmp_path, capsys):
+    out = shutil.copytree(whole, tmp_path / "copy")
+    run_recipe(RECIPES["course"], out, until="factors", **TRIAL)
+    assert capsys.readouterr().out.count("done already") == 4
+    recipe = RECIPES["course"]
+    other = replace(recipe, stages=varied(recipe.stages, mask=dict(groups={"": dict(area=3.0)})))
+    with pytest.raises(ValueError, match="mask was made with other settings"):
+        run_recipe(other, out, only="mask", **TRIAL)
+    shutil.rmtree(out / "mask")
+    run_recipe(other, out, only="mask", **TRIAL)
+    with pytest.raises(ValueError, match="evaluation was made with other settings, or stands on other weights"):
+        run_recipe(other, out, only="evaluation", **TRIAL)
+
+
+def test_a_stage_waits_for_those_it_stands_on(tmp_path):
+    with pytest.raises(ValueError, match="styles stands on classifiers, critic, not finished"):
+        run_recipe(RECIPES["course"], tmp_path / "new", only="styles", **TRIAL)
+    with pytest.raises(SystemExit):
+        train_commands.latref_train.run(["recipe", "--help"])
+
+
+def test_ctrl_c_says_how_to_go_on(whole, tmp_path, monkeypatch, capsys):
+    out = shutil.copytree(whole, tmp_path / "copy")
+    shutil.rmtree(out / "mask")
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "train_mask", stopped)
+    line = ["recipe", "course", "--out", str(out), "--scale", str(SCALE), "--processes", "1", "--until", "mask"]
+    monkeypatch.setattr(sys, "argv", ["latref_train", *line])
+    assert train_commands.latref_train.run(line) == 130
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "stopped in mask; what was done is kept. To go on: latref_train recipe course --out" in said
+    assert runner.read_stage(out / "mask")["finished"] is False
+
+
+def test_the_time_that_is_left_follows_this_machine():
+    r = RECIPES["course"]
+    slow = {"critic": 60.0 * 2 * r.minutes["critic"]}
+    assert runner.time_left(r, slow, ["styles"]) == pytest.approx(2 * r.minutes["styles"])
+    assert runner.time_left(r, {}, ["styles"]) == r.minutes["styles"]
+
+
+def test_several_processes_make_the_same_cache(tmp_path):
+    from test_pipeline import tiny_pipeline
+    from latref_nb.removal import ForwardSettings, Frozen
+    from latref_nb.faces import SynthFaces
+
+    pipe, how = tiny_pipeline(), dict(settings=ForwardSettings(steps=1, settle=None), chunk=3, progress=False)
+    frozen, ds = Frozen(pipe.autoencoder, pipe.linear, pipe.mlp), SynthFaces(8, 32)
+    one, two = (runner.fill_cache(frozen, ds, tmp_path / str(k), processes=k, **how) for k in (1, 2))
+    assert one.key == two.key and len(one.parts) == 3
+    for name in one.parts[0]:
+        assert torch.equal(one.column(name), two.column(name))
