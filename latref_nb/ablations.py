@@ -177,7 +177,7 @@ def begin(self: StageRecorder, task, cache):  # StyleTask, StyleCache
     lent = cache.batch([r for *_, r in self.cases])["images"].to(frozen.device)
     self.references = from_uint8(self.original), from_uint8(lent)
     x, how = from_uint8(self.original), dict(method="fixed_point")
-    self.x_T = invert(frozen.autoencoder, x, b["z"], self.render_steps, **how).xT
+    self.x_T = invert(frozen.autoencoder, x, b["z"], self.render_steps, **how).x_T
 
 
 @patch

@@ -226,7 +226,7 @@ def edit_files(
     out,  # folder for the images, the strips and edits.json
     *,
     batch_size=8,  # files at a time: memory does not grow with their number
-    precision="auto",  # of the network in both loops: by the machine, see chapter 00; or "no", "bf16"
+    precision="auto",  # of the network in both loops: by the machine, see chapter 00e; or "no", "bf16"
     seed=None,  # image i uses seed + i
     report=None,  # called with each row
     **how,  # more arguments of the pipeline: num_inference_steps, x_T

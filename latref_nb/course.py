@@ -373,10 +373,10 @@ HOUR = (
         "4. The mask: where to write",
     ),
     Question(
-        "Why are false traces laid over the removed faces of a training?",
-        "Or the face is restored from the *traces* of the removal, and the style is *ignored*.",
-        "11_consistency",
-        "One step",
+        "A style could carry the whole reference along. What does it have to pass?",
+        "*A few noisy numbers*, and it pays for how far they lie from 0.",
+        "11a_consistency",
+        "The terms",
     ),
 )
 
@@ -427,7 +427,7 @@ AFTERNOON = (
     Question(
         "Many maps carry one Gaussian onto another. Which one is optimal transport?",
         "The one that moves the points *least*, in mean squared distance.",
-        "11_consistency",
+        "11_removal",
         "Where removed codes settle",
     ),
     Question(

@@ -576,7 +576,7 @@ def evaluate(
     brief=False,  # leave out what costs most: round trip, z alone, diversity
     sources=None,  # from `gather_sources` of the same autoencoder: n, seed and steps are theirs
     progress=True,  # show a bar
-    precision="auto",  # of the network in both loops: by the machine, see chapter 00; or "no", "bf16"
+    precision="auto",  # of the network in both loops: by the machine, see chapter 00e; or "no", "bf16"
     **how,  # more arguments for the pipeline's invert and render
 ):  # Evaluation
     "Measure an editor on faces whose true edits are known."

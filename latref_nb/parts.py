@@ -484,7 +484,7 @@ def invert(
 ):  # x_T (B,3,S,S)
     "The noise from which an image is rendered under its code."
     x = self.load_images(images)
-    return self._invert(x, self.encode(x) if z is None else z, num_inference_steps, **how).xT
+    return self._invert(x, self.encode(x) if z is None else z, num_inference_steps, **how).x_T
 
 
 @patch

@@ -363,7 +363,7 @@ def keep_mask(
 def _repeated(way, k):
     "A Trajectory with each of its images k times, one after the other."
     steps = {name: o if o is None else o.repeat_interleave(k, 1) for name, o in (("xs", way.xs), ("x0s", way.x0s))}
-    return replace(way, images=repeat_each(way.images, k), xT=repeat_each(way.xT, k), **steps)
+    return replace(way, images=repeat_each(way.images, k), x_T=repeat_each(way.x_T, k), **steps)
 
 
 @patch
@@ -372,7 +372,7 @@ def _up(self: LatRefPipeline, plan, n, x_T, generator, **how):
     z = plan.zs[0]
     if x_T is None:
         up = _repeated(self._invert(plan.source.x, plan.source.z, n, **how), plan.k)
-        return up.xT, up
+        return up.x_T, up
     if isinstance(x_T, str) and x_T == "random":
         return random_xT(self.autoencoder, z, generator), None
     return for_each(x_T, len(z), "noises"), None

@@ -97,7 +97,7 @@ class ForwardSettings:
     settle: float = 0.2  # shrinkage in [0, 1] of the covariances in `fit_settling`; None: no settling
     recolour: bool = True  # hair and other things that cannot go away take another face's colours
     seed: int = 1  # of the values that take the place of the removed ones
-    precision: str = "auto"  # of the network, see chapter 00
+    precision: str = "auto"  # of the network, see chapter 00e
 
     def __post_init__(self):
         check_precision(self.precision)
@@ -245,8 +245,8 @@ def forward_pass(
     z = model.head(feats)
     targets = other_values(labels, frozen.tags, generator)
     codes = removed_codes(frozen, z, labels, targets, settling).flatten(0, 1)  # (B·n_tags,d)
-    xT = invert(model, x, z, s.steps, method=s.inversion, iterations=1, dtype=s.precision).xT
-    starts = xT.repeat_interleave(len(frozen.tags), 0)  # (B·n_tags,3,S,S)
+    x_T = invert(model, x, z, s.steps, method=s.inversion, iterations=1, dtype=s.precision).x_T
+    starts = x_T.repeat_interleave(len(frozen.tags), 0)  # (B·n_tags,3,S,S)
     taken = render(model, starts, codes, s.steps, dtype=s.precision).images
     fold = lambda o: o.unflatten(0, targets.shape)  # (B·n_tags,…) → (B,n_tags,…)
     taken = from_uint8(to_uint8(taken.clamp(-1, 1)))

@@ -389,7 +389,9 @@ def _networks_of(folder):  # StyleNetworks
     from latref_nb.styles import LatentMapper, ReferenceExtractor
 
     kinds = dict(modulation=StyleModulation, extractor=ReferenceExtractor, mapper=LatentMapper)
-    made = {name: load_part(kind, Path(folder) / name) for name, kind in kinds.items() if (Path(folder) / name).is_dir()}
+    made = {
+        name: load_part(kind, Path(folder) / name) for name, kind in kinds.items() if (Path(folder) / name).is_dir()
+    }
     if not {"modulation", "extractor"} <= set(made):
         raise ValueError(
             f"{folder}: holds no style networks to train further. Give the folder that `latref_train styles --out` wrote."

@@ -534,7 +534,7 @@ def finish(self: Run):  # Result
 # %% ../nbs/07_training.ipynb #14767853
 @patch
 def leftovers(self: Run):  # list of Path
-    "What a killed run left half-written: chapter 00's temporary names of what a run writes, and nothing else."
+    "What a killed run left half-written: chapter 00a's temporary names of what a run writes, and nothing else."
     names = [Path(n) for n in ("checkpoint", "log.jsonl", "training.json", "stages.safetensors", *self.parts)]
     known = [rf"\.{re.escape(n.stem)}\.[0-9a-f]{{8}}\.part{re.escape(n.suffix)}" for n in names]
     return [p for p in self.out.iterdir() if any(re.fullmatch(k, p.name) for k in known)]

@@ -565,7 +565,7 @@ MISTAKES = {
             ("lambda z, z_new, gain: z + gain * (z_new - z)", "not to the faces"),
         ],
     },
-    "11_consistency": {
+    "11_removal": {
         "check_leak": [
             (
                 """def wrong(codes, style):
@@ -584,6 +584,8 @@ MISTAKES = {
             ("lambda codes, style: leak(codes, style) ** .5", "that is the correlation"),
             ("lambda codes, style: 1 - (1 - leak(codes, style)) ** .5", "half of the variance leaks here"),
         ],
+    },
+    "11a_consistency": {
         "check_told_apart": [
             ("lambda h, noise: told_apart(h, 0 * noise)", "noisy numbers against the clean ones"),
             ("lambda h, noise: told_apart(h + noise, 0 * noise)", "noisy numbers against the clean ones"),
@@ -610,7 +612,7 @@ MISTAKES = {
             ),
         ],
     },
-    "11a_masks": {
+    "11c_masks": {
         "check_best": [
             ("lambda x, y, p, a: torch.ones_like(x[:, :1])", "everything is open"),
             ("lambda x, y, p, a: (p * (x - y).square().sum(1, keepdim=True) > a).float()", "the other way round"),
