@@ -394,7 +394,8 @@ def _networks_of(folder):  # StyleNetworks
     }
     if not {"modulation", "extractor"} <= set(made):
         raise ValueError(
-            f"{folder}: holds no style networks to train further. Give the folder that `latref_train styles --out` wrote."
+            f"{folder}: holds no style networks to train further. "
+            "Give the folder that `latref_train styles --out` wrote."
         )
     return StyleNetworks(**{name: m.requires_grad_(True).train() for name, m in made.items()})
 

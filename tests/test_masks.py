@@ -12,6 +12,7 @@ from latref_nb.metrics import edited_pictures, rows_at_hand
 from latref_nb.edits import Edit
 from latref_nb.pipeline import LatRefPipeline
 from latref_nb.resuming import StepGenerator
+from latref_nb.tags import CELEBA_TAGS
 from style_case import style_pipeline
 from consistency_case import FIT, batch_of, cache, classifiers, frozen  # noqa: F401 (fixtures)
 
@@ -194,3 +195,13 @@ def test_the_command_shows_the_whole_picture_when_asked(pipe, x, tmp_path, monke
         )
         assert ("keep" in json.loads((tmp_path / name / "edits.json").read_text())) == bool(more)
     assert upper == {"kept": True, "whole": False}
+
+
+def test_one_tag_is_enough(frozen, cache):
+    "Without a second tag the pair is still a pair."
+    task = object.__new__(MaskTask)
+    task.frozen = SimpleNamespace(tags=[CELEBA_TAGS[0]], autoencoder=frozen.autoencoder)
+    b = batch_of(cache)
+    b |= {k: b[k][:, :1] for k in ("removed", "removed_feats")}
+    x, y, *_ = task.pair(b, StepGenerator(0, 0, 6))
+    assert x.shape == y.shape == (6, 3, 16, 16) and not torch.equal(x, y)
