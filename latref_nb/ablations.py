@@ -195,9 +195,13 @@ def pictures(self: StageRecorder, references):  # (N,3,S,S) → (N,3,S,S) uint8
 @patch
 def losses(self: StageRecorder):  # {term: float}, the mean over the tags
     "Every term, on the same faces with the same noise each time."
-    faces, n, first = range(min(self.batch_size, len(self.cache))), len(self.cache.tags), self.task.settings.warmup
+    faces, n, first = (
+        range(min(self.batch_size, len(self.cache))),
+        len(self.cache.tags),
+        self.task.settings.extractor_first,
+    )
     batch = {k: v.to(self.task.frozen.device) for k, v in self.cache.batch(faces).items()}
-    rounds = -(-first // n) * n  # the first step behind the warm-up that is about the first tag
+    rounds = -(-first // n) * n  # the first step in which all learn that is about the first tag
     found = [
         self.task.loss(batch, StepGenerator(0, rounds + c, len(faces), device=self.task.frozen.device))
         for c in range(n)
@@ -344,7 +348,7 @@ ABLATIONS = {
     "no_style": Ablation("no style term", weights={"style": 0.0}),
     "no_difference": Ablation("no difference term", weights={"difference": 0.0}),
     "no_bottleneck": Ablation("no bottleneck", weights={"bottleneck": 0.0}, settings={"noise": 0.0}),
-    "no_forward": Ablation("no forward–backward step", settings={"forward": False}),
+    "no_forward": Ablation("no forward–backward step", settings={"from_removed": False}),
     "direction": Ablation(
         "global direction as style", weights={"bottleneck": 0.0}, settings={"noise": 0.0}, direction=True
     ),

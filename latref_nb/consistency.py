@@ -28,15 +28,15 @@ from .training import fit
 # %% ../nbs/11a_consistency.ipynb #ab786cda
 @dataclass
 class Weights:
-    "How much each term counts."
+    "How much each term of the loss counts."
 
-    code: float = 6.0  # restored code against the original's
-    perceptual: float = 6.0  # one look at the restored face against the original
-    classification: float = 0.015  # all tags of the restored face and of the partner in both kinds of style
-    style: float = 8.0  # what tells of the style, on the partner against the reference
-    bottleneck: float = 2e-4  # what a style may cost
-    match: float = 0.5  # the mapper's codes against the extractor's
-    difference: float = 2.0  # the change of the code, told from the style alone
+    code: float = 6.0  # code of the edited source against the goal's
+    perceptual: float = 6.0  # one look at the edited source against the goal's picture
+    classification: float = 0.015  # all tags of every edited code: source, partner, partner in a drawn style
+    style: float = 8.0  # what tells of the style, on the partner against the goal
+    bottleneck: float = 2e-4  # price of the few numbers that a style is made from
+    match: float = 0.5  # styles that the mapper draws against those that the extractor reads
+    difference: float = 2.0  # change of the code from source to goal, told from these few numbers alone
 
     def __post_init__(self):
         check_fields(self, **dict.fromkeys(vars(self), WEIGHT))
@@ -44,17 +44,18 @@ class Weights:
 
 @dataclass
 class StyleSettings:
-    "How the backward step is asked."
+    "How one step is made."
 
-    noise: float = 0.3  # standard deviation of the noise in the bottleneck
-    backward: float = 0.25  # share of the pairs that are read the other way round: from the face to the removed one
+    noise: float = 0.3  # standard deviation of the noise added to the few numbers that a style is made from
+    reversed: float = 0.25  # share of the pairs that are read from the real face to the removed one
     decoded: int = 8  # pictures decoded in a step, for the perceptual term
     t_from: float = 0.4  # least noise under which they are decoded, as a share of T
-    warmup: int = 0  # first steps, in which only the extractor learns, by the difference
-    forward: bool = True  # modulate the face without the value; False: the face itself (an ablation)
+    extractor_first: int = 0  # first steps, in which the extractor learns alone, by difference and bottleneck
+    from_removed: bool = True  # edit removed faces; False: the source is the goal (an ablation: no forward step)
 
     def __post_init__(self):
-        check_fields(self, noise=WEIGHT, backward=SHARE, decoded=COUNT, t_from=(0, 1, "[)"), warmup=WHOLE)
+        counts = dict(decoded=COUNT, extractor_first=WHOLE)
+        check_fields(self, noise=WEIGHT, reversed=SHARE, t_from=(0, 1, "[)"), **counts)
 
 # %% ../nbs/11a_consistency.ipynb #39a8be92
 @dataclass
@@ -71,14 +72,14 @@ class Side:
 
 @dataclass
 class StyleBatch:
-    "What one step of training looks at: B faces, and one tag."
+    "What one step of training looks at: one tag, and B faces whose removal of it succeeded."
 
     tag: int  # number of the tag
     value: Tensor  # (B,) number of the value that is put back
     reference: Tensor  # (B,3,S,S) where its style is read
-    source: Side  # the faces without it
-    goal: Side  # the faces with it
-    partner: Side  # other faces without it, which get the same style
+    source: Side  # the faces that are edited
+    goal: Side  # what they must become
+    partner: Side  # other faces without the value, which get the same style
 
 
 def choose(
@@ -106,15 +107,14 @@ def style_batch(
     new[:, tag] = batch["targets"][:, tag]
     original = Side(from_uint8(batch["images"]), batch["feats"], labels)
     removed = Side(from_uint8(batch["removed"][:, tag]), batch["removed_feats"][:, tag], new)
-    back = generator.rand() < settings.backward  # (B,)
-    source, goal = choose(back, original, removed), choose(back, removed, original)
-    value = goal.labels[:, tag]
-    lacks = (labels[None, :, tag] != value[:, None]) & (
-        labels[None, :, tag] >= 0
-    )  # (B,B): face j lacks what face i gets
-    partner = original[(lacks * (1 + generator.rand(len(lacks)))).argmax(1)]
+    turned = generator.rand() < settings.reversed  # (B,)
+    source, goal = choose(turned, original, removed), choose(turned, removed, original)
+    value, had = goal.labels[:, tag], labels[:, tag]
+    lacks = (had[None] != value[:, None]) & (had[None] >= 0)  # (B,B): face j lacks what face i gets
+    lacks.fill_diagonal_(False)  # another face
+    partner = original[(lacks * (1 + generator.rand(len(lacks)))).argmax(1)]  # one of them, at random
     partner = choose(lacks.any(1), partner, source)
-    if not settings.forward:
+    if not settings.from_removed:
         source = goal
     return StyleBatch(tag, value[lost], goal.x[lost], source[lost], goal[lost], partner[lost])
 
@@ -158,8 +158,8 @@ def style_networks(
 
 # %% ../nbs/11a_consistency.ipynb #f75cac88
 def code_loss(
-    u,  # (B,d) normalised codes of the restored faces
-    u0,  # (B,d) of the originals
+    u,  # (B,d) normalised codes
+    u0,  # (B,d) what they must be
 ):  # scalar
     "Mean squared distance of two codes."
     return (u - u0).square().mean()
@@ -207,8 +207,8 @@ def style_readers(
 
 
 def style_distance(
-    u,  # (B,d) normalised codes of other faces under this face's style
-    u0,  # (B,d) of the face that lends it
+    u,  # (B,d) normalised codes of partners
+    u0,  # (B,d) of the goals
     readers,  # (n_values,d,k), see `style_readers`
     values,  # (B,)
 ):  # scalar
@@ -231,7 +231,7 @@ def one_step(
 def energy_distance(
     a,  # (n,d)
     b,  # (m,d)
-):  # scalar ≥ 0, 0 for equal distributions
+):  # scalar, 0 in expectation for equal distributions, else above
     "Twice the mean distance between two clouds of points, minus the mean distances within each."
     if min(len(a), len(b)) < 2:
         return a.sum() * 0
@@ -259,7 +259,7 @@ def match(
 
 # %% ../nbs/11a_consistency.ipynb #de1f1237
 class StyleTask:
-    "The backward step for `fit`: restore faces with their own style, give others the same style."
+    "One step for `fit`: restore faces with their own style, and give others the same style."
 
     def __init__(
         self,
@@ -305,7 +305,7 @@ def loss(
     batch,  # of a StyleCache
     generator,  # StepGenerator
 ):  # the terms, and their weighted sum
-    "The backward step."
+    "The step, term by term."
     b, w, net = style_batch(batch, self.settings, generator), self.weights, self.networks
     h = net.extractor.squeezed(net.extractor.features(b.reference).float(), b.tag, b.value).float()  # (B,k)
     noisy = h + self.settings.noise * generator.randn(h.shape[1])[: len(h)]
@@ -315,7 +315,7 @@ def loss(
         terms["difference"] = code_loss(
             self.modules["tell"][b.tag](noisy).float(), u0 - self.frozen.code(b.source.feats)
         )
-    if generator.step >= self.settings.warmup:
+    if generator.step >= self.settings.extractor_first:
         read = net.extractor.heads(noisy, b.tag)
         drawn = [self.draw(b, generator)] if net.mapper else []
         terms |= self.restore(b, u0, read, drawn, generator)
@@ -339,7 +339,7 @@ def restore(
     drawn,  # list of the mapper's StyleCode, or of nothing
     generator,  # StepGenerator
 ):  # {name: scalar}
-    "Faces under their own style, and partners under the same style and under drawn ones."
+    "Sources under their own style, partners under the same style and under drawn ones."
     styles, feats = [read, read, *drawn], [b.source.feats, b.partner.feats, *[b.partner.feats for _ in drawn]]
     k = len(styles)
     out = self.networks.modulation(torch.cat(feats), b.tag, b.value.repeat(k), StyleCode.cat(styles))
@@ -363,11 +363,11 @@ def restore(
 @patch
 def look(
     self: StyleTask,
-    x0,  # (B,3,S,S) originals
-    u,  # (B,d) normalised codes of the restored faces
+    x0,  # (B,3,S,S) the goals
+    u,  # (B,d) normalised codes of the edited sources
     generator,  # StepGenerator
 ):  # scalar
-    "Perceptual distance of some restored faces, decoded in one step, from the originals."
+    "Perceptual distance of some edited sources, decoded in one step, from their goals."
     m, model, low = (
         self.settings.decoded,
         self.frozen.autoencoder,

@@ -25,7 +25,7 @@ from fastcore.basics import patch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from .checks import SHARE, check_range, nearest, shown, unknown_name
+from .checks import nearest, shown, unknown_name
 from .core import load_image, save_image, to_uint8
 from .drawing import CLASSES
 from .files import atomic_write, file_size, read_json, user_path, write_json

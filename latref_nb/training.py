@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 
 from .checkpoints import CheckpointError, one_line, read_head, read_tensors
 from .checks import ABOVE, COUNT, SEED, SHARE, WEIGHT, WHOLE, check_fields
-from .core import check_precision
+from .core import check_precision, resolve_precision
 from .files import FileError, atomic_folder, atomic_write, file_size, read_json, settle_folder, write_error
 from .cache import provenance
 from latref_nb.resuming import (

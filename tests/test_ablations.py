@@ -90,7 +90,7 @@ def test_each_ablation_leaves_out_what_it_says(frozen, cache):
     terms = {name: set(t.loss(b, numbers())) for name, t in tasks.items()}
     for term in ("perceptual", "classification", "style", "difference"):
         assert terms["whole"] - terms[f"no_{term}"] == {term}
-    assert not tasks["no_forward"].settings.forward and tasks["no_bottleneck"].settings.noise == 0
+    assert not tasks["no_forward"].settings.from_removed and tasks["no_bottleneck"].settings.noise == 0
     assert isinstance(tasks["direction"].networks.extractor, DirectionStyles)
     with pytest.raises(ValueError, match="ablation 'no_masks' is not known. Did you mean 'no_mask'"):
         task_of(frozen, "no_masks")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from consistency_case import (
     FIT,
+    N,
     NETS,
     QUICK,
     SHAPE,
@@ -15,6 +16,7 @@ from consistency_case import (
     batch_of,
     cache,
     classifiers,
+    flipped,
     frozen,
     numbers,
     same,
@@ -53,7 +55,7 @@ torch.set_num_threads(1)
     [(Weights, {k: v}) for k in vars(Weights()) for v in (float("nan"), -1.0)]
     + [(MaskWeights, {k: float("nan")}) for k in vars(MaskWeights())]
     + [(MaskWeights, dict(gain_to=0.1))]
-    + [(StyleSettings, {k: v}) for k, v in dict(noise=-1, warmup=0.5, backward=2, decoded=0, t_from=1).items()]
+    + [(StyleSettings, {k: v}) for k, v in dict(noise=-1, extractor_first=0.5, reversed=2, decoded=0, t_from=1).items()]
     + [(ForwardSettings, {k: v}) for k, v in dict(steps=0, settle=float("nan"), seed=-1, precision="fp8").items()],
     ids=str,
 )
@@ -94,7 +96,7 @@ def test_match_does_not_mix_values():
 @pytest.mark.parametrize("step", range(6))
 def test_a_batch_pairs_faces_as_it_says(cache, step):
     b = {**batch_of(cache, 14), "flipped": torch.ones(14, 6, dtype=torch.bool)}
-    g, settings = StepGenerator(0, step, 14), StyleSettings(backward=0.5)
+    g, settings = StepGenerator(0, step, 14), StyleSettings(reversed=0.5)
     s, back = style_batch(b, settings, StepGenerator(0, step, 14)), g.rand() < 0.5
     c = s.tag
     assert c == step and back.any() and not back.all()
@@ -115,7 +117,7 @@ def test_only_faces_that_lost_the_value_take_part(cache):
     b = {**batch_of(cache, 8), "flipped": torch.zeros(8, 6, dtype=torch.bool)}
     b["flipped"][[2, 5], 3] = True
     for step in range(6):  # whatever tag is next: only one can be learned from
-        s = style_batch(b, StyleSettings(backward=0.0), StepGenerator(0, step, 8))
+        s = style_batch(b, StyleSettings(reversed=0.0), StepGenerator(0, step, 8))
         assert s.tag == 3 and torch.equal(s.goal.x, from_uint8(b["images"][[2, 5]]))
     b["flipped"][:] = False
     with pytest.raises(ValueError, match="none of these faces has lost a value. Take a larger batch"):
@@ -125,9 +127,9 @@ def test_only_faces_that_lost_the_value_take_part(cache):
 def test_without_a_face_that_lacks_the_value_the_source_is_the_partner(cache):
     b = {**batch_of(cache), "flipped": torch.ones(6, 6, dtype=torch.bool)}
     b["labels"] = b["labels"][:1].expand_as(b["labels"]).clone()
-    s = style_batch(b, StyleSettings(backward=0.0), numbers())
+    s = style_batch(b, StyleSettings(reversed=0.0), numbers())
     assert torch.equal(s.partner.x, s.source.x) and torch.equal(s.partner.labels, s.source.labels)
-    no_forward = style_batch(b, StyleSettings(backward=0.0, forward=False), numbers())
+    no_forward = style_batch(b, StyleSettings(reversed=0.0, from_removed=False), numbers())
     assert torch.equal(no_forward.source.x, no_forward.goal.x)
 
 
@@ -176,7 +178,7 @@ def test_references_differ_and_directions_do_not(frozen, cache):
 
 
 def test_only_the_extractor_learns_in_the_warm_up_and_the_change_is_told(frozen, cache):
-    task, b = task_of(frozen, settings=StyleSettings(warmup=1), mapper=NETS["mapper"]), all_flipped(cache)
+    task, b = task_of(frozen, settings=StyleSettings(extractor_first=1), mapper=NETS["mapper"]), all_flipped(cache)
     terms = task.loss(b, numbers())
     assert set(terms) == {"loss", "difference", "bottleneck"}
     terms["loss"].backward()
@@ -253,7 +255,7 @@ def test_goes_on_to_the_same_bits(frozen, cache, tmp_path):
         assert same(a, b) and same(dict(getattr(through, name).state_dict()), dict(getattr(nets, name).state_dict()))
         assert same(dict(type(getattr(nets, name)).from_pretrained(tmp_path / "b" / name).state_dict()), b)
     facts = json.loads((tmp_path / "b/training.json").read_text())
-    assert facts["task"]["weights"]["code"] == Weights().code and facts["task"]["settings"]["forward"] is True
+    assert facts["task"]["weights"]["code"] == Weights().code and facts["task"]["settings"]["from_removed"] is True
 
 
 def test_other_weights_or_autoencoder_are_refused(frozen, cache, tmp_path):
