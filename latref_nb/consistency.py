@@ -9,6 +9,7 @@ __all__ = ['HOW', 'Weights', 'StyleSettings', 'Side', 'StyleBatch', 'choose', 's
 
 # %% ../nbs/11a_consistency.ipynb #0dd88f62
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -24,6 +25,23 @@ from .removal import Frozen, StyleCache, build_cache, weights_key
 from .schedule import add_noise, predict_x0
 from .styles import LatentMapper, ReferenceExtractor, StyleCode
 from .training import fit
+
+# %% ../nbs/11a_consistency.ipynb #4a5351f4
+_ELSEWHERE = {
+    "removal": "CacheWarning ForwardSettings Settling changed_region fit_settling forward_pass other_values part_key "
+    "recolour removed_codes transport_map",
+    "ablations": "ABLATIONS Ablation DirectionStyles StageRecorder Stages ablated_task ablation_rows ablation_run "
+    "direction_styles gather_stages load_stages save_stages shipped_stages snapshot_steps stage_cases stage_rows "
+    "train_ablations",
+}  # module → names of it that may be imported from here
+
+
+def __getattr__(name):
+    "A name of chapter 11 or 11b, imported when it is asked for."
+    for module, names in _ELSEWHERE.items():
+        if name in names.split():
+            return getattr(import_module(f"latref_nb.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 # %% ../nbs/11a_consistency.ipynb #ab786cda
 @dataclass

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from .attention import overlay, record_attention, recordable_layers
 from .ablations import Stages, load_stages
 from .explore import TagExplorer, bench_of, guidances, without_styles
-from .metrics import Wish
+from .explore import Wish
 from .plots import FramePlayer, figure_png, image_grid, image_strip, line_plot
 from .widgets import ClickPicture, Downloads, Explorer, Face, FaceChooser, Live
 from .widgets import columns, explained, labelled, menu, page, pictured, png_bytes, sheet, titled, wrapped

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from .core import make_generator
 from .directions import edit_scores, label_reader
 from .explore import TagExplorer, bench_of, guidances, having, without_styles
-from .metrics import Wish
+from .explore import Wish
 from .judges import load_judges
 from .plots import image_strip, new_figure
 from .styles import load_styles, save_styles

@@ -10,7 +10,7 @@ from repo import HANG, wait_for
 from latref_nb.attention import overlay, record_attention
 from latref_nb.ablations import Stages, save_stages
 from latref_nb.explore import Bench, EditExplorer, guidances, having, strangeness, true_face, walk_noise, without_styles
-from latref_nb.metrics import Wish
+from latref_nb.explore import Wish
 from latref_nb.faces import SynthFaces
 from latref_nb.inside import (
     COMPARE,
@@ -26,7 +26,7 @@ from latref_nb.judges import load_judges
 from latref_nb.edits import Edit
 from latref_nb.pipeline import LatRefPipeline
 from latref_nb.studio import DirectionVsStyle, StyleExplorer, compare_guidances, comparison_rows, plane
-from latref_nb.training import fit
+from latref_nb.widgets import fit
 from latref_nb.widgets import ClickPicture, Downloads, Face, FaceChooser, Worker, pictured, png_bytes, sheet
 from style_case import style_pipeline
 

@@ -19,7 +19,7 @@ from latref_nb.modulation import StyleModulation
 from latref_nb.batch import edit_files, encode_dataset, fit_pipeline, join_images, own_products
 from latref_nb.checkpoints import CheckpointError, load_part
 from latref_nb.edits import GUIDANCES, Edit, class_mask, edit_regions, guidances_of, load_mask
-from latref_nb.drawing import PARTS
+from latref_nb.parts import PARTS
 from latref_nb.pipeline import LatRefOutput, LatRefPipeline
 from latref_nb.sampling import round_trip
 from latref_nb.styles import LatentMapper, ReferenceExtractor, StyleCode
@@ -1746,12 +1746,11 @@ def test_guidances_say_what_they_need():
 
 
 def test_everybody_reads_the_table(styled, pipe):
-    from latref_nb import commands, explore, metrics
+    from latref_nb import explore, metrics
 
     assert explore.guidances(styled) == [g.words for g in guidances_of(styled) if g.name != "style"]
     assert explore.guidances(pipe) == ["global direction", "image-specific direction"]
     assert metrics.NETS["latent"] == GUIDANCES["seed"].needs
-    assert set(commands._method_settings) == {n for n, g in GUIDANCES.items() if g.settings}
     for name in GUIDANCES:
         styled.need(name)
     no_linear = LatRefPipeline(pipe.autoencoder, mlp=pipe.mlp)

@@ -11,7 +11,21 @@ import warnings
 import pytest
 import torch
 
-from latref_nb import commands, consistency, core, masks, metrics, pipeline, runner, shell, train_commands, training
+from latref_nb import (
+    batch,
+    commands,
+    consistency,
+    core,
+    masks,
+    metrics,
+    parts,
+    pipeline,
+    removal,
+    runner,
+    shell,
+    train_commands,
+    training,
+)
 from latref_nb.core import PRECISIONS, PrecisionWarning, autocast_dtype, bf16_factor, has_bf16, resolve_precision
 from latref_nb.sampling import invert, render
 from latref_nb.training import fit
@@ -131,7 +145,8 @@ def test_random_numbers_are_left_alone(slow):
 
 def takers():
     "Every function and class of the package that takes a precision."
-    for module in (commands, runner, train_commands, consistency, core, masks, metrics, pipeline, training):
+    known = batch, commands, consistency, core, masks, metrics, parts, pipeline, removal, runner, train_commands, training
+    for module in known:
         for name, o in vars(module).items():
             if callable(o) and getattr(o, "__module__", "") == module.__name__ and name[0] != "_":
                 try:

@@ -4,6 +4,7 @@ import dataclasses, inspect, json, subprocess, sys
 import pytest
 from repo import HANG, ROOT
 from latref_nb import (
+    ablations,
     autoencoder,
     consistency,
     core,
@@ -11,13 +12,16 @@ from latref_nb import (
     faces,
     masks,
     metrics,
+    modulation,
     official,
     pipeline,
     recipes,
+    removal,
     runner,
     sampling,
     schedule,
     shell,
+    styles,
     train_commands,
     training,
 )
@@ -36,7 +40,7 @@ from latref_nb.recipes import RECIPES, TEACHES, USES, scaled, stage_key, varied
         (recipes.DIRECTIONS, directions.METHODS),
         (recipes.PUBLISHED, official.LATREF_PRESETS),
         (recipes.ROWS, metrics.METHODS),
-        (recipes.ABLATED, consistency.ABLATIONS),
+        (recipes.ABLATED, ablations.ABLATIONS),
         (recipes.CELEBA, core.CELEBA_TAGS.names),
     ],
 )
@@ -60,7 +64,7 @@ def fields(kind):
     [
         consistency.Weights,
         consistency.StyleSettings,
-        consistency.ForwardSettings,
+        removal.ForwardSettings,
         masks.MaskWeights,
         recipes.AutoencoderSettings,
         recipes.ClassifierSettings,
@@ -75,7 +79,7 @@ def test_settings_are_read_off_the_source_as_they_are(kind):
 
 
 def test_arguments_are_read_off_the_source_as_they_are():
-    for kind in (autoencoder.DiffusionAutoencoder, consistency.StyleModulation, consistency.LatentMapper):
+    for kind in (autoencoder.DiffusionAutoencoder, modulation.StyleModulation, styles.LatentMapper):
         real = {p.name: p.default for p in inspect.signature(kind).parameters.values() if p.default is not p.empty}
         assert {k: f.default for k, f in shell.documented(kind.__name__).items()} == real, kind
 

@@ -122,16 +122,3 @@ def test_the_time_that_is_left_follows_this_machine():
     slow = {"critic": 60.0 * 2 * r.minutes["critic"]}
     assert runner.time_left(r, slow, ["styles"]) == pytest.approx(2 * r.minutes["styles"])
     assert runner.time_left(r, {}, ["styles"]) == r.minutes["styles"]
-
-
-def test_several_processes_make_the_same_cache(tmp_path):
-    from test_pipeline import tiny_pipeline
-    from latref_nb.removal import ForwardSettings, Frozen
-    from latref_nb.faces import SynthFaces
-
-    pipe, how = tiny_pipeline(), dict(settings=ForwardSettings(steps=1, settle=None), chunk=3, progress=False)
-    frozen, ds = Frozen(pipe.autoencoder, pipe.linear, pipe.mlp), SynthFaces(8, 32)
-    one, two = (runner.fill_cache(frozen, ds, tmp_path / str(k), processes=k, **how) for k in (1, 2))
-    assert one.key == two.key and len(one.parts) == 3
-    for name in one.parts[0]:
-        assert torch.equal(one.column(name), two.column(name))
