@@ -566,6 +566,27 @@ MISTAKES = {
         ],
     },
     "11_removal": {
+        "check_least_moved": [
+            ("lambda a, b: a - a.mean() + b.mean()", "the mean alone has moved"),
+            ("lambda a, b: b.mean() + (a - a.mean()) * b.var() / a.var()", "not the variance"),
+            ("lambda a, b: b.mean() - (a - a.mean()) * b.std() / a.std()", "people have changed places"),
+            ("lambda a, b: b[: len(a)]", "people have changed places"),
+            ("lambda a, b: b.sort().values[a.argsort().argsort()]", "not the very points of b"),
+            ("lambda a, b: a * b.std() / a.std() + 3 * b.mean()", "their mean is now"),
+        ],
+        "check_flipped_share": [
+            ("lambda read, targets, labels: (read == targets).float().mean(0)", "counts as flipped"),
+            ("lambda read, targets, labels: ((read == targets) & (labels >= 0)).float().mean(0)", "the three that are known"),
+            (
+                "lambda read, targets, labels: ((read != labels) & (labels >= 0)).sum(0) / (labels >= 0).sum(0)",
+                "the new one has not come",
+            ),
+            ("lambda read, targets, labels: (read == targets)[labels >= 0].float().mean()", "a share for every tag"),
+            (
+                "lambda read, targets, labels: ((read == targets) & (labels >= 0)).sum(0) / (labels >= 0).sum(0)",
+                "known of nobody",
+            ),
+        ],
         "check_leak": [
             (
                 """def wrong(codes, style):
@@ -610,6 +631,13 @@ MISTAKES = {
                 "int(ds.labels[i, ds.tags.index(tag)])], style_from=r)",
                 "ask which one r has",
             ),
+        ],
+        "check_amplitude": [
+            ("lambda gain, noise, price: max(0., noise * (2 * gain / price) ** .5 - noise ** 2)", "the best amplitude is its root"),
+            ("lambda gain, noise, price: max(0., noise * (gain / price) ** .5 - noise ** 2) ** .5", "too quiet"),
+            ("lambda gain, noise, price: (noise * (2 * gain / price) ** .5) ** .5", "too loud"),
+            ("lambda gain, noise, price: max(0., (2 * gain / price) ** .5 - 1) ** .5", "the noise has a say"),
+            ("lambda gain, noise, price: (noise * (2 * gain / price) ** .5 - noise ** 2) ** .5", "do not send it at all"),
         ],
     },
     "11c_masks": {
