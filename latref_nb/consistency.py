@@ -116,11 +116,13 @@ def style_batch(
     generator,  # StepGenerator
 ):  # StyleBatch
     "One tag after the other; of the faces those that have lost its value."
-    flipped, n = batch["flipped"], batch["flipped"].shape[1]
-    tag = next((c for c in ((generator.step + i) % n for i in range(n)) if flipped[:, c].any()), None)
+    labels, flipped = batch["labels"], batch["flipped"]
+    usable = flipped if flipped.any() else labels >= 0  # only with min_flip=0 do removals count that did not remove
+    turns = [(generator.step + i) % labels.shape[1] for i in range(labels.shape[1])]
+    tag = next((c for c in turns if usable[:, c].any()), None)
     if tag is None:
-        raise ValueError("none of these faces has lost a value. Take a larger batch, or look at cache.flip_rate().")
-    lost, labels = flipped[:, tag], batch["labels"]
+        raise ValueError("none of these faces has a label. Take a larger batch, or faces that are labelled.")
+    lost = usable[:, tag]
     new = labels.clone()
     new[:, tag] = batch["targets"][:, tag]
     original = Side(from_uint8(batch["images"]), batch["feats"], labels)

@@ -9,20 +9,31 @@ MISTAKES = {
         "check_meant": [
             ("lambda name, allowed: name if name in allowed else None", "compare without capitals"),
             ("lambda name, allowed: name.strip() if meant(name, allowed) else None", "not as it was typed"),
-            ("lambda name, allowed: next((a for a in allowed if name.strip().lower() in a.lower()), None)",
-             "a part of a name"),
+            (
+                "lambda name, allowed: next((a for a in allowed if name.strip().lower() in a.lower()), None)",
+                "a part of a name",
+            ),
         ],
         "check_picture_side": [
             ("lambda side: side", "60 went through"),
-            ("""def wrong(side):
+            (
+                """def wrong(side):
     if int(side) < 16 or int(side) % 8: raise ValueError(f"{side} came, not at least 16 and a multiple of 8")
-    return side""", "64.0 went through"),
-            ("""def wrong(side):
+    return side""",
+                "64.0 went through",
+            ),
+            (
+                """def wrong(side):
     try: return picture_side(side)
-    except ValueError: raise ValueError("that is no side of a picture") from None""", "does not say what came"),
-            ("""def wrong(side):
+    except ValueError: raise ValueError("that is no side of a picture") from None""",
+                "does not say what came",
+            ),
+            (
+                """def wrong(side):
     try: return picture_side(side)
-    except ValueError: raise ValueError(f"{side} came") from None""", "does not say what is allowed"),
+    except ValueError: raise ValueError(f"{side} came") from None""",
+                "does not say what is allowed",
+            ),
         ],
         "check_examine": [
             ("lambda f: 'right' if f([3, 1, 2]) == 3 else 'wrong'", "the first number passed"),
@@ -34,11 +45,14 @@ MISTAKES = {
     "00a_files": {
         "check_count_up": [
             ("lambda path: write_json({'n': 1}, path) and 1", "the second call must give 2"),
-            ("""def wrong(path):
+            (
+                """def wrong(path):
     try: n = read_json(path)["n"] + 1
     except ValueError: n = 1
     write_json({"n": n}, path)
-    return n""", "let read_json's error pass"),
+    return n""",
+                "let read_json's error pass",
+            ),
         ],
         "check_numbered": [
             ("lambda stem, n: f'{stem}_{n:03d}.png'", "leave room for the end"),
@@ -49,8 +63,10 @@ MISTAKES = {
         "check_leftovers": [
             ("lambda folder: sorted(n for n in os.listdir(folder) if n[0] == '.')", "look for .part as well"),
             ("lambda folder: sorted(n for n in os.listdir(folder) if 'part' in n.split('.'))", "is not hidden"),
-            ("lambda folder: sorted(n for n in os.listdir(folder) if n[0] == '.' and '.part' in n)",
-             "no part of its own"),
+            (
+                "lambda folder: sorted(n for n in os.listdir(folder) if n[0] == '.' and '.part' in n)",
+                "no part of its own",
+            ),
         ],
     },
     "00b_tags": {
@@ -77,19 +93,24 @@ MISTAKES = {
     },
     "00c_metadata": {
         "check_kind_of": [
-            ("lambda data: 'TIFF' if data[:2] == b'II' else kind_of(data) if data[:2] != b'MM' else None",
-             "may also begin with MM"),
+            (
+                "lambda data: 'TIFF' if data[:2] == b'II' else kind_of(data) if data[:2] != b'MM' else None",
+                "may also begin with MM",
+            ),
             ("lambda data: 'PNG' if b'PNG' in data else kind_of(data)", "at the very beginning"),
             ("lambda data: 'PNG' if data[:3] == b'PNG' else kind_of(data)", "nothing but the whole mark"),
         ],
         "check_chunks": [
             ("lambda data: [data[8:12]]", "begin after 8 bytes"),
-            ("""def wrong(data):
+            (
+                """def wrong(data):
     names, at = [], 8
     while at + 8 <= len(data):
         n, name = struct.unpack(">I4s", data[at:at + 8])
         names, at = [*names, name], at + 8 + n
-    return names""", "12 bytes longer than its data"),
+    return names""",
+                "12 bytes longer than its data",
+            ),
         ],
         "check_exif_of": [
             ("lambda code: struct.pack('2sHIHHHIHHI', b'II', 42, 8, 1, 0x0112, 3, 1, code, 0, 0)", "it takes 26"),
@@ -137,8 +158,10 @@ MISTAKES = {
         ],
         "check_in_pieces": [
             ("lambda f, x, n: f(x)", "came at once"),
-            ("lambda f, x, n: torch.cat([f(x[i:i + n]) for i in range(0, len(x) - n + 1, n)])",
-             "the last piece may be shorter"),
+            (
+                "lambda f, x, n: torch.cat([f(x[i:i + n]) for i in range(0, len(x) - n + 1, n)])",
+                "the last piece may be shorter",
+            ),
             ("lambda f, x, n: torch.cat([f(a) for a in x.split(1)])", "pieces of 3, 3 and 1"),
         ],
     },
@@ -208,15 +231,24 @@ MISTAKES = {
             ("lambda ds, i, j, tag: ds.counterfactual([j, i], tag, 'with', style_from=[i, j])", "changed places"),
         ],
         "check_reach": [
-            ("""def wrong(ds, tag, indices):
+            (
+                """def wrong(ds, tag, indices):
     off, on = (ds.counterfactual(indices, tag, v) for v in ("without", "with"))
-    return (off != on).float().mean()""", "share of numbers, not of pixels"),
-            ("""def wrong(ds, tag, indices):
+    return (off != on).float().mean()""",
+                "share of numbers, not of pixels",
+            ),
+            (
+                """def wrong(ds, tag, indices):
     off, on = (ds.counterfactual(indices, tag, v) for v in ("without", "with"))
-    return (off - on).abs().mean()""", "how much pixels change"),
-            ("""def wrong(ds, tag, indices):
+    return (off - on).abs().mean()""",
+                "how much pixels change",
+            ),
+            (
+                """def wrong(ds, tag, indices):
     on = ds.counterfactual(indices, tag, "with")
-    return (ds.batch(indices)["image"] != on).any(1).float().mean()""", "some faces smile already"),
+    return (ds.batch(indices)["image"] != on).any(1).float().mean()""",
+                "some faces smile already",
+            ),
         ],
     },
     "01b_datasets": {
@@ -243,10 +275,14 @@ MISTAKES = {
         ],
         "check_share": [
             ("lambda labels, column, value: (labels[:, column] == value).float().mean()", "the share of all faces"),
-            ("lambda labels, column, value: (labels[labels[:, column] >= 0, column] > 0).float().mean()",
-             "the number of its value"),
-            ("lambda labels, column, value: labels[labels[:, column] >= 0, column].float().mean()",
-             "the number of its value"),
+            (
+                "lambda labels, column, value: (labels[labels[:, column] >= 0, column] > 0).float().mean()",
+                "the number of its value",
+            ),
+            (
+                "lambda labels, column, value: labels[labels[:, column] >= 0, column].float().mean()",
+                "the number of its value",
+            ),
         ],
     },
     "01c_cache": {
@@ -267,9 +303,12 @@ MISTAKES = {
             ("lambda images, labels: str((images.float().mean((1, 2, 3)).round(), labels))", "one pixel has changed"),
         ],
         "check_halves": [
-            ("""def wrong(mask):
+            (
+                """def wrong(mask):
     s = mask.mean()
-    return .5 * (mask / s + (1 - mask) / (1 - s))""", "keep the batch's dimension"),
+    return .5 * (mask / s + (1 - mask) / (1 - s))""",
+                "keep the batch's dimension",
+            ),
             ("lambda mask: 1 + mask", "do not count alike"),
             ("lambda mask: 2 * halves(mask)", "change its scale"),
         ],
@@ -406,16 +445,25 @@ MISTAKES = {
         ],
         "check_save_whole": [
             ("lambda path, pieces: path.write_text('new')", "and not 'new text'"),
-            ("""def wrong(path, pieces):
+            (
+                """def wrong(path, pieces):
     with open(path, "w") as f:
-        for piece in pieces: f.write(piece)""", "write beside it"),
-            ("""def wrong(path, pieces):
+        for piece in pieces: f.write(piece)""",
+                "write beside it",
+            ),
+            (
+                """def wrong(path, pieces):
     with open(path.with_name("part"), "w") as f:
         for piece in pieces: f.write(piece)
-    path.write_text(path.with_name("part").read_text())""", "another file is left"),
-            ("""def wrong(path, pieces):
+    path.write_text(path.with_name("part").read_text())""",
+                "another file is left",
+            ),
+            (
+                """def wrong(path, pieces):
     path.unlink()
-    path.write_text("".join(pieces))""", "no file at all"),
+    path.write_text("".join(pieces))""",
+                "no file at all",
+            ),
         ],
         "check_rows_before": [
             ("lambda text, step: [json.loads(line) for line in text.splitlines()]", "would stand there twice"),
@@ -440,13 +488,20 @@ MISTAKES = {
         "check_denoising_loss": [
             ("lambda net, batch, generator: F.mse_loss(net(batch['x']), batch['x'])", "in a dict"),
             ("lambda net, batch, generator: {'loss': F.mse_loss(net(batch['x']), batch['x'])}", "was the noise added"),
-            ("lambda net, batch, generator: "
-             "{'loss': F.mse_loss(net(batch['x'] + .1 * torch.randn(batch['x'].shape)), batch['x'])}",
-             "draw from the generator alone"),
-            ("lambda net, batch, generator: "
-             "{'loss': (net(batch['x'] + .1 * generator.randn(1)) - batch['x']).square().sum()}", "take means"),
-            ("lambda net, batch, generator: {'loss': F.mse_loss(net(batch['x'] + generator.randn(1)), batch['x'])}",
-             "size of 0.1"),
+            (
+                "lambda net, batch, generator: "
+                "{'loss': F.mse_loss(net(batch['x'] + .1 * torch.randn(batch['x'].shape)), batch['x'])}",
+                "draw from the generator alone",
+            ),
+            (
+                "lambda net, batch, generator: "
+                "{'loss': (net(batch['x'] + .1 * generator.randn(1)) - batch['x']).square().sum()}",
+                "take means",
+            ),
+            (
+                "lambda net, batch, generator: {'loss': F.mse_loss(net(batch['x'] + generator.randn(1)), batch['x'])}",
+                "size of 0.1",
+            ),
         ],
     },
     "07a_autoencoder_training": {
@@ -458,15 +513,20 @@ MISTAKES = {
         ],
         "check_balanced": [
             ("lambda answer, truth: (answer == truth).float().mean().item()", "not over the faces"),
-            ("lambda answer, truth: torch.stack([(answer[truth == v] == v).float().mean() "
-             "for v in torch.cat([answer, truth]).unique()]).nan_to_num().mean().item()", "the truth decides"),
+            (
+                "lambda answer, truth: torch.stack([(answer[truth == v] == v).float().mean() "
+                "for v in torch.cat([answer, truth]).unique()]).nan_to_num().mean().item()",
+                "the truth decides",
+            ),
             ("lambda answer, truth: float(balanced(answer, truth) ** 2)", "of the ones none"),
         ],
         "check_colour_term": [
             ("lambda read, seen: F.mse_loss(read, seen.x0.mean((2, 3)))", "gives two things"),
             ("lambda read, seen: ((read - seen.x0.mean((2, 3))).square().mean(1), {})", "one number for the whole"),
-            ("lambda read, seen: (F.mse_loss(read, seen.x0.mean((1, 2, 3))[:, None].expand(-1, 3)), {})",
-             "one mean for each channel"),
+            (
+                "lambda read, seen: (F.mse_loss(read, seen.x0.mean((1, 2, 3))[:, None].expand(-1, 3)), {})",
+                "one mean for each channel",
+            ),
             ("lambda read, seen: ((read - seen.x0.mean((2, 3))).square().sum(), {})", "so that processes can"),
             ("lambda read, seen: (F.mse_loss(read, seen.x0.mean((2, 3))), {'loss': 0})", 'as {"colour": value}'),
         ],
@@ -576,7 +636,10 @@ MISTAKES = {
         ],
         "check_flipped_share": [
             ("lambda read, targets, labels: (read == targets).float().mean(0)", "counts as flipped"),
-            ("lambda read, targets, labels: ((read == targets) & (labels >= 0)).float().mean(0)", "the three that are known"),
+            (
+                "lambda read, targets, labels: ((read == targets) & (labels >= 0)).float().mean(0)",
+                "the three that are known",
+            ),
             (
                 "lambda read, targets, labels: ((read != labels) & (labels >= 0)).sum(0) / (labels >= 0).sum(0)",
                 "the new one has not come",
@@ -633,11 +696,17 @@ MISTAKES = {
             ),
         ],
         "check_amplitude": [
-            ("lambda gain, noise, price: max(0., noise * (2 * gain / price) ** .5 - noise ** 2)", "the best amplitude is its root"),
+            (
+                "lambda gain, noise, price: max(0., noise * (2 * gain / price) ** .5 - noise ** 2)",
+                "the best amplitude is its root",
+            ),
             ("lambda gain, noise, price: max(0., noise * (gain / price) ** .5 - noise ** 2) ** .5", "too quiet"),
             ("lambda gain, noise, price: (noise * (2 * gain / price) ** .5) ** .5", "too loud"),
             ("lambda gain, noise, price: max(0., (2 * gain / price) ** .5 - 1) ** .5", "the noise has a say"),
-            ("lambda gain, noise, price: (noise * (2 * gain / price) ** .5 - noise ** 2) ** .5", "do not send it at all"),
+            (
+                "lambda gain, noise, price: (noise * (2 * gain / price) ** .5 - noise ** 2) ** .5",
+                "do not send it at all",
+            ),
         ],
     },
     "11c_masks": {
@@ -660,48 +729,72 @@ MISTAKES = {
     },
     "11d_parts": {
         "check_lend_code": [
-            ("lambda parts, x, y, n: parts.render(parts.invert(x, num_inference_steps=n), parts.encode(x), n)",
-             "render under the codes of y"),
+            (
+                "lambda parts, x, y, n: parts.render(parts.invert(x, num_inference_steps=n), parts.encode(x), n)",
+                "render under the codes of y",
+            ),
             ("lambda parts, x, y, n: lend_code(parts, y, x, n)", "the roles are exchanged"),
-            ("lambda parts, x, y, n: parts.render(parts.invert(x, parts.encode(y), n), parts.encode(y), n)",
-             "the noise of x belongs to the code of x"),
+            (
+                "lambda parts, x, y, n: parts.render(parts.invert(x, parts.encode(y), n), parts.encode(y), n)",
+                "the noise of x belongs to the code of x",
+            ),
         ],
         "check_share_read": [
-            ("lambda parts, x, labels: float(torch.cat([p.amax(1) for p in parts.read(parts.encode(x)).values()]).mean())",
-             "compare the answers with them"),
-            ("lambda parts, x, labels: float((parts.mlp.predict(parts.encode(x)) == labels)[:, 0].float().mean())",
-             "one tag is not all"),
+            (
+                "lambda parts, x, labels: float(torch.cat([p.amax(1) for p in parts.read(parts.encode(x)).values()]).mean())",
+                "compare the answers with them",
+            ),
+            (
+                "lambda parts, x, labels: float((parts.mlp.predict(parts.encode(x)) == labels)[:, 0].float().mean())",
+                "one tag is not all",
+            ),
             ("lambda parts, x, labels: share_read(parts, x, labels) / 2", "the most probable value"),
         ],
         "check_exchange": [
-            ("""def wrong(folder, fill):
+            (
+                """def wrong(folder, fill):
     shutil.rmtree(folder)
     folder.mkdir()
-    fill(folder)""", "cost the old folder"),
+    fill(folder)""",
+                "cost the old folder",
+            ),
             ("lambda folder, fill: fill(folder)", "the new one takes its place"),
-            ("""def wrong(folder, fill):
+            (
+                """def wrong(folder, fill):
     new = folder.with_name("new")
     new.mkdir()
     fill(new)
     shutil.rmtree(folder)
-    new.rename(folder)""", "half a folder lies about"),
+    new.rename(folder)""",
+                "half a folder lies about",
+            ),
         ],
     },
     "12_edits": {
         "check_weaker": [
             ("lambda edits, share: [replace(e, gain=share) for e in edits]", "put in the gain's place"),
             ("lambda edits, share: [Edit(e.tag, e.value, gain=share * e.gain) for e in edits]", "her glasses are gone"),
-            ("""def wrong(edits, share):
+            (
+                """def wrong(edits, share):
     for e in edits:
         object.__setattr__(e, "gain", share * e.gain)
-    return edits""", "make a new one"),
+    return edits""",
+                "make a new one",
+            ),
         ],
         "check_can_do": [
-            ("lambda parts, edit, method: set(GUIDANCES[edit.guidance()].needs) <= set(parts)", "ask edit.guidance(method)"),
-            ("lambda parts, edit, method: bool(set(GUIDANCES[edit.guidance(method)].needs) & set(parts))",
-             "one of two networks"),
-            ("lambda parts, edit, method: set(GUIDANCES[edit.guidance(method)].needs) == set(parts)",
-             "more than is needed"),
+            (
+                "lambda parts, edit, method: set(GUIDANCES[edit.guidance()].needs) <= set(parts)",
+                "ask edit.guidance(method)",
+            ),
+            (
+                "lambda parts, edit, method: bool(set(GUIDANCES[edit.guidance(method)].needs) & set(parts))",
+                "one of two networks",
+            ),
+            (
+                "lambda parts, edit, method: set(GUIDANCES[edit.guidance(method)].needs) == set(parts)",
+                "more than is needed",
+            ),
         ],
         "check_left_to_source": [
             ("lambda masks: torch.zeros_like(masks[0])", "the source stays whole"),
@@ -747,22 +840,30 @@ def wrong(pipe, x, steps):
     "12b_batch": {
         "check_each_or_its_error": [
             ("lambda f, items, size: each_or_its_error(f, items, 1)", "never two at a time"),
-            ("""def wrong(f, items, size):
+            (
+                """def wrong(f, items, size):
     out = []
     for batch in batched(items, size):
         try:
             out += f(list(batch))
         except Exception as e:
             out += [e] * len(batch)
-    return out""", "was lost with its neighbour"),
-            ("lambda f, items, size: [o for o in each_or_its_error(f, items, size) if not isinstance(o, Exception)]",
-             "4 results for 5 items"),
+    return out""",
+                "was lost with its neighbour",
+            ),
+            (
+                "lambda f, items, size: [o for o in each_or_its_error(f, items, size) if not isinstance(o, Exception)]",
+                "4 results for 5 items",
+            ),
         ],
         "check_free_name": [
             ("lambda stem, taken: stem", "would be overwritten"),
             ("lambda stem, taken: stem if stem not in taken else stem + '-1'", "has the number 2"),
             ("lambda stem, taken: stem if stem not in taken else f'{stem}-2'", "go on until a name is free"),
-            ("lambda stem, taken: stem if stem not in taken else f'{stem}-{len(taken) + 1}'", "not the number of files"),
+            (
+                "lambda stem, taken: stem if stem not in taken else f'{stem}-{len(taken) + 1}'",
+                "not the number of files",
+            ),
         ],
         "check_best_strength": [
             ("lambda rows: max(rows, key=lambda r: r['target'])['strength']", "whatever else it breaks"),
@@ -801,10 +902,11 @@ def wrong(pipe, x, steps):
         "check_worst": [
             ("lambda read, labels: float((read == labels).float().mean(0).min())", "pass over the unknown"),
             ("lambda read, labels: float((read == labels)[labels >= 0].float().mean())", "a mean over tags or faces"),
-            ("lambda read, labels: sum(float((r == y)[y >= 0].float().mean()) for r, y in zip(read.T, labels.T)) / 3",
-             "a mean over tags or faces"),
-            ("lambda read, labels: float(((read == labels) | (labels < 0)).float().mean(0).min())",
-             "two faces alone"),
+            (
+                "lambda read, labels: sum(float((r == y)[y >= 0].float().mean()) for r, y in zip(read.T, labels.T)) / 3",
+                "a mean over tags or faces",
+            ),
+            ("lambda read, labels: float(((read == labels) | (labels < 0)).float().mean(0).min())", "two faces alone"),
         ],
     },
     "14a_metrics": {
@@ -819,12 +921,17 @@ def wrong(pipe, x, steps):
             ("lambda h: (float(h.sum()), my_interval(h)[1])", "the mean of the hits"),
         ],
         "check_gained": [
-            ("lambda edited, source, truth: float((psnr(edited, source) - psnr(truth, source)).mean())",
-             "has gained nothing"),
+            (
+                "lambda edited, source, truth: float((psnr(edited, source) - psnr(truth, source)).mean())",
+                "has gained nothing",
+            ),
             ("lambda edited, source, truth: gained(source, edited, truth)", "not the other way round"),
             ("lambda edited, source, truth: gained(edited, source, truth) / 2", "both distances are to the truth"),
-            ("lambda edited, source, truth: float(10 * ((source - truth).square().mean() / "
-             "(edited - truth).square().mean()).log10())", "average the decibels"),
+            (
+                "lambda edited, source, truth: float(10 * ((source - truth).square().mean() / "
+                "(edited - truth).square().mean()).log10())",
+                "average the decibels",
+            ),
         ],
     },
     "15_widgets": {
@@ -841,18 +948,24 @@ def wrong(pipe, x, steps):
         ],
         "check_requests": [
             ("lambda events: events.count('change')", "never meant to be seen"),
-            ("""def wrong(events):
+            (
+                """def wrong(events):
     held, asked = 0, 0
     for e in events:
         held += (e == 'quiet') - (e == 'end')
         asked += e == 'change' and not held
-    return asked""", "a block asks too"),
-            ("""def wrong(events):
+    return asked""",
+                "a block asks too",
+            ),
+            (
+                """def wrong(events):
     held, asked = 0, 0
     for e in events:
         held += (e == 'quiet') - (e == 'end')
         asked += e == 'end' or (e == 'change' and not held)
-    return asked""", "the inner block ends"),
+    return asked""",
+                "the inner block ends",
+            ),
         ],
     },
     "15a_explore": {
@@ -864,9 +977,12 @@ def wrong(pipe, x, steps):
             ("lambda faces, few, many: len(faces) * (few + many)", "the way down alone"),
             ("lambda faces, few, many: len(faces) * (few + many) + len(set(faces)) * many", "is inverted"),
             ("lambda faces, few, many: 2 * len(faces) * (few + many)", "does not depend on the edit"),
-            ("""def wrong(faces, few, many):
+            (
+                """def wrong(faces, few, many):
     fresh = sum(f != before for f, before in zip(faces, [None, *faces]))
-    return (len(faces) + fresh) * (few + many)""", "still lies on her bench"),
+    return (len(faces) + fresh) * (few + many)""",
+                "still lies on her bench",
+            ),
         ],
         "check_far_out": [
             ("lambda x, known: float((x - known.mean(0)).pow(2).mean().sqrt())", "rules all others"),
@@ -880,18 +996,27 @@ def wrong(pipe, x, steps):
             ("lambda steps, gain: gain * steps / steps.norm(dim=1, keepdim=True)", "median of the lengths"),
         ],
         "check_plane_share": [
-            ("""def wrong(codes):
+            (
+                """def wrong(codes):
     S = torch.linalg.svdvals(codes)
-    return float((S[:2] ** 2).sum() / (S ** 2).sum())""", "mean was not taken away"),
-            ("""def wrong(codes):
+    return float((S[:2] ** 2).sum() / (S ** 2).sum())""",
+                "mean was not taken away",
+            ),
+            (
+                """def wrong(codes):
     S = torch.linalg.svdvals(codes - codes.mean(0))
-    return float(S[:2].sum() / S.sum())""", "square of the singular values"),
+    return float(S[:2].sum() / S.sum())""",
+                "square of the singular values",
+            ),
         ],
         "check_ordered": [
             ("lambda points, factor: torch.corrcoef(torch.stack([points[:, 0], factor]))[0, 1] ** 2", "any direction"),
-            ("""def wrong(points, factor):
+            (
+                """def wrong(points, factor):
     fit = points @ torch.linalg.lstsq(points, factor[:, None]).solution[:, 0]
-    return 1 - (factor - fit).pow(2).mean() / factor.var()""", "the constant is missing"),
+    return 1 - (factor - fit).pow(2).mean() / factor.var()""",
+                "the constant is missing",
+            ),
             ("lambda points, factor: torch.tensor(1.)", "noise is foretold"),
         ],
     },
@@ -899,9 +1024,12 @@ def wrong(pipe, x, steps):
         "check_token_effects": [
             ("lambda weights, values: weights.mean(0)", "that is the attention"),
             ("lambda weights, values: (weights.mean(0)[:, None] * values).norm(dim=1)", "the others share the weight"),
-            ("""def wrong(weights, values):
+            (
+                """def wrong(weights, values):
     weights[:, 0] = 0
-    return torch.zeros(len(values))""", "changed in place"),
+    return torch.zeros(len(values))""",
+                "changed in place",
+            ),
             ("lambda weights, values: token_effects(weights, values).mean()", "one number for each token"),
         ],
         "check_shared_places": [
@@ -915,8 +1043,11 @@ def wrong(pipe, x, steps):
             ("lambda weights: (weights.argmax(1) == weights.mean(0).argmax(0)).float().mean()", "over the places"),
         ],
         "check_decided_at": [
-            ("lambda guesses, source: next(i for i, g in enumerate(guesses) "
-             "if (g - guesses[-1]).abs().mean() < (g - source).abs().mean())", "has gone back"),
+            (
+                "lambda guesses, source: next(i for i, g in enumerate(guesses) "
+                "if (g - guesses[-1]).abs().mean() < (g - source).abs().mean())",
+                "has gone back",
+            ),
             ("lambda guesses, source: decided_at(guesses, source) - 1", "still the source"),
             ("lambda guesses, source: len(guesses) - 1", "nearer to it than to the source is enough"),
             ("lambda guesses, source: decided_at(guesses, source) or 1", "decided from step 0 on"),
@@ -958,35 +1089,56 @@ def wrong(pipe, x, steps):
     },
     "16a_shell": {
         "check_strip": [
-            ("""from latref_nb.core import load_images, save_image
+            (
+                """from latref_nb.core import load_images, save_image
 from latref_nb.pipeline import join_images
 @command("latref_strip")
 def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
-    return len(str(save_image(join_images(load_images(files, 64)), out)))""", "the exit code of success is 0"),
-            ("""@command("latref_strip")
+    return len(str(save_image(join_images(load_images(files, 64)), out)))""",
+                "the exit code of success is 0",
+            ),
+            (
+                """@command("latref_strip")
 def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
-    save_image(join_images(load_images([f for f in files if Path(f).is_file()], 64)), out)""", "must end in an error"),
-            ("""@command("latref_strip")
+    save_image(join_images(load_images([f for f in files if Path(f).is_file()], 64)), out)""",
+                "must end in an error",
+            ),
+            (
+                """@command("latref_strip")
 def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
-    save_image(load_images(files, 64)[0], out)""", "with a gap of 2"),
+    save_image(load_images(files, 64)[0], out)""",
+                "with a gap of 2",
+            ),
         ],
         "check_read_settings": [
             ("lambda pairs: dict(p.split('=', 1) for p in pairs)", "still a word"),
-            ("""def wrong(pairs):
+            (
+                """def wrong(pairs):
     cut = [p.split("=") for p in pairs]
-    return {k: v if k in ("schedule", "note") else json.loads(v) for k, v, *_ in cut}""", "cut at the first"),
+    return {k: v if k in ("schedule", "note") else json.loads(v) for k, v, *_ in cut}""",
+                "cut at the first",
+            ),
             ("lambda pairs: read_settings([p for p in pairs if '=' in p])", "must be refused"),
         ],
         "check_save_lines": [
-            ("""def wrong(lines, path):
-    with open(path, "w") as file: file.writelines(f"{l}\\n" for l in lines)""", "write to a part first"),
-            ("""def wrong(lines, path):
+            (
+                """def wrong(lines, path):
+    with open(path, "w") as file: file.writelines(f"{l}\\n" for l in lines)""",
+                "write to a part first",
+            ),
+            (
+                """def wrong(lines, path):
     try: save_lines(lines, path)
-    except ValueError: pass""", "swallowed"),
-            ("""def wrong(lines, path):
+    except ValueError: pass""",
+                "swallowed",
+            ),
+            (
+                """def wrong(lines, path):
     part = path.with_suffix(".part")
     with open(part, "w") as file: file.writelines(f"{l}\\n" for l in lines)
-    part.rename(path)""", "the part was left behind"),
+    part.rename(path)""",
+                "the part was left behind",
+            ),
         ],
     },
     "17_recipes": {
@@ -999,17 +1151,24 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
             ("lambda stage: [s for s, used in USES.items() if stage in used or s == stage]", "follow the chain"),
         ],
         "check_for_photographs": [
-            ("""def wrong(recipe):
+            (
+                """def wrong(recipe):
     recipe.stages["critic"]["labels"] = ("tags",)
-    return for_photographs(recipe)""", "has changed: make a new one"),
-            ("""def wrong(recipe):
+    return for_photographs(recipe)""",
+                "has changed: make a new one",
+            ),
+            (
+                """def wrong(recipe):
     new = for_photographs(recipe)
     return replace(new, stages=varied(new.stages, critic=dict(labels=("tags", "style factors"))))""",
-             "still sees style factors"),
-            ("""def wrong(recipe):
+                "still sees style factors",
+            ),
+            (
+                """def wrong(recipe):
     new = for_photographs(recipe)
     return replace(new, stages=varied(new.stages, autoencoder=dict(settings=dict(regions=0.5))))""",
-             "weighed by masks"),
+                "weighed by masks",
+            ),
         ],
     },
     "17a_commands": {
@@ -1020,8 +1179,10 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
         "check_free_name": [
             ("lambda name, there, ours: name", "would be lost"),
             ("lambda name, there, ours: free_name(name, there, [])", "may be replaced"),
-            ("lambda name, there, ours: name if name not in set(there) - set(ours) else name.replace('.', '_2.')",
-             "go on counting"),
+            (
+                "lambda name, there, ours: name if name not in set(there) - set(ours) else name.replace('.', '_2.')",
+                "go on counting",
+            ),
         ],
         "check_differing": [
             ("lambda a, b: {s for s in a['stages'] if a['stages'][s] != b['stages'].get(s)}", "is no setting"),
@@ -1030,23 +1191,35 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
     },
     "17b_runner": {
         "check_shares": [
-            ("lambda parts, k: [parts[i * (len(parts) // k):(i + 1) * (len(parts) // k)] for i in range(k)]",
-             "left out"),
+            (
+                "lambda parts, k: [parts[i * (len(parts) // k):(i + 1) * (len(parts) // k)] for i in range(k)]",
+                "left out",
+            ),
             ("lambda parts, k: [parts for _ in range(k)]", "made twice"),
             ("lambda parts, k: [parts, *([[]] * (k - 1))]", "long finished"),
         ],
         "check_decide": [
-            ("lambda state, key: 'begin' if not state else 'skip' if state['finished'] else 'go on'",
-             "on other weights"),
-            ("lambda state, key: 'go on' if state and not state['finished'] else decide(state, key)",
-             "nothing to go on from"),
-            ("lambda state, key: 'begin' if not state or not state['finished'] else 'go on' if state['key'] == key "
-             "else 'refuse'", "nothing has changed"),
+            (
+                "lambda state, key: 'begin' if not state else 'skip' if state['finished'] else 'go on'",
+                "on other weights",
+            ),
+            (
+                "lambda state, key: 'go on' if state and not state['finished'] else decide(state, key)",
+                "nothing to go on from",
+            ),
+            (
+                "lambda state, key: 'begin' if not state or not state['finished'] else 'go on' if state['key'] == key "
+                "else 'refuse'",
+                "nothing has changed",
+            ),
         ],
         "check_minutes_left": [
             ("lambda stated, done, rest: sum(stated[s] for s in rest)", "twice as long"),
-            ("lambda stated, done, rest: sum(stated[s] for s in rest) * "
-             "(sum(done[s] / stated[s] for s in done) / len(done) if done else 1)", "compare the sums"),
+            (
+                "lambda stated, done, rest: sum(stated[s] for s in rest) * "
+                "(sum(done[s] / stated[s] for s in done) / len(done) if done else 1)",
+                "compare the sums",
+            ),
         ],
     },
     "17c_train_commands": {
@@ -1055,10 +1228,14 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
             ("lambda changes: [p.replace('false', 'False') for p in as_pairs(changes)]", "are true and false in JSON"),
         ],
         "check_command_of": [
-            ("lambda recipe, stage, out: command_of(recipe, stage, out).replace('--n ', '--seed ')",
-             "not those of the recipe"),
-            ("lambda recipe, stage, out: command_of(recipe, stage, out).replace('perceptual', 'critic')",
-             "is called perceptual"),
+            (
+                "lambda recipe, stage, out: command_of(recipe, stage, out).replace('--n ', '--seed ')",
+                "not those of the recipe",
+            ),
+            (
+                "lambda recipe, stage, out: command_of(recipe, stage, out).replace('perceptual', 'critic')",
+                "is called perceptual",
+            ),
         ],
         "check_riddles": [
             ("lambda name: list(documented(name))", "has its comment"),

@@ -30,9 +30,7 @@ SMALL = "--set image_size=32 --set patch_size=4 --set model_channels=32 --set ch
 def run(name, line):
     "A command in this process: its exit code."
     argv = line.split()
-    return (
-        GROUPS[name].run(argv) if name in GROUPS else shell.run_command(PLAIN[name][0], name, PLAIN[name][1], argv)
-    )
+    return GROUPS[name].run(argv) if name in GROUPS else shell.run_command(PLAIN[name][0], name, PLAIN[name][1], argv)
 
 
 def parsers():
@@ -387,7 +385,9 @@ def test_ablations_are_trained_and_measured(model, tmp_path, capsys, monkeypatch
 
 def test_tables_with_deviations():
     rows = [{"words": "whole", "n": 3, "target": 0.9571, "target_sd": 0.012, "psnr": 27.1, "psnr_sd": 0.31}]
-    assert train_commands.deviations(rows) == [{"": "whole", "seeds": 3, "target": "0.957 ± 0.012", "psnr": "27.10 ± 0.31"}]
+    assert train_commands.deviations(rows) == [
+        {"": "whole", "seeds": 3, "target": "0.957 ± 0.012", "psnr": "27.10 ± 0.31"}
+    ]
 
 
 @pytest.mark.parametrize(

@@ -119,8 +119,10 @@ def test_only_faces_that_lost_the_value_take_part(cache):
     for step in range(6):  # whatever tag is next: only one can be learned from
         s = style_batch(b, StyleSettings(reversed=0.0), StepGenerator(0, step, 8))
         assert s.tag == 3 and torch.equal(s.goal.x, from_uint8(b["images"][[2, 5]]))
-    b["flipped"][:] = False
-    with pytest.raises(ValueError, match="none of these faces has lost a value. Take a larger batch"):
+    b["flipped"][:] = False  # as with min_flip=0: then every known face counts
+    assert len(style_batch(b, StyleSettings(), numbers(8)).value) == 8
+    b["labels"] = torch.full_like(b["labels"], -1)
+    with pytest.raises(ValueError, match="none of these faces has a label. Take a larger batch"):
         style_batch(b, StyleSettings(), numbers(8))
 
 

@@ -541,7 +541,10 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(call, model, tm
         ("/proc/new/deep", "cannot write"),
         (tmp_path / "file", "that is a file"),
     ):
-        refused(call(train_commands.latref_train, "classifiers", "--autoencoder", model / "autoencoder", "--out", out), words)
+        refused(
+            call(train_commands.latref_train, "classifiers", "--autoencoder", model / "autoencoder", "--out", out),
+            words,
+        )
         refused(call(commands.latref_convert, "x.ckpt", "--out", out), words)
         refused(call(commands.latref_eval, "ablations", "--model", model, "--out", out), words)
     refused(
@@ -606,7 +609,9 @@ def test_files_that_cannot_be_converted(call, tmp_path, content, words):
 def test_a_training_is_not_started_over_by_accident(call, tmp_path):
     (tmp_path / "run" / "checkpoint").mkdir(parents=True)
     for kind in ("autoencoder", "judge"):
-        refused(call(train_commands.latref_train, kind, "--out", tmp_path / "run", "--n", 8, "--steps", 1), "Add --resume")
+        refused(
+            call(train_commands.latref_train, kind, "--out", tmp_path / "run", "--n", 8, "--steps", 1), "Add --resume"
+        )
     assert not files(tmp_path)
 
 
@@ -623,7 +628,9 @@ def test_a_training_is_not_started_over_by_accident(call, tmp_path):
     ],
 )
 def test_trainings_that_cannot_begin(call, tmp_path, argv, words):
-    refused(call(train_commands.latref_train, "autoencoder", "--out", tmp_path / "run", "--steps", 1, *TINY, *argv), words)
+    refused(
+        call(train_commands.latref_train, "autoencoder", "--out", tmp_path / "run", "--steps", 1, *TINY, *argv), words
+    )
     assert not (tmp_path / "run" / "checkpoint").exists()
 
 
@@ -703,17 +710,13 @@ def test_numbers_of_an_evaluation_are_checked_first(call, model, option):
     refused(call(commands.latref_eval, "--model", model, option), option)
 
 
-@pytest.mark.parametrize(
-    "option", ["--seeds=0", "--eval-steps=0", "--faces=0", "--processes=0", "--n=0", "--steps=0"]
-)
+@pytest.mark.parametrize("option", ["--seeds=0", "--eval-steps=0", "--faces=0", "--processes=0", "--n=0", "--steps=0"])
 def test_numbers_of_ablations_are_checked_first(call, model, tmp_path, option):
     refused(call(commands.latref_eval, "ablations", "--model", model, "--out", tmp_path / "ab", option), option)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    "option", ["--held-out=0", "--calibrate=-1", "--n=0", "--threads=0", "--seed=-1"]
-)
+@pytest.mark.parametrize("option", ["--held-out=0", "--calibrate=-1", "--n=0", "--threads=0", "--seed=-1"])
 def test_numbers_of_classifiers_are_checked_first(call, model, tmp_path, option):
     refused(
         call(
@@ -1203,7 +1206,12 @@ def test_what_others_have_in_a_folder_is_not_lost(call, face, model, tmp_path, m
         refused(call(commands.latref_convert, "x.ckpt", "--out", mine, "--kind", kind), "would be lost", "photos")
     refused(
         call(
-            train_commands.latref_train, "classifiers", "--autoencoder", model / "autoencoder", "--out", model / "autoencoder"
+            train_commands.latref_train,
+            "classifiers",
+            "--autoencoder",
+            model / "autoencoder",
+            "--out",
+            model / "autoencoder",
         ),
         "would be lost",
     )

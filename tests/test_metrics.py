@@ -21,8 +21,42 @@ from latref_nb.cache import TensorFaces
 from latref_nb.directions import edit_code, fit_classifiers, fit_eigenfaces, probe_accuracy
 from latref_nb.faces import SynthFaces, render_faces
 from latref_nb.metrics import METHODS
-from latref_nb.judges import HELD_OUT_SEED, NETWORKS, RECIPES, SEEDS, Judge, Judges, check_seed, factor_errors, gallery_factors, load_judges, load_lpips, load_network, network_task, pair_loss, rank_one, style_loss, train_network, visible_styles
-from latref_nb.metrics import COLUMNS, REFERENCES, Evaluation, evaluate, frechet_distance, gather_sources, make_wish, mean_rows, psnr, rows_at_hand, spread, ssim, style_error, text_table
+from latref_nb.judges import (
+    HELD_OUT_SEED,
+    NETWORKS,
+    RECIPES,
+    SEEDS,
+    Judge,
+    Judges,
+    check_seed,
+    factor_errors,
+    gallery_factors,
+    load_judges,
+    load_lpips,
+    load_network,
+    network_task,
+    pair_loss,
+    rank_one,
+    style_loss,
+    train_network,
+    visible_styles,
+)
+from latref_nb.metrics import (
+    COLUMNS,
+    REFERENCES,
+    Evaluation,
+    evaluate,
+    frechet_distance,
+    gather_sources,
+    make_wish,
+    mean_rows,
+    psnr,
+    rows_at_hand,
+    spread,
+    ssim,
+    style_error,
+    text_table,
+)
 from latref_nb.perceptual import fit_size, roughen
 from style_case import style_pipeline
 

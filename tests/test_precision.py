@@ -145,7 +145,20 @@ def test_random_numbers_are_left_alone(slow):
 
 def takers():
     "Every function and class of the package that takes a precision."
-    known = batch, commands, consistency, core, masks, metrics, parts, pipeline, removal, runner, train_commands, training
+    known = (
+        batch,
+        commands,
+        consistency,
+        core,
+        masks,
+        metrics,
+        parts,
+        pipeline,
+        removal,
+        runner,
+        train_commands,
+        training,
+    )
     for module in known:
         for name, o in vars(module).items():
             if callable(o) and getattr(o, "__module__", "") == module.__name__ and name[0] != "_":
@@ -155,8 +168,6 @@ def takers():
                     continue
                 if "precision" in parameters:
                     yield f"{module.__name__}.{name}", parameters["precision"].default
-    for name, f in {"calibrate": pipeline.LatRefPipeline.calibrate}.items():
-        yield name, inspect.signature(f).parameters["precision"].default
 
 
 def test_nobody_chooses_another_default():
@@ -177,7 +188,7 @@ def test_nobody_chooses_another_default():
         "eval_ablations",
         "latref_eval",
         "latref_edit",
-        "calibrate",
+        "calibrate_pipeline",
     }
     assert set(found.values()) == {"auto"}, found
 
