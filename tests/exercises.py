@@ -709,6 +709,86 @@ MISTAKES = {
             ),
         ],
     },
+    "11b_ablations": {
+        "check_style_arrives": [
+            ("lambda a, b, c, d: float((b * d).sum() / d.square().sum())", "compare changes, not pictures"),
+            ("lambda a, b, c, d: (b - a).abs().mean() / (d - c).abs().mean()", "the sizes agree, the changes do not"),
+            ("lambda a, b, c, d: abs(style_arrives(a, b, c, d))", "must not count as arrived"),
+            ("lambda a, b, c, d: style_arrives(a, b, c, d) * abs(style_arrives(a, b, c, d))", "only the truth is squared"),
+            ("lambda a, b, c, d: style_arrives(c, d, a, b)", "not by that of the result"),
+            ("lambda a, b, c, d: sum(style_arrives(*o) for o in zip(a, b, c, d)) / len(a)", "one factor for the batch"),
+        ],
+        "check_style_read": [
+            (
+                """def wrong(codes, factor, value):
+    line = torch.cat([codes, torch.ones(len(codes), 1)], 1)
+    error = (line @ torch.linalg.lstsq(line, factor[:, None]).solution)[:, 0] - factor
+    return 1 - float(error.square().mean() / factor.var())""",
+                "faces that it was not fitted to",
+            ),
+            ("lambda codes, factor, value: style_read(codes, factor, 0 * value)", "a line for each value"),
+            (
+                """def wrong(codes, factor, value):
+    found = []
+    for v in value.unique():
+        x, y = codes[value == v], factor[value == v]
+        half = len(y) // 2
+        w = torch.linalg.lstsq(x[:half], y[:half, None]).solution
+        found.append(1 - float(((x[half:] @ w)[:, 0] - y[half:]).square().mean() / y[half:].var()))
+    return max(0., sum(found) / len(found))""",
+                "needs a constant",
+            ),
+            (
+                "lambda codes, factor, value: max(style_read(codes[value == v], factor[value == v], value[value == v]) "
+                "for v in value.unique())",
+                "the mean over the values",
+            ),
+            (
+                "lambda codes, factor, value: sum(style_read(codes[value == v], factor[value == v], value[value == v]) ** .5 "
+                "for v in value.unique()) / len(value.unique())",
+                "that is the correlation",
+            ),
+        ],
+        "check_can_be_told": [
+            ("lambda whole, other: whole != other", "another seed may turn that round"),
+            (
+                "lambda whole, other: sum(other) / len(other) > sum(whole) / len(whole) and can_be_told(whole, other)",
+                "take its absolute value",
+            ),
+            (
+                "lambda whole, other: abs(sum(whole) - sum(other)) / 3 > 2 * float(torch.tensor(whole).std())",
+                "the seeds of the ablation spread",
+            ),
+            (
+                "lambda whole, other: abs(sum(whole) - sum(other)) / 3 > 2 * float(torch.tensor(other).std())",
+                "the seeds of the whole method spread",
+            ),
+            (
+                """def wrong(whole, other):
+    a, b = torch.tensor([whole, other])
+    return bool((a.mean() - b.mean()).abs() > (a.var() + b.var()).sqrt())""",
+                "ask for twice",
+            ),
+            (
+                """def wrong(whole, other):
+    a, b = torch.tensor([whole, other])
+    return bool((a.mean() - b.mean()).abs() > 2 * ((a.var() + b.var()) / len(a)).sqrt())""",
+                "not the error of their mean",
+            ),
+            (
+                """def wrong(whole, other):
+    a, b = torch.tensor([whole, other])
+    return bool((a.mean() - b.mean()).abs() > 2 * (a.var(unbiased=False) + b.var(unbiased=False)).sqrt())""",
+                "divides by 2",
+            ),
+            (
+                """def wrong(whole, other):
+    a, b = torch.tensor([whole, other])
+    return bool((a.mean() - b.mean()).abs() > 2 * (a.std() + b.std()))""",
+                "the variances are added",
+            ),
+        ],
+    },
     "11c_masks": {
         "check_best": [
             ("lambda x, y, p, a: torch.ones_like(x[:, :1])", "everything is open"),
