@@ -53,7 +53,7 @@ def set_threads(
 
 def lost_by_pipeline(path):  # True or False
     "What a pipeline that is saved there does not keep; where a single network is, there is no place for one."
-    from latref_nb.drawing import PARTS
+    from latref_nb.parts import PARTS
 
     return path.name == "config.json" or path.is_dir() and path.name not in PARTS
 
