@@ -430,13 +430,14 @@ def train_styles(
     run = asdict(chosen.pop("run"))
     pipe, critic, faces = _ready(model, device, critic, data, n, run.pop("data_seed"), cache)
     check_styles(pipe, chosen)
+    begun = _networks_of(init) if init else None
     out = begin_training(out, resume, threads, ("modulation", "extractor", "mapper", "pipeline"))
     where, forward = cache or out / "cache", chosen.pop("forward")
     faces = style_cache(pipe, faces, n, where, forward, critic, precision, processes)
     print(faces)
     how = run | dict(batch_size=batch_size, lr=lr, precision=precision, save_every=save_every, seed=seed)
     how |= dict(device=None if device == "auto" else device, resume=resume, critic=critic)
-    how |= dict(callback=recorder_of(out, steps, how.pop("stages")), networks=_networks_of(init) if init else None)
+    how |= dict(callback=recorder_of(out, steps, how.pop("stages")), networks=begun)
     networks = train(pipe.autoencoder, (pipe.linear, pipe.mlp), faces, out, steps, **chosen, **how)
     _finish(with_networks(pipe, **networks.modules()), model, out, "styles", half, removals=faces.flip_rate())
 

@@ -339,7 +339,7 @@ def test_styles_are_trained_resumed_and_kept(model, tmp_path, photos, capsys):
             f"{train.replace(str(tmp_path / 'run'), str(tmp_path / 'no'))} --init {tmp_path / 'nowhere'} --steps 1",
         )
         == 1
-        and "nowhere: holds no checkpoint" in capsys.readouterr().err
+        and "nowhere: holds no style networks to train further" in capsys.readouterr().err
     )
     mask = f"mask --model {tmp_path / 'more' / 'pipeline'} --cache {tmp_path / 'run' / 'cache'} --out {tmp_path / 'mask'} --n 12 --batch-size 4 --steps 2 --set forward.steps=1 --set area=2 --half --threads 1 --device cpu"
     assert (
