@@ -125,6 +125,7 @@ TEACHES = {  # stage → what it teaches
     "classifiers": "Each tag read off the code, linearly and not, and how far an edit must go to be seen.",
     "styles": "The style networks: a tag's value is removed from a face and must come back with the face's own style.",
     "mask": "Where in the picture an edit may show; elsewhere the source stays.",
+    "latent": "A prior over codes: which codes are faces, so that new ones can be drawn.",
     "evaluation": "Nothing is learned: edits of held-out faces against the truth.",
     "card": "Nothing is learned: the record of all stages, as tables beside the model.",
 }
@@ -137,8 +138,9 @@ USES = {  # stage → whose weights it uses
     "classifiers": ("autoencoder", "critic"),
     "styles": ("classifiers", "critic"),
     "mask": ("styles", "critic"),
+    "latent": ("mask",),
     "evaluation": ("mask", "critic", "judge", "identity", "factors"),
-    "card": ("mask", "evaluation"),
+    "card": ("latent", "evaluation"),
 }
 
 # %% ../nbs/17_recipes.ipynb #4efad10e
@@ -239,6 +241,18 @@ _synthfaces64 |= dict(
         precision="auto",
         seed=0,
     ),
+    latent=dict(
+        n=12_000,
+        steps=5000,
+        batch_size=128,
+        lr=3e-3,
+        save_every=1000,
+        network=dict(width=384, layers=6),
+        half=True,
+        labels=(),
+        precision="auto",
+        seed=0,
+    ),
     evaluation=dict(
         n=512,
         calls=20,  # of the network, for inversion and for rendering
@@ -274,6 +288,7 @@ _course = varied(
     classifiers=dict(n=4000, held_out=512, calibrate=12),
     styles=dict(n=1500, steps=1500),
     mask=dict(n=1500, steps=600),
+    latent=dict(n=4000, steps=1500),
     evaluation=dict(n=128, calls=12),
 )
 
@@ -286,7 +301,7 @@ RECIPES = {
         0,
         _synthfaces64,
         dict(critic=60, judge=5, identity=15, factors=15, autoencoder=50, classifiers=5, styles=180, mask=15)
-        | dict(evaluation=25, card=0),
+        | dict(latent=5, evaluation=25, card=0),
     ),
     "course": Recipe(
         "course",
@@ -295,7 +310,7 @@ RECIPES = {
         0,
         _course,
         dict(critic=4, judge=1, identity=2, factors=2, autoencoder=14, classifiers=2, styles=16, mask=2)
-        | dict(evaluation=2, card=0),
+        | dict(latent=2, evaluation=2, card=0),
     ),
 }
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WORK', 'new_network', 'fit_autoencoder', 'second_opinion', 'fit_classifiers', 'calibrate_on', 'with_networks',
            'recorder_of', 'style_choices', 'check_styles', 'model_folder', 'copy_file', 'run_facts', 'save_trained',
-           'Job', 'left_key', 'read_stage', 'run_stage', 'plain_settings', 'time_left', 'announce', 'chosen_stages',
-           'run_recipe']
+           'Job', 'left_key', 'codes_of', 'read_stage', 'run_stage', 'plain_settings', 'time_left', 'announce',
+           'chosen_stages', 'run_recipe']
 
 # %% ../nbs/17b_runner.ipynb #9c831b26
 import os, shutil, time
@@ -33,9 +33,10 @@ from .tags import CELEBA_TAGS, TagSet
 from .files import atomic_folder, atomic_write, make_folder, read_json, shipped_names, shipped_path, write_json
 from .core import default_device, make_generator, resolve_precision
 from .checks import shown
-from .cache import fingerprint
+from .cache import fingerprint, provenance
 from .directions import label_reader, probe_accuracy
 from .faces import SynthFaces
+from .latent import train_latent
 from .masks import MaskWeights, train_mask
 from .judges import FACES_PER_PERSON, Judges, load_network, train_network
 from .metrics import Evaluation, evaluate, rows_at_hand
@@ -391,6 +392,27 @@ def _mask_stage(job, s, folder):
     job.known.pop("styles")
     return facts
 
+# %% ../nbs/17b_runner.ipynb #f8ffa234
+def codes_of(
+    pipe,  # LatRefPipeline
+    faces,  # a dataset
+    n=None,  # the first n; None: all
+    progress=True,  # show a bar
+):  # z (n,d), and as plain data what they come from: what a resumed training must find again
+    "The codes of faces, for a prior."
+    z, _ = encode_dataset(pipe.autoencoder, faces, n, progress=progress)
+    return z, {"encoder": weights_key(pipe.autoencoder)[:16], **provenance(faces)}
+
+
+def _latent_stage(job, s, folder):
+    "The prior over codes; the edits of the pipeline stay what they are."
+    pipe = job.network("mask")
+    z, made_from = codes_of(pipe, job.faces("latent"), progress=job.progress)
+    prior = train_latent(z, folder, s["steps"], **s["network"], made_from=made_from, **job.how("latent"))
+    pipe, facts, pictures = with_networks(pipe, latent=prior), run_facts(folder), job.folder("mask") / "pipeline"
+    save_trained(pipe, {"stages": {}}, folder / "pipeline", "latent", facts, s["half"], pictures)
+    return facts
+
 # %% ../nbs/17b_runner.ipynb #c80f9f3d
 def _evaluation_stage(job, s, folder):
     "The table: edits of held-out faces against the truth, by the networks of this run."
@@ -408,14 +430,14 @@ def _evaluation_stage(job, s, folder):
 # %% ../nbs/17b_runner.ipynb #bf5b5910
 def _card_stage(job, s, folder):
     "The model's folder, with the one record of all stages and the card that is printed from it."
-    pipe, to = job.network("mask"), job.out / job.recipe.name
+    pipe, to = job.network("latent"), job.out / job.recipe.name
     stages = {stage: read_stage(job.folder(stage)) for stage in TEACHES if stage != "card"}
     record = {"recipe": plain(job.recipe), "stages": {k: {**v["facts"], **_keys_of(v)} for k, v in stages.items()}}
     found = Evaluation(**read_json(job.folder("evaluation") / "table.json"))
     e = job.recipe.stages["evaluation"]
     measure = f"latref_eval --n {e['n']} --seed {e['seed']} --steps {e['calls']}   # with the networks of this run"
     with atomic_folder(to) as tmp:
-        shutil.copytree(job.folder("mask") / "pipeline", tmp, dirs_exist_ok=True)
+        shutil.copytree(job.folder("latent") / "pipeline", tmp, dirs_exist_ok=True)
         write_json(record, tmp / "training.json")
         Path(tmp, "README.md").write_text(card_text(to.name, pipe, record, found, measure), encoding="utf-8")
     print(f"model: {to}")
@@ -433,6 +455,7 @@ WORK = {
     "classifiers": _classifier_stage,
     "styles": _style_stage,
     "mask": _mask_stage,
+    "latent": _latent_stage,
     "evaluation": _evaluation_stage,
     "card": _card_stage,
 }

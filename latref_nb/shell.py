@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['OURS', 'MOST', 'MOST_SEED', 'NUMBERS', 'PLACES', 'OLD_NAMES', 'UsageError', 'told', 'Voice', 'voices', 'guarded',
            'Number', 'place', 'named_place', 'device_name', 'make_parser', 'run_command', 'named', 'command',
-           'Commands', 'probe_folder', 'check_place', 'check_table', 'Field', 'documented', 'settings_page',
-           'read_pairs', 'check_kind', 'chosen_settings']
+           'Commands', 'probe_folder', 'check_place', 'check_table', 'set_threads', 'typed_line', 'others_things',
+           'begin_training', 'check_cache', 'Field', 'documented', 'settings_page', 'read_pairs', 'check_kind',
+           'chosen_settings']
 
 # %% ../nbs/16a_shell.ipynb #a555bfa2
-import argparse, ast, json, math, os, re, sys, tempfile, traceback, warnings
+import argparse, ast, json, math, os, re, shlex, sys, tempfile, traceback, warnings
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import wraps
@@ -19,7 +20,7 @@ from pathlib import Path
 import latref_nb
 from fastcore.script import anno_parser
 from .checks import shown, unknown_name
-from .files import FileError, make_folder, read_json, write_error
+from .files import FileError, make_folder, read_json, settle_folder, write_error
 
 # %% ../nbs/16a_shell.ipynb #9dc60772
 class UsageError(ValueError):
@@ -405,6 +406,62 @@ def check_table(
         raise OSError(f"{said}: that is no file. Give a file name.")
     if path.is_file() and path.stat().st_size and not _is_table(path):
         raise OSError(f"{said}: that file holds something else than a table. Choose another name.")
+    probe_folder(path.parent)
+
+# %% ../nbs/16a_shell.ipynb #ee2141d3
+def set_threads(
+    threads,  # of torch; None: as they are
+):
+    "What `--threads` does."
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def typed_line():  # str
+    "The command line as it was typed, in one line."
+    return shown(" ".join([Path(sys.argv[0]).name, shlex.join(sys.argv[1:])]), MOST)
+
+# %% ../nbs/16a_shell.ipynb #5dd5dc80
+def others_things(
+    out,  # folder of a training
+    makes,  # names of the folders that will appear in it
+):  # names of what is not this training's
+    "What a training would overwrite in a folder where none has left a checkpoint."
+    if settle_folder(out / "checkpoint").exists():
+        return []
+    return [n for n in ("model_index.json", "training.json", *makes) if (out / n).exists()]
+
+
+def begin_training(
+    out,  # folder of the training
+    resume,  # go on from a checkpoint there
+    threads=None,  # of torch
+    makes=(),  # names of the folders that will appear in it
+):  # the folder
+    "What every training does first: check the folder, note the command in it."
+    set_threads(threads)
+    check_place(out)
+    if (Path(out) / "checkpoint").exists() and not resume:
+        raise ValueError(f"{out} holds a checkpoint already. Add --resume to go on from it, or choose another --out.")
+    if others := others_things(Path(out), makes):
+        raise ValueError(f"{out} holds {others[0]}, which is of no training and would be lost. Choose another --out.")
+    out = make_folder(out)
+    with open(out / "commands.txt", "a", encoding="utf-8") as f:
+        f.write(typed_line() + "\n")
+    return out
+
+
+def check_cache(
+    cache,  # memory, none, or the name of a file
+):
+    "Find out now whether faces can be kept in a file."
+    if cache in ("memory", "none"):
+        return
+    path = Path(os.path.abspath(cache))
+    if path.is_dir():
+        raise OSError(f"cannot write {shown(path)}: that is a folder. Give --cache the name of a file.")
     probe_folder(path.parent)
 
 # %% ../nbs/16a_shell.ipynb #8497f31f
