@@ -61,7 +61,7 @@ class LatentPrior(Network):
     def __init__(
         self,
         z_dim: int,  # d
-        width: int = 512,  # of the hidden layers
+        width: int = 384,  # of the hidden layers
         layers: int = 6,  # linear layers, the last one included
     ):
         super().__init__()
@@ -161,7 +161,7 @@ class PriorTask:
 
 # %% ../nbs/07b_latent.ipynb #6ad911f3
 LATENT_HOW = dict(
-    batch_size=256, lr=1e-3, warmup=50, decay=0.5, ema_decay=0.998
+    batch_size=128, lr=3e-3, warmup=50, decay=0.5, ema_decay=0.998
 )  # what `train_latent` asks of `fit`, where nothing else is said
 
 
@@ -170,7 +170,7 @@ def train_latent(
     out,  # folder
     steps,  # updates
     *,
-    width=512,  # of the hidden layers
+    width=384,  # of the hidden layers
     layers=6,  # linear layers
     made_from=None,  # plain data that says where the codes come from
     seed=0,  # of the first weights and all noise

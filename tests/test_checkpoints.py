@@ -19,6 +19,7 @@ from latref_nb.ablations import DirectionStyles, Stages, load_stages, save_stage
 from latref_nb.tags import CELEBA_TAGS, TagSet
 from latref_nb.tags import CELEBA_TAGS, TagSet
 from latref_nb.directions import ValueClassifier
+from latref_nb.latent import LatentPrior
 from latref_nb.masks import PictureMask
 from latref_nb.judges import FactorNet, IdentityNet, Judge, load_network
 from latref_nb.modulation import StyleModulation
@@ -40,6 +41,7 @@ MAKE = {
     "identity": lambda: IdentityNet(dim=4, n_factors=2, n_context=2, **SMALL),
     "factors": lambda: FactorNet(TAGS, shown={f"{t}={v}": ["length", "size"] for t, v in TAGS.pairs}, **SMALL),
     "mask": lambda: PictureMask(TAGS, 8, 16, grid=4, width=8),
+    "prior": lambda: LatentPrior(8, 8, 2),
     "modulation": lambda: StyleModulation(TAGS, 16, width=8, blocks=1, style_dim=4, token_dim=8, vector_dim=4, heads=2),
     "extractor": lambda: ReferenceExtractor(
         TAGS, ENCODER, side=8, width=8, heads=2, layers=1, bottleneck=4, whole=True, **STYLE
@@ -401,6 +403,7 @@ HOSTILE += [
     ("mapper", dict(n_tokens=4096, token_dim=16_000)),
     ("extractor", dict(encoder=ENCODER | dict(num_res_blocks=64, model_channels=8192))),
     ("mask", dict(grid=512, width=8192)),
+    ("prior", dict(width=8192, layers=64)),
     ("judge", dict(size=4096, widths=[65_536] * 4)),
     ("perceptual", dict(n_factors=4096, size=4096)),
     ("modulation", dict(tags=[{"name": f"t{i}", "values": ["x", "y"]} for i in range(9000)])),

@@ -367,6 +367,58 @@ def test_styles_are_trained_resumed_and_kept(model, tmp_path, photos, capsys):
     capsys.readouterr()
 
 
+def test_a_prior_is_trained_resumed_and_draws(model, photos, tmp_path, capsys):
+    "On codes alone: from rendered faces, and from a folder of pictures of which nobody knows a tag."
+    out = tmp_path / "run"
+    line = f"latent --model {model} --out {out} --n 12 --batch-size 4 --set width=8 --set layers=2 --threads 1"
+    line += " --save-every 1 --device cpu"
+    assert run("latref_train", f"{line} --steps 2 --half") == 0 and run("latref_train", f"{line} --steps 2") == 1
+    assert "Add --resume" in capsys.readouterr().err
+    assert run("latref_train", f"{line} --steps 3 --half --resume") == 0
+    assert run("latref_train", f"{line} --steps 3 --set depth=3") == 2 and "depth" in capsys.readouterr().err
+    assert run("latref_train", line.replace(str(out), f"{tmp_path / 'no'}") + " --steps 1 --set layers=1") == 2
+    assert "at least 2" in capsys.readouterr().err and not (tmp_path / "no").exists()
+    pipe = LatRefPipeline.from_pretrained(out / "pipeline")
+    assert pipe.latent.config.width == 8 and len(pipe.sample(2, 1, latent_steps=2).images) == 2
+    made = stages(out / "pipeline")["latent"]
+    assert made["labels"] == [] and made["faces"] == 12 and made["steps"] == 3
+    folder = line.replace(str(out), str(tmp_path / "mine")) + f" --steps 1 --data {photos}"
+    assert run("latref_train", folder) == 0
+    other = line + f" --steps 4 --resume --data {photos}"
+    assert run("latref_train", other) == 1 and "another training" in capsys.readouterr().err
+
+
+def test_published_files_of_diffae_become_a_pipeline(tmp_path, capsys):
+    from latref_nb.official import fill_by_rule
+
+    fixtures = Path(__file__).parent / "fixtures"
+    small = json.loads((fixtures / "diffae_small.json").read_text())
+    d = small["config"]["z_dim"] if "z_dim" in small["config"] else small["config"]["embed_channels"]
+    stats = {"conds_mean": torch.zeros(1, d), "conds_std": torch.ones(1, d)}
+    wide = {"time_embed.0": (d, 64), "time_embed.2": (d, d), "layers.0.linear": (8, d), "layers.1.linear": (d, 8 + d)}
+    wide |= {f"layers.0.{k}": (8, d) for k in ("linear_emb", "cond_layers.1")}
+    keys = {f"latent_net.{k}.weight": s for k, s in wide.items()} | {
+        f"latent_net.{k}.bias": s[:1] for k, s in [*wide.items(), ("layers.0.norm", (8,))]
+    }
+    net = fill_by_rule(small["keys"] | keys | {"latent_net.layers.0.norm.weight": (8,)})
+    torch.save({"state_dict": {f"ema_model.{k}": v for k, v in net.items()} | stats}, tmp_path / "latent.ckpt")
+    rows = fill_by_rule({"classifier.weight": (40, d), "classifier.bias": (40,)})
+    torch.save({"state_dict": rows}, tmp_path / "cls.ckpt")
+    torch.save({"conds": torch.zeros(3, d), "conds_mean": stats["conds_mean"][0], "conds_std": stats["conds_std"][0]}, tmp_path / "latent.pkl")
+    sets = " ".join(f"--set {k}={json.dumps(v).replace(' ', '')}" for k, v in small["config"].items())
+    line = f"{tmp_path / 'latent.ckpt'} --kind diffae --latent {tmp_path / 'latent.ckpt'} --classifiers {tmp_path / 'cls.ckpt'} {sets} --half"
+    assert run("latref_convert", f"{line} --out {tmp_path / 'no'}") == 1
+    assert "cls.ckpt: conds_mean is not there" in capsys.readouterr().err and not (tmp_path / "no").exists()
+    assert run("latref_convert", f"{line} --statistics {tmp_path / 'latent.pkl'} --out {tmp_path / 'made'}") == 0
+    pipe = LatRefPipeline.from_pretrained(tmp_path / "made")
+    assert list(pipe.parts) == ["autoencoder", "linear", "latent"] and len(pipe.tags) == 40
+    out = pipe.sample(1, 1, latent_steps=2, output_type="pt")
+    edited = pipe(out.images, "No_Beard=without:gain=0.5", 1, output_type="pt")
+    assert (edited.z_edit - edited.z).norm() > 0
+    assert run("latref_convert", f"{tmp_path / 'latent.ckpt'} --latent {tmp_path / 'latent.ckpt'} --out x") == 2
+    assert "add --kind diffae" in capsys.readouterr().err
+
+
 def test_ablations_are_trained_and_measured(model, tmp_path, capsys, monkeypatch):
     line = f"ablations --model {model} --out {tmp_path / 'ab'} --steps 1 --seeds 2 --name whole --name no_cross --faces 2 --eval-steps 1 --json {tmp_path / 'ab.json'} {few()}"
     monkeypatch.setattr(sys, "argv", ["latref_eval", *line.split()])

@@ -30,6 +30,33 @@ def test_python_on_a_page_runs_as_written(page, tmp_path):
         assert (tmp_path / name).is_file(), name
 
 
+def test_the_four_notebooks_of_diffae_run_as_written(tmp_path):
+    "On random weights in the published layout: autoencoder, 40 rows of a classifier, prior."
+    import torch
+    from latref_nb.autoencoder import DiffusionAutoencoder
+    from latref_nb.core import save_image
+    from latref_nb.faces import SynthFaces
+    from latref_nb.latent import LatentPrior
+    from latref_nb.official import classifiers_from_state_dict, diffae_pipeline, fill_by_rule
+
+    stats = {"conds_mean": torch.zeros(1, 512), "conds_std": torch.ones(1, 512)}
+    rows = fill_by_rule({"classifier.weight": (40, 512), "classifier.bias": (40,)})
+    small = dict(image_size=32, patch_size=4, model_channels=32, channel_mult=(1, 1), enc_channel_mult=(1, 1, 1, 1))
+    network = DiffusionAutoencoder(**small, attention_resolutions=())
+    pipe = diffae_pipeline(network, classifiers_from_state_dict(rows | stats), LatentPrior(512, 16, 3))
+    pipe.save_pretrained(tmp_path / "released/faces")
+    for name, x in zip(("me", "her"), SynthFaces(2, 64, seed=1).batch([0, 1])["image"]):
+        save_image(x, tmp_path / f"{name}.png")
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/diffae.md").read_text(encoding="utf-8"), re.M | re.S)
+    assert len(blocks) == 5
+    code = "\n".join(blocks) + "\nassert back.shape == wavy.shape == (1, 3, 32, 32) and len(new.images) == 4\n"
+    (tmp_path / "page.py").write_text(code, encoding="utf-8")
+    done = subprocess.run([sys.executable, "page.py"], cwd=tmp_path, capture_output=True, text=True, timeout=HANG)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name in ("other_noise.png", "edited.png", "way_7.png", "new.png", "new_older.png"):
+        assert (tmp_path / name).is_file(), name
+
+
 def first_screen():
     "What the README shows before anything else."
     return (ROOT / "README.md").read_text(encoding="utf-8").partition("## Where to begin")[0]

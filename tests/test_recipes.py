@@ -10,6 +10,7 @@ from latref_nb import (
     core,
     directions,
     faces,
+    latent,
     masks,
     metrics,
     modulation,
@@ -79,7 +80,7 @@ def test_settings_are_read_off_the_source_as_they_are(kind):
 
 
 def test_arguments_are_read_off_the_source_as_they_are():
-    for kind in (autoencoder.DiffusionAutoencoder, modulation.StyleModulation, styles.LatentMapper):
+    for kind in (autoencoder.DiffusionAutoencoder, modulation.StyleModulation, styles.LatentMapper, latent.LatentPrior):
         real = {p.name: p.default for p in inspect.signature(kind).parameters.values() if p.default is not p.empty}
         assert {k: f.default for k, f in shell.documented(kind.__name__).items()} == real, kind
 
@@ -104,6 +105,7 @@ def test_a_recipe_says_what_its_stages_can_be_told(name):
     recipes.StyleRun(**r.stages["styles"]["settings"])
     runner.style_choices(r.stages["styles"]["groups"])
     masks.MaskWeights(**r.stages["mask"]["groups"][""])
+    latent.LatentPrior(8, **r.stages["latent"]["network"])
     for stage in ("judge", "identity", "factors"):
         assert r.stages[stage]["seed"] == metrics.SEEDS[stage]
     assert r.stages["critic"]["seed"] == metrics.SEEDS["perceptual"]
@@ -115,6 +117,14 @@ def test_networks_that_measure_are_trained_alike_by_recipe_and_by_name():
     for kind, stage in {"judge": "judge", "identity": "identity", "factors": "factors", "perceptual": "critic"}.items():
         said = RECIPES["synthfaces64"].stages[stage]
         assert {k: v for k, v in metrics.RECIPES[kind].items() if k != "decay"}.items() <= said.items()
+
+
+def test_the_prior_of_the_recipe_is_the_networks_default():
+    sizes = {k: f.default for k, f in shell.documented("LatentPrior").items()}
+    assert RECIPES["synthfaces64"].stages["latent"]["network"] == sizes
+    how = RECIPES["synthfaces64"].stages["latent"]
+    assert {k: how[k] for k in ("batch_size", "lr")} == {k: latent.LATENT_HOW[k] for k in ("batch_size", "lr")}
+    assert {s: RECIPES[s].stages["latent"]["labels"] for s in RECIPES} == dict.fromkeys(RECIPES, ())
 
 
 def test_stages_stand_only_on_those_before_them():

@@ -51,10 +51,10 @@ def test_killed_in_the_middle_of_a_stage_it_ends_as_if_nothing_had_happened(whol
     assert [line.split()[1] for line in said if line.endswith("done already")] == [
         f"{s}:" for s in (*before, "autoencoder", "classifiers")
     ]
-    assert any(line.startswith("[7/10] styles, goes on: ") for line in said)
+    assert any(line.startswith("[7/11] styles, goes on: ") for line in said)
     assert keys(tmp_path / "killed") == keys(whole)
     a, b = (LatRefPipeline.from_pretrained(o / "course") for o in (whole, tmp_path / "killed"))
-    assert list(a.parts) == list(b.parts) and len(a.parts) == 7
+    assert list(a.parts) == list(b.parts) and len(a.parts) == 8
     for x, y in zip(a.parts.values(), b.parts.values()):
         for name, tensor in x.state_dict().items():
             assert torch.equal(tensor, y.state_dict()[name]), name
@@ -67,10 +67,11 @@ def test_the_record_is_one_and_says_all(whole):
     for stage, facts in record["stages"].items():
         assert facts["seconds"] >= 0 and facts["machine"]["cpu"] and facts["precision"] in ("bf16", "no")
         assert facts["uses"] == {u: keys(whole)[u] for u in facts["uses"]} and len(facts["data"]) == 16
-        if stage in ("critic", "autoencoder", "styles", "mask"):
+        if stage in ("critic", "autoencoder", "styles", "mask", "latent"):
             assert facts["losses"]["loss"] > 0 and facts["steps"] == record["recipe"]["stages"][stage]["steps"]
     pipe = LatRefPipeline.from_pretrained(whole / "course")
-    assert record["stages"]["mask"]["weights"] == weights_key(*pipe.parts.values())
+    assert record["stages"]["latent"]["weights"] == weights_key(*pipe.parts.values())
+    assert record["stages"]["latent"]["labels"] == [] and "latent" not in record["stages"]["evaluation"]["uses"]
 
 
 def test_the_card_is_printed_from_the_record(whole):
