@@ -273,7 +273,7 @@ def value_numbers(
             f"values of shape {tuple(value.shape)} and dtype {value.dtype} came for {n} faces. "
             f"Allowed: a name, a number or ({n},) label numbers."
         )
-    if value.numel() and (value.min() < 0 or value.max() >= len(tag)):
+    if not value.is_meta and value.numel() and (value.min() < 0 or value.max() >= len(tag)):
         wrong = int(value.min() if value.min() < 0 else value.max())
         known = f"0 to {len(tag) - 1} ({', '.join(tag.values)})"
         raise ValueError(f"{tag.name} has no value number {wrong}. Allowed: {known}.")

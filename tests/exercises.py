@@ -850,6 +850,23 @@ MISTAKES = {
             ),
         ],
     },
+    "11e_costs": {
+        "check_conv_operations": [
+            ("lambda size, a, b, k: size**2 * a * b * k**2", "half of it"),
+            ("lambda size, a, b, k: 2 * size * a * b * k**2", "256 places"),
+        ],
+        "check_largest_batch": [
+            ("lambda weights, kept, gigabytes: int(0.9 * gigabytes * 1e9 / kept)", "the weights take room too"),
+            (
+                "lambda weights, kept, gigabytes: int((0.9 * gigabytes * 1e9 - weights * built.BYTES_PER_WEIGHT) / kept)",
+                "0 faces, not for fewer",
+            ),
+        ],
+        "check_steps_in_an_hour": [
+            ("lambda step, batch, rate: int(rate * 1e12 / (step * batch))", "a second's worth"),
+            ("lambda step, batch, rate: int(3600 * rate * 1e12 / step)", "a whole batch of faces"),
+        ],
+    },
     "12_edits": {
         "check_weaker": [
             ("lambda edits, share: [replace(e, gain=share) for e in edits]", "put in the gain's place"),
