@@ -10,7 +10,7 @@ __all__ = ['latref_data', 'MEASURING', 'CARD_COLUMNS', 'MOST_WEIGHTS', 'precisio
            'latref_convert']
 
 # %% ../nbs/17a_commands.ipynb #3b22f8e0
-import os, shlex, sys
+import os, shlex, sys, warnings
 from importlib import import_module
 from pathlib import Path
 
@@ -214,6 +214,8 @@ def _say_row(bar):
         if "error" in row:
             return bar.write(f"latref_edit: {one_line(row['error'])}", file=sys.stderr)
         chances = (f"{k} {a:.2f} → {b:.2f}" for k, (a, b) in row.get("probability", {}).items())
+        if "warning" in row:
+            bar.write(f"latref_edit: note: {one_line(row['warning'])}", file=sys.stderr)
         bar.write("  ".join([f"{shown(row['file'])} → {shown(row['edited'])}", *chances]), file=sys.stdout)
 
     return say
@@ -228,6 +230,8 @@ def compare_edits(
     precision="auto",  # see its call, and `edit_files`
 ):  # (list of (3,S,S), captions): the source, and each edit alone behind its reference
     "What each edit by itself makes of a face."
+    from latref_nb.known import UnknownFace
+
     x = pipe.load_images(image)
     images, words = [x[0]], ["source"]
     for e in pipe.check_edits(edits):
@@ -237,7 +241,8 @@ def compare_edits(
         if isinstance(e.reference, str):
             images.append(pipe.load_images(e.reference)[0])
             words.append("reference")
-        images.append(pipe(x, e, steps, output_type="pt", keep=keep, dtype=precision).images[0])
+        with warnings.catch_warnings(action="ignore", category=UnknownFace):  # said when it was edited
+            images.append(pipe(x, e, steps, output_type="pt", keep=keep, dtype=precision).images[0])
         words.append(f"{e.tag} {e.value} alone\n{how}")
     return images, words
 
@@ -248,6 +253,7 @@ latref_edit me.jpg --edit Eyeglasses=with:ref=her.png --edit Smiling=with:seed=3
 latref_edit me.jpg --edit Eyeglasses=with:ref=her.png --edit Eyeglasses=with:seed=1 --compare --out edited
 latref_edit me.jpg her.png --edit HairColor=blond:mask=hair.png --out edited --seed 1
 latref_edit photos/ --edit Bangs=with:method=image_specific --model runs/mine --steps 50 --out edited
+latref_edit photos/ --edit Smiling=with --strict --out edited
 """
 _edit_words = (
     "Tag=value, and behind it :ref=her.png or :seed=3 or :method=image_specific, :gain=0.8, :mask=where.png; "
@@ -285,6 +291,7 @@ def latref_edit(
     seed: Number(int, -MOST_SEED, MOST_SEED) = None,  # of noise that edits draw
     batch_size: int = 8,  # files at a time
     recursive: bool = False,  # folders below folders too
+    strict: bool = False,  # refuse pictures that are unlike all faces the model knows
     whole: bool = False,  # the whole rendered picture; else the source stays where the model's mask is shut
     compare: bool = False,  # also NAME_compare.png for the first file: each edit by itself beside its reference
     precision: precision_option() = "auto",
@@ -304,6 +311,7 @@ def latref_edit(
     pipe.set_progress_bar_config(disable=True)
     keep = False if whole else None
     how = dict(batch_size=batch_size, seed=seed, num_inference_steps=steps, precision=precision, keep=keep)
+    how |= dict(strict=strict)
     with tqdm(total=len(found), unit="file", disable=not sys.stderr.isatty()) as bar:
         result = edit_files(pipe, found, edits, out, **how, report=_say_row(bar))
     _say_passed_over(unread)

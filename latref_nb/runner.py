@@ -36,6 +36,7 @@ from .checks import shown
 from .cache import fingerprint
 from .directions import label_reader, probe_accuracy
 from .faces import SynthFaces
+from .known import known_faces
 from .masks import MaskWeights, train_mask
 from .judges import FACES_PER_PERSON, Judges, load_network, train_network
 from .metrics import Evaluation, evaluate, rows_at_hand
@@ -111,7 +112,7 @@ def fit_classifiers(
     seed=0,  # of the fits
     progress=True,  # show a bar
 ):  # LatRefPipeline, not calibrated; rows {"tag", "linear", "mlp"} of balanced accuracies
-    "Both classifiers on the codes of faces."
+    "Both classifiers on the codes of faces, and what the model knows from now on (chapter 08b)."
     z, labels = encode_dataset(network, faces, progress=progress)
     n, s = len(z) - held_out, settings
     if n < 1:
@@ -120,6 +121,8 @@ def fit_classifiers(
         )
     fits = dict(linear={"steps": s.steps}, mlp={"steps": s.steps, "noise": s.noise})
     how = dict(method=s.method, inversion=s.inversion, iterations=s.iterations, options=options, sure=s.sure)
+    known = known_faces(z[:n], z[n:])
+    how["known_faces"] = known if known is None else known.to(network.device)
     pipe = fit_pipeline(network, z[:n], labels[:n], faces.tags, make_generator(seed), **fits, **how)
     read = {
         k: probe_accuracy(c.predict(z[n:].to(pipe.device)).cpu(), labels[n:], faces.tags)
@@ -229,12 +232,12 @@ def save_trained(
     to,  # folder of the pipeline
     stage,  # what was trained
     facts,  # of this stage
-    half=False,  # store all but the classifiers in 16 bits
+    half=False,  # store all but the classifiers and the known faces in 16 bits
     pictures=None,  # folder with stages.safetensors for the explorer
 ):  # the folder
     "A whole pipeline with the record of all its stages."
     if half:
-        [m.half() for k, m in pipe.parts.items() if k not in pipe.classifiers]
+        [m.half() for k, m in pipe.parts.items() if k not in (*pipe.classifiers, "known_faces")]
     pipe.save_pretrained(to)
     if half:
         [m.float() for m in pipe.parts.values()]
