@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from . import sampling
 from .checkpoints import one_line
-from .core import autocast_dtype, batched, load_image, make_generator
+from .core import autocast_dtype, batched, from_first, load_image, make_generator, process_place, shared
 from .files import make_folder, read_json
 from .images import ImageError
 from .known import UnknownFace, strangeness
@@ -46,7 +46,8 @@ class EditReport:
     "What `edit_files` did, a row for each file."
 
     out: Path  # the folder
-    rows: list  # {"file", "edited", "strip", "before", "after", "probability", "distance", "warning"} or {"file", "error"}
+    # {"file", "edited", "strip", "before", "after", "probability", "distance", "warning"} or {"file", "error"}
+    rows: list
     path: Path = None  # the JSON file with all of this, once it is written
     head: dict = field(default_factory=dict)  # what holds for all rows: model, edits, settings
     earlier: list = field(default_factory=list)  # edited pictures that earlier runs left in the folder
@@ -60,7 +61,11 @@ class EditReport:
         return [r for r in self.rows if "error" in r]
 
     def save(self):  # None, or an OSError
-        "Write edits.json, whole or not at all. A run that edited nothing leaves the record of an earlier one."
+        """Write edits.json, whole or not at all; of several processes the first one does. A run that edited nothing
+        leaves the record of an earlier one."""
+        if process_place()[0]:
+            self.path = self.out / REPORT if self.done else None
+            return
         if not self.rows or not (self.done or self.path or not (self.out / REPORT).exists()):
             return
         now = {r["edited"] for r in self.done}
@@ -194,7 +199,7 @@ def loaded_edits(
 
 # %% ../nbs/12b_batch.ipynb #a2e22884
 def _judged(pipe, files, images, strict):
-    "What is known of each picture before it is edited: its distance and a warning; with `strict` the row of a refusal."
+    "What is known of each picture before it is edited: distance and warning; with `strict` the row of a refusal."
     if pipe.known_faces is None or not images:
         return [{} for _ in images]
     far = torch.cat([pipe.distances(pipe.encode(x)) for x in images])
@@ -206,7 +211,7 @@ def _judged(pipe, files, images, strict):
     return [row | ({"warning": words} if words else {}) for row, words in zip(known, said)]
 
 
-def _edit_batch(pipe, files, seeds, edits, out, name_of, how, strict=False):
+def _edit_batch(pipe, files, seeds, names, edits, out, how, strict=False):
     "Read, edit and write a few files: their rows. Where they fail together, each is tried alone."
     images = [_read_file(pipe, f) for f in files]
     read = [i for i, x in enumerate(images) if isinstance(x, Tensor)]
@@ -225,7 +230,8 @@ def _edit_batch(pipe, files, seeds, edits, out, name_of, how, strict=False):
             continue
         try:
             result, after = together or edit([i])
-            row = _row(pipe, file, name_of(file), out, result, after, good.index(i) if together else 0) | known[i]
+            row = _row(pipe, file, names[i], out, result, after, good.index(i) if together else 0)
+            row |= known[i]
         except Exception as e:
             row = _error_row(file, e)
         yield row
@@ -257,7 +263,8 @@ def edit_files(
     report=None,  # called with each row
     **how,  # more arguments of the pipeline: num_inference_steps, x_T
 ):  # EditReport
-    "Edit files a few at a time; whatever one of them throws is its row, and nobody's file is overwritten."
+    """Edit files a few at a time; whatever one of them throws is its row, and nobody's file is overwritten. Processes of
+    `accelerate launch` share the files, and each gets the whole report."""
     files, edits, out = list(files), pipe.check_edits(edits), user_path(out)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} came. At least one file at a time is needed.")
@@ -267,17 +274,20 @@ def edit_files(
     precision = resolve_precision(precision, pipe.device)
     ready = loaded_edits(pipe, edits)
     seeds = [None if seed is None else whole_seed(seed) + i for i in range(len(files))]
-    name_of = free_names(out, [*files, *(o for e in edits for o in (e.reference, e.mask) if isinstance(o, str))])
+    inputs = [*files, *(o for e in edits for o in (e.reference, e.mask) if isinstance(o, str))]
+    names = from_first(lambda: [*map(free_names(out, inputs), files)])
     head = _report_head(pipe, edits, seed, {"precision": precision} | how)
     result, how = EditReport(make_folder(out), [], None, head, _earlier(out)), {"dtype": precision} | how
+    rows_of = iter if process_place()[1] == 1 else list  # alone: each row is told as soon as it is there
+    work = lambda batch: rows_of(_edit_batch(pipe, *zip(*batch), ready, out, how, strict))
     try:
-        for batch in batched(zip(files, seeds), batch_size):
-            with suppress(OSError):
-                result.save()  # a kill leaves what was done before
-            for row in _edit_batch(pipe, *zip(*batch), ready, out, name_of, how, strict):
+        for rows in shared(batched(zip(files, seeds, names), batch_size), work):
+            for row in rows:
                 result.rows.append(row)
                 if report:
                     report(row)
+            with suppress(OSError):
+                result.save()  # a kill leaves what was done before
     except BaseException:
         with suppress(OSError):
             result.save()

@@ -523,5 +523,5 @@ def distances(
     self: Parts,
     z,  # (B,d) codes
 ):  # (B,), or None where the checkpoint has no known faces
-    "How far codes lie from those of known faces, see `KnownFaces`; beyond `known_faces.limit` an edit may mean nothing."
+    "How far codes lie from those of known faces; beyond `known_faces.limit` an edit may mean nothing."
     return None if self.known_faces is None else self.known_faces(z)

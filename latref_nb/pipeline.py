@@ -153,8 +153,9 @@ def _names(images, n, what="image"):
 def style_of_reference(self: LatRefPipeline, e):
     "The style of an edit's reference; a warning where it does not show the value, or is unlike all known faces."
     x = self.load_images(e.reference)
-    z, names = self.encode(x), _names(e.reference, len(x), "reference")
-    warn_strange(self.known_faces, self.distances(z), names)
+    names, asked = _names(e.reference, len(x), "reference"), self.mlp is not None or self.known_faces is not None
+    z = self.encode(x) if asked else None
+    warn_strange(self.known_faces, None if z is None else self.distances(z), names)
     chances = self._chance(z, e).tolist() if self.mlp is not None else []
     for name, p in zip(names, chances):
         if p < 0.5:
