@@ -263,8 +263,8 @@ def edit_files(
     report=None,  # called with each row
     **how,  # more arguments of the pipeline: num_inference_steps, x_T
 ):  # EditReport
-    """Edit files a few at a time; whatever one of them throws is its row, and nobody's file is overwritten. Processes of
-    `accelerate launch` share the files, and each gets the whole report."""
+    """Edit files a few at a time; whatever one of them throws is its row, and nobody's file is overwritten.
+    Processes of `accelerate launch` share the files, and each gets the whole report."""
     files, edits, out = list(files), pipe.check_edits(edits), user_path(out)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} came. At least one file at a time is needed.")

@@ -106,7 +106,7 @@ def load_inception(
     if weights is None:
         return None
     if importlib.util.find_spec("torch_fidelity") is None:
-        raise ValueError("FID needs torch-fidelity, which is not installed: pip install 'latref_nb[fid]'.")
+        raise ValueError("FID needs torch-fidelity, which is not installed: pip install 'latref_nb[measure]'.")
     if weights != "download" and not Path(weights).is_file():
         raise FileNotFoundError(f"{shown(weights)}: no such file. Give Inception's weights, or the word download.")
     from torchmetrics.image.fid import FrechetInceptionDistance

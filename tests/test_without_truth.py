@@ -194,7 +194,7 @@ def test_onnx_says_its_own_size(tmp_path, monkeypatch, faces):
 def test_inception_is_asked_for(tmp_path, monkeypatch):
     assert load_inception() is None
     monkeypatch.setattr(without_truth.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="latref_nb\\[fid\\]"):
+    with pytest.raises(ValueError, match="latref_nb\\[measure\\]"):
         load_inception("download")
     monkeypatch.setattr(without_truth.importlib.util, "find_spec", lambda name: True)
     with pytest.raises(FileNotFoundError, match="no such file"):
