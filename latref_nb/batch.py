@@ -7,7 +7,7 @@ __all__ = ['REPORT', 'PRODUCTS', 'STRENGTHS', 'join_images', 'EditReport', 'own_
            'edit_files', 'encode_dataset', 'fit_pipeline', 'calibrate_pipeline']
 
 # %% ../nbs/12b_batch.ipynb #7239f3e1
-import inspect, os
+import inspect, os, warnings
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,9 +16,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from . import sampling
 from .checkpoints import one_line
-from .core import autocast_dtype, batched, load_image, make_generator
+from .core import autocast_dtype, batched, from_first, load_image, make_generator, process_place, shared
 from .files import make_folder, read_json
 from .images import ImageError
+from .known import UnknownFace, strangeness
 from .checks import shown
 from .core import resolve_precision, save_image
 from .files import short_name, user_path, write_json
@@ -45,7 +46,8 @@ class EditReport:
     "What `edit_files` did, a row for each file."
 
     out: Path  # the folder
-    rows: list  # {"file", "edited", "strip", "before", "after", "probability"} or {"file", "error"}
+    # {"file", "edited", "strip", "before", "after", "probability", "distance", "warning"} or {"file", "error"}
+    rows: list
     path: Path = None  # the JSON file with all of this, once it is written
     head: dict = field(default_factory=dict)  # what holds for all rows: model, edits, settings
     earlier: list = field(default_factory=list)  # edited pictures that earlier runs left in the folder
@@ -59,7 +61,11 @@ class EditReport:
         return [r for r in self.rows if "error" in r]
 
     def save(self):  # None, or an OSError
-        "Write edits.json, whole or not at all. A run that edited nothing leaves the record of an earlier one."
+        """Write edits.json, whole or not at all; of several processes the first one does. A run that edited nothing
+        leaves the record of an earlier one."""
+        if process_place()[0]:
+            self.path = self.out / REPORT if self.done else None
+            return
         if not self.rows or not (self.done or self.path or not (self.out / REPORT).exists()):
             return
         now = {r["edited"] for r in self.done}
@@ -144,7 +150,8 @@ def _read_file(pipe, file):
 def _edit_some(pipe, images, seeds, edits, how):
     "What the pipeline makes of a few pictures, and what it reads off the results."
     generator = None if None in seeds else make_generator(list(seeds))
-    result = pipe(torch.stack(images), edits, generator=generator, output_type="pt", **how)
+    with warnings.catch_warnings(action="ignore", category=UnknownFace):  # its row tells it
+        result = pipe(torch.stack(images), edits, generator=generator, output_type="pt", **how)
     return result, pipe.read(pipe.encode(result.images))
 
 # %% ../nbs/12b_batch.ipynb #0a2f67cb
@@ -191,9 +198,25 @@ def loaded_edits(
     return out
 
 # %% ../nbs/12b_batch.ipynb #a2e22884
-def _edit_batch(pipe, files, seeds, edits, out, name_of, how):
+def _judged(pipe, files, images, strict):
+    "What is known of each picture before it is edited: distance and warning; with `strict` the row of a refusal."
+    if pipe.known_faces is None or not images:
+        return [{} for _ in images]
+    far = torch.cat([pipe.distances(pipe.encode(x)) for x in images])
+    so = {"so": "it was not edited"} if strict else {}
+    said = strangeness(pipe.known_faces, far, [shown(f) for f in files], **so)
+    known = [{"distance": round(d, 3)} for d in far.tolist()]
+    if strict:
+        return [row | ({"file": str(f), "error": words} if words else {}) for f, row, words in zip(files, known, said)]
+    return [row | ({"warning": words} if words else {}) for row, words in zip(known, said)]
+
+
+def _edit_batch(pipe, files, seeds, names, edits, out, how, strict=False):
     "Read, edit and write a few files: their rows. Where they fail together, each is tried alone."
     images = [_read_file(pipe, f) for f in files]
+    read = [i for i, x in enumerate(images) if isinstance(x, Tensor)]
+    known = dict(zip(read, _judged(pipe, [files[i] for i in read], [images[i] for i in read], strict)))
+    images = [known[i] if "error" in known.get(i, {}) else x for i, x in enumerate(images)]
     good, together = [i for i, x in enumerate(images) if isinstance(x, Tensor)], None
 
     def edit(these):
@@ -207,7 +230,8 @@ def _edit_batch(pipe, files, seeds, edits, out, name_of, how):
             continue
         try:
             result, after = together or edit([i])
-            row = _row(pipe, file, name_of(file), out, result, after, good.index(i) if together else 0)
+            row = _row(pipe, file, names[i], out, result, after, good.index(i) if together else 0)
+            row |= known[i]
         except Exception as e:
             row = _error_row(file, e)
         yield row
@@ -216,9 +240,16 @@ def _edit_batch(pipe, files, seeds, edits, out, name_of, how):
 def _report_head(pipe, edits, seed, how):
     "What edits.json says of all files."
     settings = {k: v for k, v in how.items() if isinstance(v, (int, float, str))}
-    return {"model": str(pipe.name_or_path or ""), "edits": [str(e) for e in edits], "seed": seed, **settings}
+    limit = {} if pipe.known_faces is None else {"distance_limit": round(float(pipe.known_faces.limit), 3)}
+    return {"model": str(pipe.name_or_path or ""), "edits": [str(e) for e in edits], "seed": seed, **settings} | limit
 
 # %% ../nbs/12b_batch.ipynb #c2ebca48
+_NOT_JUDGED = (
+    "strict needs known_faces, and this checkpoint does not say which faces it knows. "
+    "Leave strict out, or compute them with `latref_train classifiers`."
+)
+
+
 def edit_files(
     pipe,  # LatRefPipeline
     files,  # paths, any iterable
@@ -228,28 +259,35 @@ def edit_files(
     batch_size=8,  # files at a time: memory does not grow with their number
     precision="auto",  # of the network in both loops: by the machine, see chapter 00e; or "no", "bf16"
     seed=None,  # image i uses seed + i
+    strict=False,  # refuse pictures that are unlike all faces the checkpoint knows, see chapter 08b
     report=None,  # called with each row
     **how,  # more arguments of the pipeline: num_inference_steps, x_T
 ):  # EditReport
-    "Edit files a few at a time; whatever one of them throws is its row, and nobody's file is overwritten."
+    """Edit files a few at a time; whatever one of them throws is its row, and nobody's file is overwritten.
+    Processes of `accelerate launch` share the files, and each gets the whole report."""
     files, edits, out = list(files), pipe.check_edits(edits), user_path(out)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} came. At least one file at a time is needed.")
+    if strict and pipe.known_faces is None:
+        raise ValueError(_NOT_JUDGED)
     sampling.sampling_timesteps(pipe.autoencoder.schedule.T, how.get("num_inference_steps", 20))  # an error said once
     precision = resolve_precision(precision, pipe.device)
     ready = loaded_edits(pipe, edits)
     seeds = [None if seed is None else whole_seed(seed) + i for i in range(len(files))]
-    name_of = free_names(out, [*files, *(o for e in edits for o in (e.reference, e.mask) if isinstance(o, str))])
+    inputs = [*files, *(o for e in edits for o in (e.reference, e.mask) if isinstance(o, str))]
+    names = from_first(lambda: [*map(free_names(out, inputs), files)])
     head = _report_head(pipe, edits, seed, {"precision": precision} | how)
     result, how = EditReport(make_folder(out), [], None, head, _earlier(out)), {"dtype": precision} | how
+    rows_of = iter if process_place()[1] == 1 else list  # alone: each row is told as soon as it is there
+    work = lambda batch: rows_of(_edit_batch(pipe, *zip(*batch), ready, out, how, strict))
     try:
-        for batch in batched(zip(files, seeds), batch_size):
-            with suppress(OSError):
-                result.save()  # a kill leaves what was done before
-            for row in _edit_batch(pipe, *zip(*batch), ready, out, name_of, how):
+        for rows in shared(batched(zip(files, seeds, names), batch_size), work):
+            for row in rows:
                 result.rows.append(row)
                 if report:
                     report(row)
+            with suppress(OSError):
+                result.save()  # a kill leaves what was done before
     except BaseException:
         with suppress(OSError):
             result.save()

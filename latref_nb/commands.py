@@ -6,10 +6,12 @@
 __all__ = ['latref_data', 'MEASURING', 'CARD_COLUMNS', 'MOST_WEIGHTS', 'precision_option', 'lost_by_pipeline', 'lost_by_network',
            'open_data', 'keep_data', 'weighed_data', 'data_synthfaces', 'value_shares', 'data_info', 'compare_edits',
            'latref_edit', 'read_record', 'facts_of', 'markdown_table', 'record_tables', 'card_text', 'text_of',
-           'card_folder', 'write_card', 'latref_eval', 'built', 'known_settings', 'latref_convert']
+           'card_folder', 'write_card', 'check_measured', 'latref_eval', 'built', 'known_settings', 'latref_convert']
 
 # %% ../nbs/17a_commands.ipynb #3b22f8e0
-import os, sys
+import os
+import sys
+import warnings
 from importlib import import_module
 from pathlib import Path
 
@@ -17,7 +19,6 @@ from fastcore.script import Param
 
 from .checks import shown, unknown_name
 from .files import FileError, atomic_folder, atomic_write, read_json, shipped_names, shipped_path, write_json
-from .tags import CELEBA_TAGS, TagSet
 from .recipes import HELD_OUT_SEED, PRECISIONS, PUBLISHED, ROWS
 from latref_nb.shell import (
     MOST_SEED,
@@ -33,6 +34,7 @@ from latref_nb.shell import (
     set_threads,
     typed_line,
 )
+from .tags import CELEBA_TAGS, TagSet
 
 # %% ../nbs/17a_commands.ipynb #d95850f3
 def precision_option():  # a parameter of every command that runs networks
@@ -204,6 +206,8 @@ def _say_row(bar):
         if "error" in row:
             return bar.write(f"latref_edit: {one_line(row['error'])}", file=sys.stderr)
         chances = (f"{k} {a:.2f} → {b:.2f}" for k, (a, b) in row.get("probability", {}).items())
+        if "warning" in row:
+            bar.write(f"latref_edit: note: {one_line(row['warning'])}", file=sys.stderr)
         bar.write("  ".join([f"{shown(row['file'])} → {shown(row['edited'])}", *chances]), file=sys.stdout)
 
     return say
@@ -218,6 +222,8 @@ def compare_edits(
     precision="auto",  # see its call, and `edit_files`
 ):  # (list of (3,S,S), captions): the source, and each edit alone behind its reference
     "What each edit by itself makes of a face."
+    from latref_nb.known import UnknownFace
+
     x = pipe.load_images(image)
     images, words = [x[0]], ["source"]
     for e in pipe.check_edits(edits):
@@ -227,7 +233,8 @@ def compare_edits(
         if isinstance(e.reference, str):
             images.append(pipe.load_images(e.reference)[0])
             words.append("reference")
-        images.append(pipe(x, e, steps, output_type="pt", keep=keep, dtype=precision).images[0])
+        with warnings.catch_warnings(action="ignore", category=UnknownFace):  # said when it was edited
+            images.append(pipe(x, e, steps, output_type="pt", keep=keep, dtype=precision).images[0])
         words.append(f"{e.tag} {e.value} alone\n{how}")
     return images, words
 
@@ -238,6 +245,7 @@ latref_edit me.jpg --edit Eyeglasses=with:ref=her.png --edit Smiling=with:seed=3
 latref_edit me.jpg --edit Eyeglasses=with:ref=her.png --edit Eyeglasses=with:seed=1 --compare --out edited
 latref_edit me.jpg her.png --edit HairColor=blond:mask=hair.png --out edited --seed 1
 latref_edit photos/ --edit Bangs=with:method=image_specific --model runs/mine --steps 50 --out edited
+latref_edit photos/ --edit Smiling=with --strict --out edited
 """
 _edit_words = (
     "Tag=value, and behind it :ref=her.png or :seed=3 or :method=image_specific, :gain=0.8, :mask=where.png; "
@@ -275,6 +283,7 @@ def latref_edit(
     seed: Number(int, -MOST_SEED, MOST_SEED) = None,  # of noise that edits draw
     batch_size: int = 8,  # files at a time
     recursive: bool = False,  # folders below folders too
+    strict: bool = False,  # refuse pictures that are unlike all faces the model knows
     whole: bool = False,  # the whole rendered picture; else the source stays where the model's mask is shut
     compare: bool = False,  # also NAME_compare.png for the first file: each edit by itself beside its reference
     precision: precision_option() = "auto",
@@ -282,25 +291,27 @@ def latref_edit(
 ):
     "Edit faces in image files: writes NAME_edited.png, a before/after strip NAME_strip.png, and edits.json."
     from tqdm.auto import tqdm
-    from latref_nb.core import default_device
+    from latref_nb.core import default_device, first_speaks, process_place
     from latref_nb.batch import edit_files
     from latref_nb.edits import Edit
     from latref_nb.pipeline import LatRefPipeline
 
     edits = [Edit.parse(e) for e in edit or ()]
     found, unread = _all_files(files, recursive, out)
-    _edited_to(out)
+    if not process_place()[0]:
+        _edited_to(out)
     pipe = LatRefPipeline.from_pretrained(model).to(default_device(device))
     pipe.set_progress_bar_config(disable=True)
     keep = False if whole else None
     how = dict(batch_size=batch_size, seed=seed, num_inference_steps=steps, precision=precision, keep=keep)
-    with tqdm(total=len(found), unit="file", disable=not sys.stderr.isatty()) as bar:
-        result = edit_files(pipe, found, edits, out, **how, report=_say_row(bar))
-    _say_passed_over(unread)
-    for row in result.done[:compare]:
-        _write_comparison(pipe, row, edits, out, steps=steps, keep=keep, precision=precision)
-    where = result.path or "an earlier edits.json stays"
-    print(f"{len(result.done)} edited, {len(result.failed)} skipped, {len(unread)} passed over; {where}")
+    with first_speaks():
+        with tqdm(total=len(found), unit="file", disable=not sys.stderr.isatty()) as bar:
+            result = edit_files(pipe, found, edits, out, **how, strict=strict, report=_say_row(bar))
+        _say_passed_over(unread)
+        for row in result.done[: compare and not process_place()[0]]:
+            _write_comparison(pipe, row, edits, out, steps=steps, keep=keep, precision=precision)
+        where = result.path or "an earlier edits.json stays"
+        print(f"{len(result.done)} edited, {len(result.failed)} skipped, {len(unread)} passed over; {where}")
     return 1 if result.failed or unread else 0
 
 # %% ../nbs/17a_commands.ipynb #585587f3
@@ -462,6 +473,8 @@ _eval_examples = """
 latref_eval
 latref_eval --model runs/mine --n 128 --seed 7 --method source --method global_direction --json table.json
 latref_eval --edit Eyeglasses=with --edit Eyeglasses=without --brief
+latref_eval --data ~/CelebAMask-HQ --model runs/hq/pipeline --judge runs/judge/model --identity arcface.pt
+latref_eval --data faces --n 200 --lpips alexnet-owt-7be5be79.pth --inception download --json table.json
 """
 _ablation_examples = """
 latref_eval ablations --model runs/mine --out runs/ablations --cache runs/styles/cache --n 2000
@@ -469,17 +482,36 @@ latref_eval ablations --out runs/few --n 400 --steps 200 --seeds 3 --name whole 
 """
 _row_words = "a row of the table; may be repeated; all that the model can make when left out"
 
+# %% ../nbs/17a_commands.ipynb #0a9926bc
+def check_measured(
+    data,  # a folder, or None
+    own,  # {option: value} of those that only the table without truth takes
+    card,  # whether a card is to be written
+):  # None, or a UsageError
+    "Options of `latref_eval` that go together."
+    lone = [f"--{k}" for k, v in own.items() if v is not None]
+    if data is None and lone:
+        raise UsageError(f"{lone[0]} is for the table without truth. Give --data DIR, or leave it out.")
+    if data is not None and card:
+        raise UsageError("the card holds the table with truth, and --data has none. Leave out --card or --data.")
+
 # %% ../nbs/17a_commands.ipynb #198cb292
 @command("latref_eval", _eval_examples, ablations=("train_commands:eval_ablations", _ablation_examples))
 def latref_eval(
     model: str = "synthfaces64",  # a shipped name, a folder, or a hub id
-    n: int = 512,  # held-out faces
+    data: str = None,  # a folder of labelled faces: the table without truth; rendered faces and the truth when left out
+    n: int = 512,  # held-out faces, or the first of the folder
     seed: int = HELD_OUT_SEED,  # of the held-out faces
     method: Param(_row_words, str, choices=list(ROWS), action="append") = None,
     edit: Param("Tag=value to measure; may be repeated; all when left out", str, action="append") = None,
     steps: int = 20,  # of inversion and of rendering
     batch_size: int = 32,  # faces at a time
-    lpips: str = None,  # file of torchvision's AlexNet weights, for the lpips column
+    lpips: str = None,  # file of torchvision's AlexNet weights, for the columns of LPIPS
+    judge: str = None,  # with --data: folder of a judge of your own; the one that ships knows rendered faces
+    identity: str = None,  # with --data: folder of ours, TorchScript or ONNX file of a face-recognition network
+    identity_size: int = 112,  # pixels on a side that such a file asks for
+    critic: str = None,  # with --data: folder of a perceptual network of your own, for the diversity
+    inception: str = None,  # with --data: file of Inception's weights, or download, for the column fid
     brief: bool = False,  # only the means over tags
     precision: precision_option() = "auto",
     threads: int = None,  # of torch
@@ -487,24 +519,34 @@ def latref_eval(
     json: str = None,  # also write the table to this file
     card: bool = False,  # write the model card, README.md in the folder of the model
 ):
-    "Measure a pipeline on held-out rendered faces. (latref_eval ablations --help: what each part is worth.)"
-    from latref_nb.core import default_device
+    "Measure a pipeline: on rendered faces and the truth, or on a folder. (latref_eval ablations --help: the parts.)"
+    from latref_nb.core import default_device, first_speaks, process_place
     from latref_nb.judges import load_judges
     from latref_nb.metrics import evaluate
     from latref_nb.pipeline import LatRefPipeline
+    from latref_nb.without_truth import measure_folder
 
+    own = dict(judge=judge, identity=identity, critic=critic, inception=inception)
+    check_measured(data, own, card)
     set_threads(threads)
-    check_table(json)
+    if not process_place()[0]:
+        check_table(json)
     pipe = LatRefPipeline.from_pretrained(model).to(default_device(device))
-    if card:
+    if card and not process_place()[0]:
         card_folder(model)
     pairs = [(e.tag, e.value) for e in pipe.check_edits(edit)] or None
-    judges = load_judges(lpips, device=pipe.device)
-    found = evaluate(pipe, n, seed, method, steps, batch_size, pairs=pairs, judges=judges, precision=precision)
-    print(found.table(rows=not brief))
+    how = dict(pairs=pairs, precision=precision)
+    with first_speaks():
+        if data is None:
+            judges = load_judges(lpips, device=pipe.device)
+            found = evaluate(pipe, n, seed, method, steps, batch_size, judges=judges, **how)
+        else:
+            networks = own | dict(lpips=lpips, identity_size=identity_size)
+            found = measure_folder(pipe, data, networks, n, method, steps, batch_size, brief=brief, **how)
+        print(found.table(rows=not brief))
     if json:
         found.save(json)
-    if card:
+    if card and not process_place()[0]:
         write_card(model, pipe, found)
 
 # %% ../nbs/17a_commands.ipynb #535e0fed

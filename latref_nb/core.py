@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PRECISIONS', 'from_uint8', 'to_uint8', 'to_numpy', 'to_pil', 'load_image', 'load_images', 'save_image',
            'check_images', 'default_device', 'has_bf16', 'PrecisionWarning', 'bf16_factor', 'check_precision',
-           'resolve_precision', 'autocast_dtype', 'make_generator', 'randn', 'batched']
+           'resolve_precision', 'autocast_dtype', 'make_generator', 'randn', 'batched', 'process_place', 'shared',
+           'from_first', 'first_speaks']
 
 # %% ../nbs/00e_core.ipynb #307bf326
 import io
@@ -13,6 +14,7 @@ import os
 import platform
 import time
 import warnings
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -325,3 +327,53 @@ def batched(
     items = iter(items)
     while batch := list(islice(items, n)):
         yield batch
+
+# %% ../nbs/00e_core.ipynb #70ee4660
+def process_place():  # (which of the processes, how many there are); (0, 1) for a program that was started alone
+    "Where this process stands among those of `accelerate launch`."
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return 0, 1
+    from accelerate import PartialState
+
+    slow = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+    state = PartialState(cpu=slow)  # also chooses this process's GPU, where there are several
+    return state.process_index, state.num_processes
+
+
+def shared(
+    batches,  # the same in every process, in the same order
+    work,  # function of a batch; what it gives is sent to the others, so it is plain data or tensors
+):  # iterator over what `work` makes of each batch, in order, in every process
+    "Work of which every process does its share; tensors from other processes come on the CPU."
+    me, n = process_place()
+    if n == 1:
+        yield from map(work, batches)
+        return
+    from accelerate.utils import gather_object, send_to_device
+
+    for group in batched(batches, n):
+        own = [send_to_device(work(group[me]), "cpu")] if me < len(group) else []
+        yield from gather_object(own)
+
+
+def from_first(
+    make,  # function without arguments, called in the first process only
+):  # what it gives, in every process
+    "One process decides, and the others wait for its answer."
+    me, n = process_place()
+    if n == 1:
+        return make()
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([None if me else make()])[0]
+
+
+@contextmanager
+def first_speaks():
+    "Only the first process prints; what the others would say is thrown away."
+    with ExitStack() as quiet:
+        if process_place()[0]:
+            nowhere = quiet.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            quiet.enter_context(redirect_stdout(nowhere))
+            quiet.enter_context(redirect_stderr(nowhere))
+        yield

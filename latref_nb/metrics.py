@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'METHODS', 'NETS', 'REFERENCES', 'DRAWS', 'DRAWN', 'BARS', 'psnr', 'ssim', 'frechet_distance',
-           'rows_at_hand', 'counterfactual_error', 'style_error', 'spread', 'Sources', 'source_batch', 'Wish',
-           'make_wish', 'edited_codes', 'edited_pictures', 'edit_batch', 'diversity', 'edit_row', 'Evaluation',
-           'mean_rows', 'text_table', 'print_table', 'loop_options', 'held_out_faces', 'edits_of', 'gather_sources',
-           'autoencoder_row', 'evaluate']
+           'rows_at_hand', 'counterfactual_error', 'style_error', 'spread', 'Sources', 'source_batch', 'Trial',
+           'make_trial', 'edited_codes', 'edited_pictures', 'pictures_of', 'judged', 'edit_batch', 'diversity',
+           'edit_row', 'Evaluation', 'mean_rows', 'text_table', 'print_table', 'loop_options', 'held_out_faces',
+           'edits_of', 'gather_sources', 'autoencoder_row', 'evaluate']
 
 # %% ../nbs/14a_metrics.ipynb #75b257d8
 import json
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from . import judges as _judges
 from .checks import nearest
-from .core import batched, make_generator, randn, resolve_precision
+from .core import batched, make_generator, process_place, randn, resolve_precision, shared
 from .files import atomic_write
 from .directions import edit_scores, label_reader, probe_accuracy
 from .faces import SynthFaces, render_faces
@@ -32,10 +32,15 @@ from tqdm.auto import tqdm
 
 
 def __getattr__(name):
-    "The names of chapter 14, also under this module's."
+    "The names of chapter 14, also under this module's; and two names that things here once had."
     if name.startswith("__"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _ONCE:
+        return globals()[_ONCE[name]]
     return getattr(_judges, name)
+
+
+_ONCE = {"Wish": "Trial", "make_wish": "make_trial"}
 
 # %% ../nbs/14a_metrics.ipynb #3d3ea549
 def psnr(x, y):  # (B,3,S,S) twice, in [-1, 1] → (B,) in dB
@@ -198,7 +203,7 @@ def source_batch(
 
 # %% ../nbs/14a_metrics.ipynb #4db3b23a
 @dataclass
-class Wish:
+class Trial:
     "Some faces without a value, references that have it, and the true edited faces."
 
     tag: str  # its name
@@ -209,13 +214,13 @@ class Wish:
     style: Tensor  # (m,k) the first reference's style factors of the tag
 
 
-def make_wish(
+def make_trial(
     faces,  # SynthFaces of `Sources`
     n,  # how many of them are sources
     tag,  # its name
     value,  # the value's name
     draws=DRAWS,  # references of each face
-):  # Wish, or None where no source lacks the value
+):  # Trial, or None where no source lacks the value
     "Draw references by the faces' seed and render the truth."
     labels, k = faces.labels[:, faces.tags.index(tag)], faces.tags[tag].index(value)
     rows, having = (labels[:n] != k).nonzero().flatten(), n + (labels[n:] == k).nonzero().flatten()
@@ -224,26 +229,26 @@ def make_wish(
     g = make_generator(faces.seed + 7919 * faces.tags.pairs.index((tag, value)))
     references = having[torch.randint(len(having), (n, draws), generator=g)[rows]]  # for all n: a face keeps its own
     truth = faces.counterfactual(rows, tag, value, references[:, 0])
-    return Wish(tag, value, rows, references, truth, faces.style(references[:, 0], tag))
+    return Trial(tag, value, rows, references, truth, faces.style(references[:, 0], tag))
 
 # %% ../nbs/14a_metrics.ipynb #ba5f454e
 @torch.no_grad()
 def edited_codes(
     pipe,  # see `evaluate`
     src,  # Sources
-    wish,  # Wish
-    part,  # (b,) rows of the wish
+    trial,  # Trial
+    part,  # (b,) rows of the trial
     method,  # of METHODS
     draw=0,  # which of several styles for one face
 ):  # z (b,d)
     "The codes that a method gives."
-    i, tag, value = wish.rows[part], wish.tag, wish.value
+    i, tag, value = trial.rows[part], trial.tag, trial.value
     if method == "oracle":
-        return pipe.encode(wish.truth[part].to(src.x))
+        return pipe.encode(trial.truth[part].to(src.x))
     if method == "latent":
         return pipe.edit(src.z[i], Edit(tag, value, seed=[100_003 * draw + int(r) for r in i]), x=src.x[i])
     if method.startswith("reference"):
-        reference = src.faces.batch(wish.references[part, draw])["image"].to(src.x)
+        reference = src.faces.batch(trial.references[part, draw])["image"].to(src.x)
         style = pipe.reference_style(reference, tag, value)
         return pipe.edit(src.z[i], Edit(tag, value, style=style), x=src.x[i])
     return pipe.edit(src.z[i], Edit(tag, value, method=method.removesuffix("_kept")))
@@ -253,15 +258,15 @@ def edited_codes(
 def edited_pictures(
     pipe,  # see `evaluate`
     src,  # Sources
-    wish,  # Wish
-    part,  # (b,) rows of the wish
+    trial,  # Trial
+    part,  # (b,) rows of the trial
     method,  # of METHODS
     how,  # dict for the pipeline's render
     draw=0,  # which of several styles for one face
 ):  # (b,3,S,S)
     """The pictures that a method gives. Styles keep the source outside the pipeline's mask, directions do not; a name
     in _kept or _whole turns that over."""
-    i, z = wish.rows[part], edited_codes(pipe, src, wish, part, method, draw)
+    i, z = trial.rows[part], edited_codes(pipe, src, trial, part, method, draw)
     y, mask = pipe.render(src.x_T[i], z, src.steps, **how), getattr(pipe, "picture_mask", None)
     if mask is None or method not in ("latent", "reference", "global_direction_kept"):
         return y
@@ -269,32 +274,50 @@ def edited_pictures(
 
 # %% ../nbs/14a_metrics.ipynb #75be4753
 @torch.no_grad()
+def pictures_of(
+    pipe,  # see `evaluate`
+    src,  # Sources
+    trial,  # Trial
+    part,  # (b,) rows of the trial
+    method,  # of METHODS
+    how,  # dict for the pipeline's render
+):  # (b,3,S,S)
+    "What a row of the table looks at."
+    kept = {"source": src.x, "round_trip": src.round_trip}.get(method)
+    return edited_pictures(pipe, src, trial, part, method, how) if kept is None else kept[trial.rows[part]]
+
+
+@torch.no_grad()
+def judged(
+    y,  # (b,3,S,S)
+    src,  # Sources
+    trial,  # Trial
+    part,  # (b,) rows of the trial
+    judges,  # Judges
+):  # {"target", "others", "identity": (b,), "features": (b,w)}
+    "What judges say of edited faces; no truth is needed."
+    i, after = trial.rows[part], label_reader(judges.judge, src.faces.tags)(y)
+    target, others = edit_scores(src.before[i], after, src.faces.tags, trial.tag, trial.value)
+    identity = rank_one(judges.identity(y), src.gallery, i).float()
+    return dict(target=target.float(), others=others, identity=identity, features=judges.judge.features(y))
+
+
+@torch.no_grad()
 def edit_batch(
     pipe,  # see `evaluate`
     src,  # Sources
-    wish,  # Wish
-    part,  # (b,) rows of the wish
+    trial,  # Trial
+    part,  # (b,) rows of the trial
     method,  # of METHODS
     judges,  # Judges
     how,  # dict for the pipeline's render
 ):  # {column: (b,)}, and "features" (b,w)
     "Edit some faces by one method and ask everything about them."
-    i, truth = wish.rows[part], wish.truth[part].to(src.x)
-    if method == "source":
-        y = src.x[i]
-    elif method == "round_trip":
-        y = src.round_trip[i]
-    else:
-        y = edited_pictures(pipe, src, wish, part, method, how)
-    after = label_reader(judges.judge, src.faces.tags)(y)
-    target, others = edit_scores(src.before[i], after, src.faces.tags, wish.tag, wish.value)
+    y, truth = pictures_of(pipe, src, trial, part, method, how), trial.truth[part].to(src.x)
     return {
-        "target": target.float(),
-        "others": others,
-        "identity": rank_one(judges.identity(y), src.gallery, i).float(),
+        **judged(y, src, trial, part, judges),
         **counterfactual_error(y, truth, judges),
-        **style_error(judges.factors, y, wish.style[part], wish.tag, wish.value),
-        "features": judges.judge.features(y),
+        **style_error(judges.factors, y, trial.style[part], trial.tag, trial.value),
     }
 
 # %% ../nbs/14a_metrics.ipynb #73da426d
@@ -302,34 +325,34 @@ def edit_batch(
 def diversity(
     pipe,  # see `evaluate`
     src,  # Sources
-    wish,  # Wish
+    trial,  # Trial
     judges,  # Judges with a regressor of styles
     batch_size,  # faces at once
     how,  # dict for the pipeline's render
     n=DRAWN,  # faces
-):  # float, or None where no factor shows
+):  # float, or None where no factor shows, or the network sees no difference between the true styles
     "The spread of drawn styles, as a share of the spread of the references' own."
-    show, truth, made = judges.factors.mask(wish.tag, wish.value), [], []
+    show = judges.factors.mask(trial.tag, trial.value)
     if not show.any():
         return None
-    read = lambda x: judges.factors.read(x)[wish.tag][:, show]  # (b,3,S,S) → (b,k')
-    draws = range(wish.references.shape[1])
-    for part in batched(range(min(n, len(wish.rows))), batch_size):
+    draws = range(trial.references.shape[1])
+
+    def styles(part):  # (b,draws,k') twice: read off the drawn faces, and off the true ones
         part = torch.as_tensor(part)
-        drawn = [edited_pictures(pipe, src, wish, part, "latent", how, d) for d in draws]
-        true = [
-            src.faces.counterfactual(wish.rows[part], wish.tag, wish.value, wish.references[part, d]).to(drawn[d])
-            for d in draws
-        ]
-        made.append(torch.stack([read(x) for x in drawn], 1))  # (b,draws,k')
-        truth.append(torch.stack([read(x) for x in true], 1))
-    return spread(torch.cat(made)) / spread(torch.cat(truth))
+        i, read = trial.rows[part], lambda x: judges.factors.read(x)[trial.tag][:, show]
+        true = lambda d: src.faces.counterfactual(i, trial.tag, trial.value, trial.references[part, d]).to(src.x)
+        drawn = [read(edited_pictures(pipe, src, trial, part, "latent", how, d)) for d in draws]
+        return torch.stack(drawn, 1), torch.stack([read(true(d)) for d in draws], 1)
+
+    parts = list(shared(batched(range(min(n, len(trial.rows))), batch_size), styles))
+    made, truth = (spread(torch.cat([o.cpu() for o in p])) for p in zip(*parts))
+    return made / truth if truth else None
 
 # %% ../nbs/14a_metrics.ipynb #a68707ca
 def edit_row(
     pipe,  # see `evaluate`
     src,  # Sources
-    wish,  # Wish
+    trial,  # Trial
     method,  # of METHODS
     judges,  # Judges
     batch_size,  # faces at once
@@ -337,18 +360,19 @@ def edit_row(
     diverse,  # bool: measure the diversity too
     bar,  # tqdm
 ):  # a row of the table
-    "All faces of a wish, edited by one method."
-    row = dict(method=method, tag=wish.tag, value=wish.value, **dict.fromkeys(COLUMNS))
+    "All faces of a trial, edited by one method."
+    row = dict(method=method, tag=trial.tag, value=trial.value, **dict.fromkeys(COLUMNS))
     parts = []
-    for part in batched(range(len(wish.rows)), batch_size):
-        parts.append(edit_batch(pipe, src, wish, torch.as_tensor(part), method, judges, how))
-        bar.update(len(part))
-    all_, tags = {c: torch.cat([p[c] for p in parts]) for c in parts[0]}, src.faces.tags
-    has = src.faces.labels[: len(src), tags.index(wish.tag)] == tags[wish.tag].index(wish.value)
-    real = src.features[has.to(src.features.device)]
+    work = lambda part: edit_batch(pipe, src, trial, torch.as_tensor(part), method, judges, how)
+    for part in shared(batched(range(len(trial.rows)), batch_size), work):
+        parts.append(part)
+        bar.update(len(part["target"]))
+    all_, tags = {c: torch.cat([p[c].cpu() for p in parts]) for c in parts[0]}, src.faces.tags
+    has = src.faces.labels[: len(src), tags.index(trial.tag)] == tags[trial.tag].index(trial.value)
+    real = src.features.cpu()[has]
     row |= {"frechet": frechet_distance(all_.pop("features"), real), **{c: float(v.mean()) for c, v in all_.items()}}
     if method == "latent" and diverse and judges.factors is not None:
-        row["diversity"] = diversity(pipe, src, wish, judges, batch_size, how)
+        row["diversity"] = diversity(pipe, src, trial, judges, batch_size, how)
     return row
 
 # %% ../nbs/14a_metrics.ipynb #56506eb2
@@ -359,6 +383,7 @@ class Evaluation:
     autoencoder: dict  # probe_mean, probe_min, round_trip_psnr, round_trip_ssim, z_only_psnr
     rows: list  # one dict for each method, tag and value
     settings: dict = field(default_factory=dict)  # n, seed, steps, precision
+    columns = COLUMNS  # of the rows
 
     def json(self):  # → {"autoencoder": {…}, "rows": [{…}, …], "settings": {…}}
         "The figures as plain data, ready for JSON; what does not apply is None."
@@ -367,7 +392,9 @@ class Evaluation:
         return {"autoencoder": plain(self.autoencoder), "rows": rows, "settings": self.settings}
 
     def save(self, path):  # → Path
-        "Write the JSON, whole or not at all."
+        "Write the JSON, whole or not at all; of several processes the first one writes."
+        if process_place()[0]:
+            return Path(path)
         with atomic_write(path) as tmp:
             tmp.write_text(json.dumps(self.json(), indent=1), encoding="utf-8")
         return Path(path)
@@ -396,7 +423,7 @@ def mean_rows(
 def summary(self: Evaluation):  # → list of one row for each method
     "Each method's mean over tags."
     return [
-        {"method": m, **mean_rows([r for r in self.rows if r["method"] == m])}
+        {"method": m, **mean_rows([r for r in self.rows if r["method"] == m], self.columns)}
         for m in dict.fromkeys(r["method"] for r in self.rows)
     ]
 
@@ -442,7 +469,7 @@ def table(
     rows=True,  # also a line for each tag and value
 ):  # → str
     "Everything as text: the autoencoder, each method's mean over tags, the bars where there are styles, each edit."
-    shown = [c for c in COLUMNS if any(r.get(c) is not None for r in self.rows)]
+    shown = [c for c in self.columns if any(r.get(c) is not None for r in self.rows)]
     parts = [
         "  ".join(f"{k} {v}" for k, v in self.settings.items()),
         text_table([self.autoencoder]),
@@ -527,11 +554,14 @@ def gather_sources(
     faces, parts = held_out_faces(pipe, n, seed), []
     judges = judges or load_judges(device=getattr(pipe, "device", "cpu"))
     label_reader(judges.judge, faces.tags, "the judge", "Train a judge on these tags.")
-    for rows in batched(range(n), batch_size):
-        parts.append(source_batch(pipe, faces, list(rows), n, judges, steps, brief, how))
+    device = getattr(pipe, "device", "cpu")
+    for part in shared(
+        batched(range(n), batch_size), lambda i: source_batch(pipe, faces, i, n, judges, steps, brief, how)
+    ):
+        parts.append(part)
         if bar is not None:
-            bar.update(len(rows))
-    return Sources(faces, *(torch.cat(p) for p in zip(*parts)), steps)
+            bar.update(len(part[0]))
+    return Sources(faces, *(torch.cat([o.to(device) for o in p]) for p in zip(*parts)), steps)
 
 # %% ../nbs/14a_metrics.ipynb #c6521ed4
 def autoencoder_row(
@@ -591,11 +621,11 @@ def evaluate(
         src = sources or gather_sources(pipe, n, seed, steps, batch_size, judges=judges, brief=brief, bar=bar, **how)
         _check_sources(pipe, src, methods)
         for t, v in pairs:
-            wish = make_wish(src.faces, len(src), t, v)
-            if wish is None:
+            trial = make_trial(src.faces, len(src), t, v)
+            if trial is None:
                 rows += [dict(method=m, tag=t, value=v, **dict.fromkeys(COLUMNS)) for m in methods]
             else:
-                rows += [edit_row(pipe, src, wish, m, judges, batch_size, how, not brief, bar) for m in methods]
+                rows += [edit_row(pipe, src, trial, m, judges, batch_size, how, not brief, bar) for m in methods]
     rows.sort(key=lambda r: methods.index(r["method"]))
     about = dict(n=len(src), seed=src.faces.seed, steps=src.steps, precision=str(how.get("dtype", "no")))
     return Evaluation(autoencoder_row(pipe, src), rows, about)

@@ -6,7 +6,7 @@
 __all__ = ['OUTPUT_TYPES', 'LatRefPipeline', 'LatRefOutput', 'Plan', 'on_arc']
 
 # %% ../nbs/12a_pipeline.ipynb #9b1c0dd3
-import warnings
+import os, warnings
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
@@ -17,6 +17,7 @@ from .core import make_generator, to_pil
 from .directions import METHODS, edit_code
 from .edits import GUIDANCES, Blend, as_edits, check_together, count_on, edit_regions
 from .edits import for_each, load_mask, render_blend, source_path
+from .known import warn_strange
 from .parts import Encoded, Parts, repeat_each
 from .sampling import RENDERERS, random_xT
 from diffusers.utils import BaseOutput
@@ -141,13 +142,22 @@ def _has_it(self: LatRefPipeline, z, e):
     return self._chance(z, e) >= self.config.sure
 
 # %% ../nbs/12a_pipeline.ipynb #ae972c91
+def _names(images, n, what="image"):
+    "What to call n pictures: files by their names, others by their places."
+    each = images if isinstance(images, (list, tuple)) and len(images) == n else [images] * n
+    places = [f"the {what}"] if n == 1 else [f"{what} {i + 1}" for i in range(n)]
+    return [str(o) if isinstance(o, (str, os.PathLike)) else p for o, p in zip(each, places)]
+
+
 @patch
 def style_of_reference(self: LatRefPipeline, e):
-    "The style of an edit's reference; a warning where it does not show the value."
+    "The style of an edit's reference; a warning where it does not show the value, or is unlike all known faces."
     x = self.load_images(e.reference)
-    chances = self._chance(self.encode(x), e).tolist() if self.mlp is not None else []
-    for i, p in enumerate(chances):
-        name = e.reference if isinstance(e.reference, str) else f"reference {i + 1}" if len(x) > 1 else "the reference"
+    names, asked = _names(e.reference, len(x), "reference"), self.mlp is not None or self.known_faces is not None
+    z = self.encode(x) if asked else None
+    warn_strange(self.known_faces, None if z is None else self.distances(z), names)
+    chances = self._chance(z, e).tolist() if self.mlp is not None else []
+    for name, p in zip(names, chances):
         if p < 0.5:
             warnings.warn(
                 f"{name} does not look like {e.tag}={e.value} (the classifier gives it {p:.2f}), "
@@ -247,6 +257,7 @@ class LatRefOutput(BaseOutput):
     rendered: Any = None  # Trajectory from noise to edited image (with return_trajectory)
     mask: Any = None  # (B,1,S,S) outside which the source was kept; None: the edits may show everywhere
     styles: list = None  # of StyleCode (B), or None for a direction: one for each edit
+    distances: Tensor = None  # (B,) of the sources from known faces, in standard deviations; None: not judged
 
 # %% ../nbs/12a_pipeline.ipynb #e880a49a
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
@@ -443,8 +454,17 @@ def _output(self: LatRefPipeline, plan, images, **made):
         edits=plan.edits,
         probabilities=chances,
         styles=plan.styles,
+        distances=self.distances(z),
         **made,
     )
+
+
+@patch
+def _known_source(self: LatRefPipeline, images):
+    "What edits start from, an Encoded; a warning for each image that is unlike all known faces."
+    source = self.encoded(images)
+    warn_strange(self.known_faces, self.distances(source.z), _names(images, len(source.z)))
+    return source
 
 # %% ../nbs/12a_pipeline.ipynb #5f86f3c0
 @patch
@@ -474,7 +494,8 @@ def __call__(
     k, method = int(num_images_per_prompt), _renderer(scheduler)
     if k < 1:
         raise ValueError(f"num_images_per_prompt={num_images_per_prompt} came. Give 1 or more.")
-    edits, source = self.check_edits(edits), self.encoded(images if image is None else image)
+    edits, given = self.check_edits(edits), images if image is None else image
+    source = self._known_source(given)
     plan = self._plan(source, edits, k, generator, masked=output_type != "latent")
     how = dict(x_T=x_T, keep=keep, generator=generator, method=method, dtype=dtype)
     how |= dict(callback=callback_on_step_end, return_trajectory=return_trajectory)
@@ -549,7 +570,7 @@ def interpolate(
     if n < 2:
         raise ValueError(f"n={n} steps came. An interpolation has at least its two ends: n=2.")
     a, b = self.check_edits(edit_a), self.check_edits(edit_b)
-    plan = self._plan_between(self.encoded(images), a, b, n, generator)
+    plan = self._plan_between(self._known_source(images), a, b, n, generator)
     return self._carry_out(plan, num_inference_steps, output_type, dtype=dtype)
 
 # %% ../nbs/12a_pipeline.ipynb #ab3980ba

@@ -9,39 +9,33 @@ __all__ = ['WORK', 'new_network', 'fit_autoencoder', 'second_opinion', 'fit_clas
            'chosen_stages', 'run_recipe']
 
 # %% ../nbs/17b_runner.ipynb #9c831b26
-import os, shutil, time
+import os
+import shutil
+import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from . import training
-from .autoencoder import DiffusionAutoencoder, from_preset
-from .checkpoints import load_part
-from latref_nb.commands import (
-    built,
-    card_text,
-    facts_of,
-    known_settings,
-    text_of,
-    weighed_data,
-)
-from .consistency import StyleSettings, Weights, style_networks, train_styles
-from .removal import ForwardSettings, Frozen, build_cache, weights_key
 from .ablations import StageRecorder, snapshot_steps
-from .tags import CELEBA_TAGS, TagSet
-from .files import atomic_folder, atomic_write, make_folder, read_json, shipped_names, shipped_path, write_json
-from .core import default_device, make_generator, resolve_precision
-from .checks import shown
+from .autoencoder import DiffusionAutoencoder, from_preset
+from .batch import encode_dataset, fit_pipeline
 from .cache import fingerprint, provenance
+from .checkpoints import load_part
+from .checks import shown
+from .commands import built, card_text, facts_of, known_settings, text_of, weighed_data
+from .consistency import StyleSettings, Weights, style_networks, train_styles
+from .core import default_device, make_generator, resolve_precision
 from .directions import label_reader, probe_accuracy
 from .faces import SynthFaces
+from .files import atomic_folder, atomic_write, make_folder, read_json, shipped_names, shipped_path, write_json
+from .judges import FACES_PER_PERSON, Judges, load_network, train_network
+from .known import known_faces
 from .latent import train_latent
 from .masks import MaskWeights, train_mask
-from .judges import FACES_PER_PERSON, Judges, load_network, train_network
 from .metrics import Evaluation, evaluate, rows_at_hand
 from .perceptual import load_perceptual
-from .batch import encode_dataset, fit_pipeline
 from .pipeline import LatRefPipeline
 from latref_nb.recipes import (
     TEACHES,
@@ -54,7 +48,9 @@ from latref_nb.recipes import (
     scaled,
     stage_key,
 )
+from .removal import ForwardSettings, Frozen, build_cache, weights_key
 from .shell import UsageError, documented
+from .tags import CELEBA_TAGS, TagSet
 
 # %% ../nbs/17b_runner.ipynb #4cb04c32
 def new_network(
@@ -112,7 +108,7 @@ def fit_classifiers(
     seed=0,  # of the fits
     progress=True,  # show a bar
 ):  # LatRefPipeline, not calibrated; rows {"tag", "linear", "mlp"} of balanced accuracies
-    "Both classifiers on the codes of faces."
+    "Both classifiers on the codes of faces, and what the model knows from now on (chapter 08b)."
     z, labels = encode_dataset(network, faces, progress=progress)
     n, s = len(z) - held_out, settings
     if n < 1:
@@ -121,6 +117,8 @@ def fit_classifiers(
         )
     fits = dict(linear={"steps": s.steps}, mlp={"steps": s.steps, "noise": s.noise})
     how = dict(method=s.method, inversion=s.inversion, iterations=s.iterations, options=options, sure=s.sure)
+    known = known_faces(z[:n], z[n:])
+    how["known_faces"] = known if known is None else known.to(network.device)
     pipe = fit_pipeline(network, z[:n], labels[:n], faces.tags, make_generator(seed), **fits, **how)
     read = {
         k: probe_accuracy(c.predict(z[n:].to(pipe.device)).cpu(), labels[n:], faces.tags)
@@ -230,12 +228,12 @@ def save_trained(
     to,  # folder of the pipeline
     stage,  # what was trained
     facts,  # of this stage
-    half=False,  # store all but the classifiers in 16 bits
+    half=False,  # store all but the classifiers and the known faces in 16 bits
     pictures=None,  # folder with stages.safetensors for the explorer
 ):  # the folder
     "A whole pipeline with the record of all its stages."
     if half:
-        [m.half() for k, m in pipe.parts.items() if k not in pipe.classifiers]
+        [m.half() for k, m in pipe.parts.items() if k not in (*pipe.classifiers, "known_faces")]
     pipe.save_pretrained(to)
     if half:
         [m.float() for m in pipe.parts.values()]

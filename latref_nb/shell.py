@@ -195,7 +195,9 @@ def device_name(
 
 PLACES = {
     **dict.fromkeys(("out", "model", "autoencoder", "init", "json", "cache", "judge_path"), named_place),
-    **dict.fromkeys(("data", "tags", "files", "file", "folder", "lpips", "source", "critic"), place),
+    **dict.fromkeys(
+        ("data", "tags", "files", "file", "folder", "lpips", "source", "critic", "judge", "identity"), place
+    ),
     "device": device_name,
 }
 

@@ -589,6 +589,33 @@ MISTAKES = {
             ("lambda d, x, y: float(d(x, y).mean() / d(x[:-1], x[1:]).mean())", "take all others"),
         ],
     },
+    "08b_known": {
+        "check_alone": [
+            ("lambda z, known: (z / known.std(0)).square().mean(1).sqrt()", "subtract it"),
+            ("lambda z, known: ((z - known.mean(0)) / known.std(0)).square().sum(1).sqrt()", "averaged, not summed"),
+            ("lambda z, known: (z - known.mean(0)).square().mean(1).sqrt()", "divide by it"),
+            ("lambda z, known: known_faces(known[:3000], known[3000:])(z)", "each has its own spread here"),
+            ("lambda z, known: alone(z, known)[:, None]", "one for each code"),
+        ],
+        "check_limit": [
+            ("lambda d, share: float(d.sort().values[int(share * len(d))])", "upside down"),
+            ("lambda d, share: float(d.sort().values[len(d) - 7])", "at most 5 may"),
+            ("lambda d, share: float(d.max())", "it could be nearer"),
+            ("lambda d, share: limit_of(d, max(share, .01))", "with a share of 0"),
+        ],
+        "check_mistakes": [
+            ("lambda known, strange, limit: ((known > limit).sum(), (strange <= limit).sum())", "counts are no shares"),
+            ("lambda known, strange, limit: mistakes(known, strange, limit)[::-1]", "the other way round"),
+            (
+                "lambda known, strange, limit: ((known <= limit).float().mean(), (strange <= limit).float().mean())",
+                "the first share is of those that lie beyond",
+            ),
+            (
+                "lambda known, strange, limit: ((known > limit).float().mean(), (strange > limit).float().mean())",
+                "the second share is of those that pass",
+            ),
+        ],
+    },
     "09_styles": {
         "check_mix_full": [
             ("lambda a, b, t: a.mix(b, t)", "plain mix"),

@@ -34,6 +34,7 @@ def style_pipeline(seed=0, **settings):
             extractor=ReferenceExtractor(tags, ENCODER, style_dim=8, token_dim=16, layers=1),
             mapper=LatentMapper(tags, 64, style_dim=8, token_dim=16, layers=1),
         )
+    parts["known_faces"] = base.known_faces
     pipe = LatRefPipeline(base.autoencoder, base.linear, base.mlp, **parts, **{"inversion": "fixed_point"} | settings)
     pipe.set_progress_bar_config(disable=True)
     return pipe
