@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STAGE_TENSORS', 'STAGE_LISTS', 'ABLATIONS', 'Stages', 'save_stages', 'load_stages', 'snapshot_steps', 'stage_cases',
            'StageRecorder', 'stage_rows', 'shipped_stages', 'DirectionStyles', 'direction_styles', 'Ablation',
-           'ablated_task', 'train_ablations', 'ablation_run', 'ablation_rows', 'gather_stages']
+           'ablated_task', 'train_ablations', 'ablation_run', 'ablation_rows', 'gather_stages', 'deviations']
 
 # %% ../nbs/11b_ablations.ipynb #0dd88f62
 import hashlib
@@ -487,3 +487,15 @@ def gather_stages(
     files = {n: Path(folder) / f"{n}-{seed}" / "stages.safetensors" for n in names}
     found = {n: load_stages(p) for n, p in files.items() if p.exists()}
     return replace(main, ablations={n: o for n, o in found.items() if o.faces == main.faces and o.tags == main.tags})
+
+# %% ../nbs/11b_ablations.ipynb #792ce5f9
+def deviations(
+    rows,  # of `train_ablations`: {"words", "n", column, column_sd, …}
+    columns=None,  # which; None: all
+):  # rows of words: "0.957 ± 0.012"
+    "Means and standard deviations over the seeds as a table shows them."
+    columns = columns or [k for k in rows[0] if f"{k}_sd" in rows[0]]
+    words = lambda m, sd: f"{m:.3f} ± {sd:.3f}" if abs(m) < 10 else f"{m:.2f} ± {sd:.2f}"
+    return [
+        {"": r["words"], "seeds": r["n"], **{c: words(r[c], r[f"{c}_sd"]) for c in columns if c in r}} for r in rows
+    ]

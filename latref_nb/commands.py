@@ -417,9 +417,17 @@ def card_text(
     record,  # as `read_record` gives it
     found,  # `Evaluation`
     measure,  # the command that measured
+    photographs="",  # what it was trained on; "": rendered faces
 ):  # str, markdown
     "The model card of a pipeline."
     what = " and ".join(["classifiers"] * bool(pipe.classifiers) + ["style networks"] * (pipe.modulation is not None))
+    of_whom = (
+        f"The model was trained on photographs: {photographs}. Alter no picture of a person who has not agreed, "
+        "and judge nobody by what it reads.\n"
+        if photographs
+        else "The model knows rendered faces (chapter 01) and no photographs; "
+        "it must not be used to judge or to alter pictures of people.\n"
+    )
     return "\n\n".join(
         [
             f"---\nlicense: apache-2.0\nlibrary_name: latref_nb\n---\n# {name}",
@@ -429,8 +437,7 @@ def card_text(
             f"Measured by\n\n    {measure}\n\n```\n{found.table()}\n```",
             "Chapter 14 explains the columns. "
             "The judge and the identity network share no weights and no faces with anything that was trained here. "
-            "The model knows rendered faces (chapter 01) and no photographs; "
-            "it must not be used to judge or to alter pictures of people.\n",
+            + of_whom,
         ]
     )
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BYTES_PER_WEIGHT', 'CARDS', 'Cost', 'counted', 'network_cost', 'autoencoder_cost', 'style_cost', 'removal_operations',
-           'hours', 'faces_that_fit', 'card_rows']
+           'hours', 'faces_that_fit', 'card_rows', 'price']
 
 # %% ../nbs/11e_costs.ipynb #imports
 from dataclasses import dataclass
@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from .autoencoder import from_preset
 from .checks import ABOVE, COUNT, check_range
 from .consistency import style_networks
-from .tags import CELEBA_TAGS
+from .perceptual import FaceTrunk
+from .tags import CELEBA_TAGS, TagSet
 
 # %% ../nbs/11e_costs.ipynb #cost
 BYTES_PER_WEIGHT = 20  # float32: weight, gradient, Adam's two moments, running average
@@ -162,3 +163,40 @@ def card_rows(
         }
         for name, (memory, rate) in CARDS.items()
     ]
+
+# %% ../nbs/11e_costs.ipynb #price
+_TRUNKS = ("critic", "judge", "identity", "factors")  # stages whose network is a `FaceTrunk` with a head
+
+
+def _stage_operations(recipe, stage, auto, tags):
+    "Operations of a whole stage, and the bytes it holds; None where it is small beside the others."
+    s, shape = recipe.stages[stage], dict(recipe.stages["autoencoder"].get("network", {"preset": recipe.name}))
+    samples = s.get("steps", 0) * s.get("batch_size", 0)
+    if stage == "styles":
+        cost = style_cost(shape.pop("preset"), tags, **shape)
+        removals = s["n"] * removal_operations(auto, len(tags))
+        return cost.step * samples + removals, cost.memory(s["batch_size"])
+    if stage == "evaluation":
+        edits = len(tags.pairs) * 5 / 2  # five rows; half of the faces lack a value
+        return auto.forward * s["n"] * s["calls"] * (2 + edits), None
+    if stage not in (*_TRUNKS, "autoencoder") or "weights" in s:
+        return None, None
+    cost = auto if stage == "autoencoder" else network_cost(FaceTrunk, recipe.size)
+    return cost.step * samples, cost.memory(s["batch_size"])
+
+
+def price(
+    recipe,  # of chapter 17: `stages`, `size`, `tags`, `name`
+):  # list of {"stage", "faces", "steps", "10¹⁵ operations", "GB", and hours on each of `CARDS`}
+    "What each stage of a recipe costs, counted beforehand; nothing is run."
+    shape = dict(recipe.stages["autoencoder"].get("network", {"preset": recipe.name}))
+    tags, rows = TagSet([CELEBA_TAGS[t] for t in recipe.tags]), []
+    auto = autoencoder_cost(shape.pop("preset"), **shape)
+    for stage, s in recipe.stages.items():
+        operations, memory = _stage_operations(recipe, stage, auto, tags)
+        row = {"stage": stage, "faces": s.get("n"), "steps": s.get("steps")}
+        if operations is not None:
+            row |= {"10¹⁵ operations": round(operations / 1e15, 1), "GB": memory and round(memory / 1e9, 1)}
+            row |= {f"hours, {card}": round(hours(operations, rate), 1) for card, (_, rate) in CARDS.items()}
+        rows.append(row)
+    return rows

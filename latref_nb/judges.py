@@ -382,7 +382,7 @@ RECIPES = {
     "judge": dict(steps=2000, batch_size=32, n=12_000, lr=2e-3),
     "identity": dict(steps=5000, batch_size=48, n=48_000, lr=2e-3, decay=0.6),
     "perceptual": dict(steps=12_000, batch_size=64, n=30_000, lr=2e-3, decay=0.6),
-    "factors": dict(steps=4000, batch_size=64, n=24_000, lr=2e-3, decay=0.6),
+    "factors": dict(steps=12_000, batch_size=64, n=48_000, lr=2e-3, decay=0.6),
 }
 FACES_PER_PERSON = 4  # for the identity network
 

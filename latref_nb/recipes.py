@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'CELEBA', 'AUTOENCODERS', 'INVERSIONS', 'WEIGHTINGS', 'DIRECTIONS', 'PUBLISHED', 'ROWS', 'ABLATED',
-           'HELD_OUT_SEED', 'TEACHES', 'USES', 'RECIPES', 'AutoencoderSettings', 'ClassifierSettings', 'StyleRun',
-           'Recipe', 'varied', 'scaled', 'stage_key', 'plain']
+           'HELD_OUT_SEED', 'TEACHES', 'USES', 'ONLY_RENDERED', 'SHARES', 'RECIPES', 'AutoencoderSettings',
+           'ClassifierSettings', 'StyleRun', 'share_of', 'Recipe', 'varied', 'scaled', 'stage_key', 'plain',
+           'with_autoencoder']
 
 # %% ../nbs/17_recipes.ipynb #499813ce
 import hashlib, json
@@ -144,6 +145,18 @@ USES = {  # stage → whose weights it uses
 }
 
 # %% ../nbs/17_recipes.ipynb #4efad10e
+ONLY_RENDERED = ("factors",)  # stages that learn from what only rendered faces have
+SHARES = {"model": (0.0, 0.7), "judges": (0.7, 0.9), "evaluation": (0.9, 1.0)}  # of photographs: who sees which part
+
+
+def share_of(
+    stage,  # of a recipe for photographs
+):  # (from, to), shares of all photographs
+    "Which photographs a stage sees: what measures sees none that the model was trained on."
+    whose = {"judge": "judges", "identity": "judges", "evaluation": "evaluation"}
+    return SHARES[whose.get(stage, "model")]
+
+
 @dataclass(frozen=True)
 class Recipe:
     "How a model is made."
@@ -155,13 +168,21 @@ class Recipe:
     stages: dict  # {stage: its settings}, in their order
     minutes: dict = field(default_factory=dict)  # {stage: what it took on one core}, to say how long the rest will take
     scale: float = 1.0  # of steps and faces; below 1 it is a trial, not the recipe
+    data: str = ""  # photographs that somebody has to bring; "": faces are rendered
 
     def __post_init__(self):
-        order = [s for s in TEACHES if s in self.stages]
-        if list(self.stages) != order or set(TEACHES) != set(order):
-            raise ValueError(
-                f"the stages of a recipe are {', '.join(TEACHES)}, in this order; {list(self.stages)} came."
-            )
+        known = [s for s in TEACHES if not (self.data and s in ONLY_RENDERED)]
+        optional = ("identity",) if self.data else ()
+        if list(self.stages) not in (known, [s for s in known if s not in optional]):
+            said = f"the stages of a recipe are {', '.join(known)}, in this order"
+            raise ValueError(f"{said}; {list(self.stages)} came.")
+
+    def uses(
+        self,
+        stage,  # one of its stages
+    ):  # tuple of stages
+        "Whose weights a stage uses, of those that this recipe has."
+        return tuple(u for u in USES[stage] if u in self.stages)
 
 # %% ../nbs/17_recipes.ipynb #aaa6f1f6
 def _network(n, steps, batch_size, lr, seed, labels, decay=0.6):
@@ -293,6 +314,26 @@ _course = varied(
 )
 
 # %% ../nbs/17_recipes.ipynb #8b0588f8
+_celebahq128 = varied(
+    {s: how for s, how in _synthfaces64.items() if s not in ("identity", "factors")},
+    critic=dict(n=21_000, steps=20_000, labels=("tags",)),
+    judge=dict(n=6000, steps=8000),
+    autoencoder=dict(
+        n=21_000,
+        steps=300_000,
+        lr=1e-4,
+        settings=dict(z_features=0.0, warmup_z=4000, warmup=1000, ema_decay=0.9999),
+        network=dict(preset="ffhq128_autoenc", enc_whole=False),
+    ),
+    classifiers=dict(n=19_000, held_out=2000),
+    styles=dict(n=12_000, steps=20_000, batch_size=32),
+    mask=dict(n=12_000, steps=10_000),
+    latent=dict(n=21_000, steps=100_000, network=dict(width=1024)),
+)
+_celebahq256 = varied(_celebahq128, autoencoder=dict(lr=1e-4, network=dict(preset="ffhq256_autoenc")))
+
+# %% ../nbs/17_recipes.ipynb #f22b1cfb
+_PHOTOGRAPHS = "CelebAMask-HQ, or a folder of aligned photographs with labels for these tags"
 RECIPES = {
     "synthfaces64": Recipe(
         "synthfaces64",
@@ -312,6 +353,8 @@ RECIPES = {
         dict(critic=4, judge=1, identity=2, factors=2, autoencoder=14, classifiers=2, styles=16, mask=2)
         | dict(latent=2, evaluation=2, card=0),
     ),
+    "celebahq128": Recipe("celebahq128", 128, CELEBA, 0, _celebahq128, data=_PHOTOGRAPHS),
+    "celebahq256": Recipe("celebahq256", 256, CELEBA, 0, _celebahq256, data=_PHOTOGRAPHS),
 }
 
 # %% ../nbs/17_recipes.ipynb #9d236c22
@@ -359,7 +402,7 @@ def stage_key(
 ):  # 16 hexadecimal digits
     "Changes when a setting of the stage does, or the weights it uses."
     own = {"size": recipe.size, "tags": recipe.tags, "seed": recipe.seed, "settings": recipe.stages[stage]}
-    used = {u: weights[u] for u in USES[stage]}
+    used = {u: weights[u] for u in recipe.uses(stage)}
     return hashlib.sha256(json.dumps([stage, own, used], sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -368,3 +411,12 @@ def plain(
 ):  # plain data, as a record keeps it
     "A recipe as JSON holds it."
     return json.loads(json.dumps(asdict(recipe)))
+
+
+def with_autoencoder(
+    recipe,  # Recipe
+    key,  # of the weights that are there already
+):  # Recipe
+    "The same recipe on an autoencoder that somebody else has trained: that stage takes its weights and learns nothing."
+    given = dict(weights=key, labels=recipe.stages["autoencoder"]["labels"][:0])
+    return replace(recipe, stages={**recipe.stages, "autoencoder": given})

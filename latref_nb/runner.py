@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['WORK', 'new_network', 'fit_autoencoder', 'second_opinion', 'fit_classifiers', 'calibrate_on', 'with_networks',
            'recorder_of', 'style_choices', 'check_styles', 'model_folder', 'copy_file', 'run_facts', 'save_trained',
-           'Job', 'left_key', 'codes_of', 'read_stage', 'run_stage', 'plain_settings', 'time_left', 'announce',
-           'chosen_stages', 'run_recipe']
+           'share_of_photos', 'Job', 'left_key', 'codes_of', 'read_stage', 'run_stage', 'plain_settings', 'time_left',
+           'announce', 'chosen_stages', 'run_recipe']
 
 # %% ../nbs/17b_runner.ipynb #9c831b26
+import copy
 import os
 import shutil
 import time
@@ -21,12 +22,13 @@ from . import training
 from .ablations import StageRecorder, snapshot_steps
 from .autoencoder import DiffusionAutoencoder, from_preset
 from .batch import encode_dataset, fit_pipeline
-from .cache import fingerprint, provenance
+from .cache import fingerprint, provenance, read_identities
 from .checkpoints import load_part
-from .checks import shown
+from .checks import shown, unknown_name
 from .commands import built, card_text, facts_of, known_settings, text_of, weighed_data
 from .consistency import StyleSettings, Weights, style_networks, train_styles
 from .core import default_device, make_generator, resolve_precision
+from .datasets import open_faces
 from .directions import label_reader, probe_accuracy
 from .faces import SynthFaces
 from .files import atomic_folder, atomic_write, make_folder, read_json, shipped_names, shipped_path, write_json
@@ -38,8 +40,8 @@ from .metrics import Evaluation, evaluate, rows_at_hand
 from .perceptual import load_perceptual
 from .pipeline import LatRefPipeline
 from latref_nb.recipes import (
-    TEACHES,
-    USES,
+    share_of,
+    with_autoencoder,
     AutoencoderSettings,
     ClassifierSettings,
     Recipe,
@@ -51,6 +53,7 @@ from latref_nb.recipes import (
 from .removal import ForwardSettings, Frozen, build_cache, weights_key
 from .shell import UsageError, documented
 from .tags import CELEBA_TAGS, TagSet
+from .without_truth import GivenIdentity, Onlookers, PhotoEvaluation, evaluate_photos
 
 # %% ../nbs/17b_runner.ipynb #4cb04c32
 def new_network(
@@ -244,6 +247,21 @@ def save_trained(
     return to
 
 # %% ../nbs/17b_runner.ipynb #0cb877b3
+def share_of_photos(
+    photos,  # ImageSet
+    share,  # (from, to), of all of them
+    n,  # at most so many
+    stage,  # who asks, for the message
+):  # the same kind of set with fewer pictures
+    "Some of the pictures of a folder."
+    first, last = (round(len(photos) * s) for s in share)
+    part, rows = copy.copy(photos), slice(first, min(last, first + n))
+    part.paths, part.labels = photos.paths[rows], photos.labels[rows]
+    if not len(part):
+        raise ValueError(f"{len(photos)} photographs leave none for the stage {stage}. Give more of them.")
+    return part
+
+
 @dataclass
 class Job:
     "One run of a recipe in a folder."
@@ -253,10 +271,22 @@ class Job:
     processes: int = 1  # for what can be done side by side
     device: str = None  # "cpu" leaves a GPU alone
     progress: bool = True  # show bars
+    data: Path = None  # folder of the photographs, for a recipe that needs some
+    autoencoder: Path = None  # folder of a trained autoencoder, in that stage's place
     known: dict = field(default_factory=dict)  # networks that were loaded
 
     def __post_init__(self):
-        self.tags = TagSet([CELEBA_TAGS[t] for t in self.recipe.tags])
+        self.tags, r = TagSet([CELEBA_TAGS[t] for t in self.recipe.tags]), self.recipe
+        if bool(r.data) != (self.data is not None):
+            said = f"{r.name} is made from photographs ({r.data}): say where they lie, --data DIR"
+            raise UsageError(f"{said}." if r.data else f"{r.name} renders its faces: leave --data out.")
+        self.photos = open_faces(self.data, r.size, self.tags) if r.data else None
+        if self.autoencoder:
+            given = load_part(DiffusionAutoencoder, self.autoencoder)
+            if given.config.image_size != r.size:
+                said = f"{shown(self.autoencoder)} makes pictures of {given.config.image_size} pixels"
+                raise UsageError(f"{said}, {r.name} of {r.size}. Take one of this size, or another recipe.")
+            self.recipe = with_autoencoder(r, weights_key(given))
 
     def folder(self, stage):  # Path
         return self.out / stage
@@ -267,9 +297,11 @@ class Job:
         named = {k: s[k] for k in ("batch_size", "lr", "save_every", "seed", "precision", *names) if k in s}
         return named | dict(device=self.device, resume=True, progress=self.progress, trackers=())
 
-    def faces(self, stage):  # SynthFaces
-        "The faces that a stage sees, rendered as they are asked for."
+    def faces(self, stage):  # a dataset
+        "The faces that a stage sees: rendered as they are asked for, or its share of the photographs."
         s = self.recipe.stages[stage]
+        if self.photos is not None:
+            return share_of_photos(self.photos, share_of(stage), s["n"] + s.get("held_out", 0), stage)
         k = FACES_PER_PERSON if "identities" in s["labels"] else 1
         seed = s["seed"] if stage in ("critic", "judge", "identity", "factors", "evaluation") else self.recipe.seed
         tags = CELEBA_TAGS if stage in ("identity", "factors") else self.tags
@@ -308,18 +340,22 @@ def _network_stage(job, s, folder, stage):
     "A network that measures."
     kind, ds = _KINDS[stage], job.faces(stage)
     factors = "style factors" in s["labels"]
-    if stage == "critic" and factors and not ds.tags.alike(CELEBA_TAGS):
+    if stage == "critic" and factors and (job.photos is not None or not ds.tags.alike(CELEBA_TAGS)):
         raise ValueError("a critic that learns from style factors is of all six tags; take labels=('tags',).")
-    own = ds if stage == "judge" or stage == "critic" and not factors else None  # else the faces of chapter 14
+    own = ds if job.photos is not None or stage == "judge" or stage == "critic" and not factors else None
     how = job.how(stage, "decay", "steps", "n") | ({"data": own} if own is not None else {})
     if own is not None and "identities" in s["labels"]:
-        how |= {"who": own.identity(range(s["n"]))}
+        how |= {"who": own.identity(range(s["n"])) if job.photos is None else read_identities(own)}
+    how["n"] = min(how["n"], len(ds))
     train_network(kind, folder, size=job.recipe.size, **how)
     return run_facts(folder)
 
 
 def _autoencoder_stage(job, s, folder):
-    "The autoencoder, from nothing."
+    "The autoencoder, from nothing; or one that is there already, as it is."
+    if job.autoencoder:
+        load_part(DiffusionAutoencoder, job.autoencoder).save_pretrained(folder / "autoencoder")
+        return dict(given=shown(job.autoencoder), labels=[])
     settings, shape = AutoencoderSettings(**s["settings"]), dict(s["network"])
     model = new_network(shape.pop("preset"), {"image_size": job.recipe.size, **shape}, s["seed"])
     faces = weighed_data(job.faces("autoencoder"), s["n"], "memory", settings.regions)
@@ -416,13 +452,20 @@ def _latent_stage(job, s, folder):
 
 # %% ../nbs/17b_runner.ipynb #c80f9f3d
 def _evaluation_stage(job, s, folder):
-    "The table: edits of held-out faces against the truth, by the networks of this run."
-    pipe = job.network("mask")
-    judges = Judges(*(job.network(k) for k in ("judge", "identity", "critic")), factors=job.network("factors"))
+    "The table: edits of held-out faces against the truth, or of photographs without it, by the networks of this run."
+    pipe, kinds = job.network("mask"), ("judge", "identity", "critic", "factors")
+    seen = [job.network(k) if k in job.recipe.stages else None for k in kinds]
     calls, batch, precision = s["calls"], s["batch_size"], s["precision"]
-    rows = [r for r in rows_at_hand(pipe) if r != "round_trip"] if s["brief"] else None
-    how = dict(judges=judges, precision=precision, brief=s["brief"], progress=job.progress)
-    found = evaluate(pipe, s["n"], s["seed"], rows, calls, batch, **how)
+    how = dict(precision=precision, brief=s["brief"], progress=job.progress)
+    if job.photos is None:
+        rows = [r for r in rows_at_hand(pipe) if r != "round_trip"] if s["brief"] else None
+        found = evaluate(pipe, s["n"], s["seed"], rows, calls, batch, judges=Judges(*seen), **how)
+    else:
+        critic = job.network("critic")
+        seen[1] = seen[1] or GivenIdentity(lambda x: critic.read(x)[1], critic.config.size, "the critic's last map")
+        found = evaluate_photos(
+            pipe, job.faces("evaluation"), s["n"], None, calls, batch, judges=Onlookers(*seen), **how
+        )
     found.save(folder / "table.json")
     print(found.table(rows=False))
     used = resolve_precision(precision, pipe.device)
@@ -432,15 +475,19 @@ def _evaluation_stage(job, s, folder):
 def _card_stage(job, s, folder):
     "The model's folder, with the one record of all stages and the card that is printed from it."
     pipe, to = job.network("latent"), job.out / job.recipe.name
-    stages = {stage: read_stage(job.folder(stage)) for stage in TEACHES if stage != "card"}
+    stages = {stage: read_stage(job.folder(stage)) for stage in job.recipe.stages if stage != "card"}
     record = {"recipe": plain(job.recipe), "stages": {k: {**v["facts"], **_keys_of(v)} for k, v in stages.items()}}
-    found = Evaluation(**read_json(job.folder("evaluation") / "table.json"))
+    kind = Evaluation if job.photos is None else PhotoEvaluation
+    found = kind(**read_json(job.folder("evaluation") / "table.json"))
     e = job.recipe.stages["evaluation"]
-    measure = f"latref_eval --n {e['n']} --seed {e['seed']} --steps {e['calls']}   # with the networks of this run"
+    which = f"--seed {e['seed']}" if job.photos is None else "--data DIR"
+    measure = f"latref_eval --n {e['n']} {which} --steps {e['calls']}   # with the networks of this run"
     with atomic_folder(to) as tmp:
         shutil.copytree(job.folder("latent") / "pipeline", tmp, dirs_exist_ok=True)
         write_json(record, tmp / "training.json")
-        Path(tmp, "README.md").write_text(card_text(to.name, pipe, record, found, measure), encoding="utf-8")
+        Path(tmp, "README.md").write_text(
+            card_text(to.name, pipe, record, found, measure, job.recipe.data), encoding="utf-8"
+        )
     print(f"model: {to}")
     return {}
 
@@ -472,7 +519,7 @@ def read_stage(
 
 def _used_weights(job, stage):
     "{stage: key of its weights} of what a stage stands on; an error where that is not there yet."
-    states = {u: read_stage(job.folder(u)) for u in USES[stage]}
+    states = {u: read_stage(job.folder(u)) for u in job.recipe.uses(stage)}
     missing = [u for u, s in states.items() if not s.get("finished")]
     if missing:
         raise UsageError(f"{stage} stands on {', '.join(missing)}, not finished in {shown(job.out)}. Run these first.")
@@ -549,6 +596,8 @@ def announce(
     s, rest = job.recipe.stages[stage], order[order.index(stage) :]
     much = f"{s['steps']:,} steps of {s['batch_size']} on {s['n']:,} faces" if "steps" in s else ""
     much = much or (f"{s['n']:,} faces" if "n" in s else "the model's folder")
+    if not job.recipe.minutes:
+        return f"[{order.index(stage) + 1}/{len(order)}] {stage}: {much}."
     own, all_ = (_spoken(time_left(job.recipe, done, r)) for r in ([stage], rest))
     begun = ", goes on" if (job.folder(stage) / "stage.json").exists() else ""
     more = f"; with all that follows {all_}" if all_ != own else ""
@@ -556,11 +605,15 @@ def announce(
 
 # %% ../nbs/17b_runner.ipynb #dd612a25
 def chosen_stages(
+    recipe,  # Recipe
     only=None,  # one stage
     until=None,  # the last stage
 ):  # list of stages
     "Which stages a run goes through."
-    order = list(TEACHES)
+    order = list(recipe.stages)
+    for name in (only, until):
+        if name and name not in order:
+            raise UsageError(unknown_name(f"stage of {recipe.name}", name, order))
     if only:
         return [only]
     return order[: order.index(until) + 1] if until else order
@@ -574,13 +627,17 @@ def run_recipe(
     until=None,  # the last stage; None: all
     scale=1.0,  # below 1: a trial with fewer steps and faces
     processes=None,  # side by side, where that is possible; None: one a core
+    data=None,  # folder of the photographs, for a recipe that needs some
+    autoencoder=None,  # folder of a trained autoencoder, which that stage then takes as it is
     device=None,  # "cpu" leaves a GPU alone
     progress=True,  # show bars
     again="Call run_recipe with the same arguments to go on.",  # what to say where it is stopped
 ):  # Path of the model, or of the last stage
     "From nothing to a model: each stage once; what is finished is skipped, what was begun goes on."
-    job = Job(scaled(recipe, scale), make_folder(out), processes or os.cpu_count() or 1, device, progress)
-    order, done = chosen_stages(only, until), {}
+    order, done = chosen_stages(recipe, only, until), {}
+    paths = [None if p is None else Path(p) for p in (data, autoencoder)]
+    job = Job(scaled(recipe, scale), Path(out), processes or os.cpu_count() or 1, device, progress, *paths)
+    make_folder(out)
     for stage in order:
         if _state_of(job, stage)[0]["finished"]:
             print(f"[{order.index(stage) + 1}/{len(order)}] {stage}: done already")

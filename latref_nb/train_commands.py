@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['NETWORK_WORDS', 'train_networks', 'latref_train', 'autoencoder_settings', 'fitting', 'split_settings',
            'train_autoencoder', 'classifier_settings', 'method_options', 'train_classifiers', 'style_settings',
-           'grouped_settings', 'mask_settings', 'latent_settings', 'with_classifiers', 'load_critic', 'style_cache',
-           'train_styles', 'train_mask', 'train_latent', 'train_recipe', 'deviations', 'eval_ablations',
-           'others_things']
+           'grouped_settings', 'mask_settings', 'latent_settings', 'with_classifiers', 'style_cache', 'train_styles',
+           'train_mask', 'train_latent', 'train_recipe', 'eval_ablations', 'others_things']
 
 # %% ../nbs/17c_train_commands.ipynb #be6d5320
 import os
@@ -288,16 +287,6 @@ def with_classifiers(
         pipe.need(means, "the training of style networks")
     return pipe
 
-
-def load_critic(
-    path,  # folder, or None
-):  # PerceptualNet; None, for the one that ships, where there is no path
-    "A perceptual network from its folder."
-    from latref_nb.checkpoints import load_part
-    from latref_nb.perceptual import PerceptualNet
-
-    return None if path is None else load_part(PerceptualNet, path)
-
 # %% ../nbs/17c_train_commands.ipynb #1a626582
 def style_cache(
     pipe,  # LatRefPipeline
@@ -320,9 +309,10 @@ def style_cache(
 # %% ../nbs/17c_train_commands.ipynb #10592ac3
 def _ready(model, device, critic, data, n, seed, cache):
     "What styles and mask are trained on, all of it looked at before a folder is made: pipeline, critic, faces."
+    from latref_nb.perceptual import load_perceptual
     from latref_nb.removal import Frozen
 
-    pipe, critic = with_classifiers(model, device), load_critic(critic)
+    pipe, critic = with_classifiers(model, device), load_perceptual(critic) if critic else None
     faces = open_data(data, n, pipe.size, seed, cache="none", tags=pipe.tags)
     Frozen(pipe.autoencoder, pipe.linear, pipe.mlp, critic)  # refuses a critic of other tags
     if cache:
@@ -550,20 +540,30 @@ train_networks = {
 # %% ../nbs/17c_train_commands.ipynb #61d08fc4
 def train_recipe(
     name: Param("which recipe", str, opt=False, choices=list(RECIPES)),
-    out: Param("folder of all stages; the model will be in its folder NAME", str, required=True) = None,
+    out: Param("folder of all stages; the model will be in its folder NAME", str) = None,
     only: Param("this stage alone", str, choices=list(TEACHES)) = None,
     until: Param("the last stage to be done", str, choices=list(TEACHES)) = None,
     scale: float = 1.0,  # below 1: a trial of every stage with so many of the steps and faces
+    data: Param("folder of the photographs, for a recipe that is made from some", str) = None,
+    autoencoder: Param("folder of a trained one: that stage takes its weights and trains nothing", str) = None,
+    dry_run: bool = False,  # print what each stage would cost, and train nothing
     processes: int = None,  # that work side by side, where that is possible; one a core
     threads: int = None,  # of torch
     device: str = None,  # cpu leaves a GPU alone
 ):
     "Train a model from nothing, stage after stage. The same command goes on where it was stopped."
+    from latref_nb.costs import price
+    from latref_nb.metrics import print_table
     from latref_nb.runner import run_recipe
 
     set_threads(threads)
+    if dry_run:
+        return print_table(price(RECIPES[name]))
+    if out is None:
+        raise UsageError("say where the stages shall lie: --out DIR; or what they cost: --dry-run.")
     check_place(out)
     how = dict(only=only, until=until, scale=scale, processes=processes, device=device)
+    how |= dict(data=data, autoencoder=autoencoder)
     run_recipe(RECIPES[name], out, **how, again=f"To go on: {typed_line()}")
 
 
@@ -584,6 +584,8 @@ _recipe_examples = """
 latref_train recipe course --out runs/course
 latref_train recipe synthfaces64 --out runs --until autoencoder
 latref_train recipe course --out runs/trial --scale 0.01
+latref_train recipe celebahq128 --dry-run
+latref_train recipe celebahq256 --data ~/CelebAMask-HQ --autoencoder converted/autoencoder --out runs/hq
 """
 latref_train = Commands(
     "latref_train",
@@ -598,18 +600,6 @@ latref_train = Commands(
 )
 
 # %% ../nbs/17c_train_commands.ipynb #1376eb1a
-def deviations(
-    rows,  # of `train_ablations`: {"words", "n", column, column_sd, …}
-    columns=None,  # which; None: all
-):  # rows of words: "0.957 ± 0.012"
-    "Means and standard deviations over the seeds as a table shows them."
-    columns = columns or [k for k in rows[0] if f"{k}_sd" in rows[0]]
-    words = lambda m, sd: f"{m:.3f} ± {sd:.3f}" if abs(m) < 10 else f"{m:.2f} ± {sd:.2f}"
-    return [
-        {"": r["words"], "seeds": r["n"], **{c: words(r[c], r[f"{c}_sd"]) for c in columns if c in r}} for r in rows
-    ]
-
-
 def _asked(pipe, faces, seed, calls, precision):
     "What the ablations ask about each set of style networks: the means of the row `reference`."
     from latref_nb.judges import load_judges
@@ -652,7 +642,7 @@ def eval_ablations(
     json: str = None,  # also write the table to this file
 ):
     "Train the whole method and the method less each of its parts, equally long, and measure all of them."
-    from latref_nb.ablations import train_ablations
+    from latref_nb.ablations import deviations, train_ablations
     from latref_nb.core import resolve_precision
     from latref_nb.metrics import print_table
     from latref_nb.runner import check_styles

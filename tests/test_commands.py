@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from repo import HANG, ROOT
-from latref_nb import commands, runner, shell, train_commands
+from latref_nb import ablations, commands, runner, shell, train_commands
 from latref_nb.tags import CELEBA_TAGS
 from latref_nb.core import load_image, resolve_precision, save_image
 from latref_nb.datasets import open_faces
@@ -437,7 +437,7 @@ def test_ablations_are_trained_and_measured(model, tmp_path, capsys, monkeypatch
 
 def test_tables_with_deviations():
     rows = [{"words": "whole", "n": 3, "target": 0.9571, "target_sd": 0.012, "psnr": 27.1, "psnr_sd": 0.31}]
-    assert train_commands.deviations(rows) == [
+    assert ablations.deviations(rows) == [
         {"": "whole", "seeds": 3, "target": "0.957 ± 0.012", "psnr": "27.10 ± 0.31"}
     ]
 
