@@ -23,14 +23,14 @@ from .schedule import NoiseSchedule, add_noise
 from .training import fit
 from .unet import TimeEmbedding
 
-# %% ../nbs/07b_latent.ipynb #db24f121
+# %% ../nbs/07b_latent.ipynb #e587da49
 @lru_cache
 def latent_schedule():  # NoiseSchedule of 1000 steps
     "The schedule of codes: the same beta, 0.008, at every step (DiffAE, its table of settings)."
     betas = torch.full((1000,), 0.008, dtype=torch.float64)
     return NoiseSchedule(torch.cumprod(1 - betas, dim=0), "constant")
 
-# %% ../nbs/07b_latent.ipynb #177eea35
+# %% ../nbs/07b_latent.ipynb #6ea0b52d
 class PriorLayer(nn.Module):
     "A linear layer scaled by the timestep, then LayerNorm and SiLU; the last one of a network is linear alone."
 
@@ -53,7 +53,7 @@ class PriorLayer(nn.Module):
         h = self.linear(h)
         return h if self.time is None else F.silu(self.norm(h * (1 + self.time(F.silu(emb)))))
 
-# %% ../nbs/07b_latent.ipynb #6ea0b52d
+# %% ../nbs/07b_latent.ipynb #1e9d9db4
 class LatentPrior(Network):
     "Which codes are faces: predicts the noise in a noised code, by layers that all see that code again."
 
@@ -61,7 +61,7 @@ class LatentPrior(Network):
     def __init__(
         self,
         z_dim: int,  # d
-        width: int = 384,  # of the hidden layers
+        width: int = 256,  # of the hidden layers
         layers: int = 6,  # linear layers, the last one included
     ):
         super().__init__()
@@ -85,7 +85,7 @@ class LatentPrior(Network):
         "The inverse of `normalise`."
         return u * self.z_std + self.z_mean
 
-# %% ../nbs/07b_latent.ipynb #4efcec01
+# %% ../nbs/07b_latent.ipynb #ec2feb4f
 @patch
 def denoise(
     self: LatentPrior,
@@ -122,7 +122,7 @@ def set_statistics(
     self.z_std.copy_(z.std(0).clamp(min=1e-6))
     return self
 
-# %% ../nbs/07b_latent.ipynb #b21b9583
+# %% ../nbs/07b_latent.ipynb #1225adc7
 class Codes:
     'Codes as a dataset, {"z"} each.'
 
@@ -152,16 +152,21 @@ class PriorTask:
     def config(self):
         return {"latent": {k: v for k, v in self.prior.config.items() if not k.startswith("_")}}
 
+    def timesteps(self, generator):  # (B,) long
+        "Half of the steps from the first quarter: later there is hardly a code left to learn from."
+        T = self.prior.schedule.T
+        return (T * generator.rand().square()).long().clamp(max=T - 1)
+
     def loss(self, batch, generator):  # {"loss"}
         "Mean absolute error of the noise (DiffAE: L1 on codes, where images have a squared error)."
         u, s = self.prior.normalise(batch["z"]), self.prior.schedule
-        t, noise = generator.randint(s.T), generator.randn(u.shape[1])  # (B,), (B,d)
+        t, noise = self.timesteps(generator), generator.randn(u.shape[1])  # (B,), (B,d)
         error = self.prior.denoise(add_noise(u, noise, t, s), t).float() - noise
         return {"loss": error.abs().mean()}
 
-# %% ../nbs/07b_latent.ipynb #6ad911f3
+# %% ../nbs/07b_latent.ipynb #467e45d1
 LATENT_HOW = dict(
-    batch_size=128, lr=3e-3, warmup=50, decay=0.5, ema_decay=0.998
+    batch_size=128, lr=3e-3, warmup=100, decay=0.5, ema_decay=0.998
 )  # what `train_latent` asks of `fit`, where nothing else is said
 
 
@@ -170,7 +175,7 @@ def train_latent(
     out,  # folder
     steps,  # updates
     *,
-    width=384,  # of the hidden layers
+    width=256,  # of the hidden layers
     layers=6,  # linear layers
     made_from=None,  # plain data that says where the codes come from
     seed=0,  # of the first weights and all noise
@@ -183,7 +188,7 @@ def train_latent(
     fit(PriorTask(prior), Codes(z, made_from), out, steps, seed=seed, **{**LATENT_HOW, **how})
     return prior.eval().requires_grad_(False)
 
-# %% ../nbs/07b_latent.ipynb #771fb3f3
+# %% ../nbs/07b_latent.ipynb #778033ce
 @dataclass
 class DrawnCodes:
     "Codes out of noise, and the way there."

@@ -264,11 +264,11 @@ _synthfaces64 |= dict(
     ),
     latent=dict(
         n=12_000,
-        steps=5000,
+        steps=20_000,
         batch_size=128,
         lr=3e-3,
         save_every=1000,
-        network=dict(width=384, layers=6),
+        network=dict(width=256, layers=6),
         half=True,
         labels=(),
         precision="auto",
@@ -309,7 +309,7 @@ _course = varied(
     classifiers=dict(n=4000, held_out=512, calibrate=12),
     styles=dict(n=1500, steps=1500),
     mask=dict(n=1500, steps=600),
-    latent=dict(n=4000, steps=1500),
+    latent=dict(n=4000, steps=5000),
     evaluation=dict(n=128, calls=12),
 )
 
@@ -342,7 +342,7 @@ RECIPES = {
         0,
         _synthfaces64,
         dict(critic=60, judge=5, identity=15, factors=15, autoencoder=50, classifiers=5, styles=180, mask=15)
-        | dict(latent=5, evaluation=25, card=0),
+        | dict(latent=6, evaluation=25, card=0),
     ),
     "course": Recipe(
         "course",

@@ -531,6 +531,39 @@ MISTAKES = {
             ("lambda read, seen: (F.mse_loss(read, seen.x0.mean((2, 3))), {'loss': 0})", 'as {"colour": value}'),
         ],
     },
+    "07b_latent": {
+        "check_one_by_one": [
+            ("lambda z, n, generator: torch.randn(n, z.shape[1], generator=generator)", "the means are not"),
+            (
+                "lambda z, n, generator: z.mean(0) + z.var(0) * torch.randn(n, z.shape[1], generator=generator)",
+                "std, not var",
+            ),
+            (
+                "lambda z, n, generator: z.mean(0) + z.std(0) * torch.randn(n, 1, generator=generator)",
+                "each has its own draw",
+            ),
+            ("lambda z, n, generator: one_by_one(z, n, make_generator(0))", "another generator"),
+        ],
+        "check_code_step": [
+            (
+                """def wrong(u, eps, now, then):
+    clean = ((u - (1 - now) ** .5 * eps) / now ** .5).clamp(-1, 1)
+    return then ** .5 * clean + (1 - then) ** .5 * eps""",
+                "do not clip",
+            ),
+            ("lambda u, eps, now, then: (u - (1 - now) ** .5 * eps) / now ** .5", "the next level only"),
+            (
+                """def wrong(u, eps, now, then):
+    return then * (u - (1 - now) ** .5 * eps) / now ** .5 + (1 - then) * eps""",
+                "share of variance",
+            ),
+        ],
+        "check_copies": [
+            ("lambda new, old, near: float((torch.cdist(new, old) < near).float().mean())", "the nearest decides"),
+            ("lambda new, old, near: float((torch.cdist(new, old).amin(1) < near).sum())", "that is how many"),
+            ("lambda new, old, near: float((torch.cdist(new, old).amin(0) < near).float().mean())", "over the old codes"),
+        ],
+    },
     "08_directions": {
         "check_conditional": [
             (

@@ -96,7 +96,7 @@ def test_published_loss(prior, theirs):
     assert off(ut, theirs["loss_z_t"]) <= 1e-5 and off(per_item, theirs["loss_per_item"]) <= 1e-4
 
     class Fixed:  # a generator that gives the published draws
-        randint = staticmethod(lambda high: t)
+        rand = staticmethod(lambda: ((t + 0.5) / 1000).sqrt())
         randn = staticmethod(lambda d: theirs["noise"])
 
     loss = PriorTask(prior).loss({"z": theirs["z0"]}, Fixed)["loss"]
