@@ -36,7 +36,9 @@ class KnownFaces(Network):
         "Mahalanobis distance from the known faces, divided by √d."
         if z.ndim != 2 or z.shape[1] != self.config.z_dim:
             raise ValueError(f"codes of shape {tuple(z.shape)} came. Needed: (B,{self.config.z_dim}).")
-        return ((z.float() - self.mean) @ self.whiten).square().mean(1).sqrt()  # (B,d) @ (d,d) → (B,d) → (B,)
+        return (
+            ((z.float() - self.mean.float()) @ self.whiten.float()).square().mean(1).sqrt()
+        )  # (B,d) @ (d,d) → (B,d) → (B,)
 
 # %% ../nbs/08b_known.ipynb #1f670557
 @torch.no_grad()

@@ -361,8 +361,9 @@ def evaluate_photos(
     pipe.check_tags(faces.tags)
     with tqdm(unit="face", desc="evaluate", disable=not progress or process_place()[0] > 0) as bar:
         src = photo_sources(pipe, faces, n, judges, steps, batch_size, bar, **how)
-        for t, v in pairs:
-            trial = photo_trial(src, t, v)
+        trials = {pair: photo_trial(src, *pair) for pair in pairs}
+        bar.total = n + len(methods) * sum(len(o.rows) for o in trials.values() if o is not None)
+        for (t, v), trial in trials.items():
             if trial is None:
                 rows += [dict(method=m, tag=t, value=v, **dict.fromkeys(PHOTO_COLUMNS)) for m in methods]
                 continue

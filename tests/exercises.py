@@ -1091,6 +1091,32 @@ def wrong(pipe, x, steps):
             ),
         ],
     },
+    "14b_without_truth": {
+        "check_mean_apart": [
+            (
+                "lambda distance, made: torch.stack([distance(a, b) for a in made for b in made]).mean()",
+                "compared with itself too",
+            ),
+            (
+                "lambda distance, made: torch.stack([distance(a, b) for a, b in zip(made, made[1:])]).mean()",
+                "only neighbours",
+            ),
+            (
+                "lambda distance, made: torch.stack([distance(a, b) for a, b in combinations(made, 2)]).mean(0)",
+                "the mean over faces too",
+            ),
+        ],
+        "check_error_of": [
+            ("lambda p, n: p * (1 - p)", "the variance of a single face"),
+            ("lambda p, n: (p * (1 - p)) ** 0.5", "the spread of a single face"),
+            ("lambda p, n: p / n**0.5", "samples of 200 faces vary"),
+        ],
+        "check_frechet_1d": [
+            ("lambda a, b: (a.mean() - b.mean()) ** 2", "the spreads count too"),
+            ("lambda a, b: frechet_1d(a, b) ** 0.5", "no root"),
+            ("lambda a, b: (a.mean() - b.mean()) ** 2 + (a.var() - b.var()) ** 2", "not variances"),
+        ],
+    },
     "15_widgets": {
         "check_done_by_worker": [
             ("lambda times, duration: list(range(len(times)))", "a queue"),

@@ -7,12 +7,14 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from latref_nb import commands, shell
-from latref_nb.batch import edit_files
+from latref_nb.batch import edit_files, encode_dataset
 from latref_nb.checkpoints import load_part
 from latref_nb.core import load_image, make_generator, save_image
 from latref_nb.faces import SynthFaces
 from latref_nb.known import LEAST, MARGIN, KnownFaces, UnknownFace, known_faces, strangeness
 from latref_nb.pipeline import LatRefPipeline
+from latref_nb.recipes import ClassifierSettings
+from latref_nb.runner import fit_classifiers, save_trained
 from test_pipeline import tiny_pipeline
 
 torch.set_num_threads(1)
@@ -184,3 +186,17 @@ def test_arrays_are_no_surprise(pipe):
     "A picture given as an array is judged like any other."
     with pytest.warns(UnknownFace, match="the image does not look"):
         pipe(np.full((90, 90, 3), 200, np.uint8), (), 1, output_type="latent")
+
+
+def test_the_classifier_stage_computes_it(tmp_path):
+    "Recipe and `latref_train classifiers` fit by one function; stored in 16 bits the figures stay as they are."
+    network, settings = tiny_pipeline().autoencoder, ClassifierSettings(steps=2)
+    faces = SynthFaces(LEAST * 2 + 20, network.config.image_size, seed=0)
+    pipe, _ = fit_classifiers(network, faces, LEAST, settings, {}, progress=False)
+    z, _ = encode_dataset(network, faces)
+    assert pipe.known_faces.limit == known_faces(z[:-LEAST], z[-LEAST:]).limit
+    save_trained(pipe, {"stages": {}}, tmp_path / "pipeline", "classifiers", {}, half=True)
+    back = LatRefPipeline.from_pretrained(tmp_path / "pipeline").known_faces
+    assert torch.equal(back.whiten, pipe.known_faces.whiten)
+    few, _ = fit_classifiers(network, faces, 16, settings, {}, progress=False)
+    assert few.known_faces is None

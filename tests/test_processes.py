@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from repo import HANG, ROOT
+from latref_nb import commands, shell
 from latref_nb.core import load_image, save_image
 from latref_nb.datasets import write_celeba
 from latref_nb.faces import SynthFaces
@@ -59,3 +60,23 @@ def test_a_folder_is_edited_by_two_as_by_one(model, files, tmp_path):
             assert torch.equal(load_image(tmp_path / "1" / n), load_image(tmp_path / "2" / n)), n
     assert made[1][1].splitlines()[:-1] == made[2][1].splitlines()[:-1]  # each line is said once
     assert sum("e.png" in l for l in made[2][2].splitlines() if l.startswith("latref_edit")) == 1
+
+
+def table(path):
+    "The figures of a table, rounded: sums are taken over the same batches, but matrices are solved by libraries."
+    data = json.loads(path.read_text())
+    plain = lambda d: {k: round(v, 5) if isinstance(v, float) else v for k, v in d.items()}
+    return [plain(data["autoencoder"]), *map(plain, data["rows"])], data["settings"]
+
+
+@pytest.mark.parametrize("kind", ["with truth", "without truth"])
+def test_a_table_is_measured_by_two_as_by_one(model, tmp_path, kind, capsys):
+    line = f"--model {model} --n 7 --steps 1 --batch-size 2 --method latent --method reference --device cpu"
+    line += " --edit Smiling=with --precision no"
+    if kind == "without truth":
+        line += f" --data {write_celeba(SynthFaces(9, SIZE, seed=4), tmp_path / 'faces', progress=False)}"
+    assert shell.run_command(commands.latref_eval, "latref_eval", "", f"{line} --json {tmp_path / '1.json'}".split()) == 0
+    one = capsys.readouterr().out
+    code, two, err = launch(2, "latref_eval", f"{line} --json {tmp_path / '2.json'}", tmp_path)
+    assert code == 0, err
+    assert table(tmp_path / "1.json") == table(tmp_path / "2.json") and two == one
