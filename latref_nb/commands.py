@@ -213,6 +213,8 @@ def _say_row(bar):
         bar.update()
         if "error" in row:
             return bar.write(f"latref_edit: {one_line(row['error'])}", file=sys.stderr)
+        for line in row.get("passed", ()):
+            bar.write(f"latref_edit: {one_line(line)}", file=sys.stderr)
         faces = [face.get("probability", {}) for face in row.get("faces", [row])]
         chances = [f"{k} {a:.2f} → {b:.2f}" for said in faces for k, (a, b) in said.items()]
         bar.write("  ".join([f"{shown(row['file'])} → {shown(row['edited'])}", *chances]), file=sys.stdout)

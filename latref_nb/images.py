@@ -111,6 +111,18 @@ class _Silence:
 
 _silence = _Silence()
 
+# %% ../nbs/00d_images.ipynb #e2052854
+_RAW = ".raw .cr2 .cr3 .crw .nef .nrw .arw .sr2 .srf .dng .orf .rw2 .raf .pef .srw .x3f .3fr .erf .kdc .mrw .rwl .iiq"
+_DRAWN = ".psd .psb .xcf .kra .ai .svg .svgz .eps .ps .pdf .wmf .emf .cur .ico .icns"
+_RARE = ".jxl .jxr .tga .dds .exr .hdr .pcx .qoi .fits .fit .sgi .xpm .xbm .bpg .flif .djvu .dcm .dib .ras .pct"
+_UNREAD = {
+    "HEIC needs a plug-in: pip install pillow-heif": ".heic .heics .heif .heifs .hif",
+    "this Pillow cannot read it: pip install --upgrade Pillow": ".webp .avif .avifs .jp2 .j2k .jpc .jpf .jpx .j2c",
+    "raw data of a camera: export it as JPEG or TIFF": _RAW,
+    "not of a kind that is read: save it as PNG": f"{_DRAWN} {_RARE}",
+}
+_HINTS = {suffix: hint for hint, suffixes in _UNREAD.items() for suffix in suffixes.split()}
+
 # %% ../nbs/00d_images.ipynb #8d1fd9b7
 @contextmanager
 def _reading(what):
@@ -124,8 +136,8 @@ def _reading(what):
     except Image.DecompressionBombError:
         raise ImageError(f"{what}: has too many pixels. {most}") from None
     except Image.UnidentifiedImageError:
-        give = "Give a PNG, JPEG, WebP, BMP or TIFF file"
-        raise ImageError(f"{what}: is not an image that can be read. {give}.") from None
+        hint = _HINTS.get(what[what.rfind(".") :].lower(), "Give a PNG, JPEG, WebP, BMP or TIFF file")
+        raise ImageError(f"{what}: is not an image that can be read. {hint}.") from None
     except PermissionError:
         raise ImageError(f"{what}: {UNREADABLE}.") from None
     except MemoryError:
@@ -377,18 +389,6 @@ def _walk(folder, recursive):
                 yield path, True
             elif recursive:
                 (links if os.path.islink(path) else waiting).append(path)
-
-# %% ../nbs/00d_images.ipynb #e2052854
-_RAW = ".raw .cr2 .cr3 .crw .nef .nrw .arw .sr2 .srf .dng .orf .rw2 .raf .pef .srw .x3f .3fr .erf .kdc .mrw .rwl .iiq"
-_DRAWN = ".psd .psb .xcf .kra .ai .svg .svgz .eps .ps .pdf .wmf .emf .cur .ico .icns"
-_RARE = ".jxl .jxr .tga .dds .exr .hdr .pcx .qoi .fits .fit .sgi .xpm .xbm .bpg .flif .djvu .dcm .dib .ras .pct"
-_UNREAD = {
-    "HEIC needs a plug-in: pip install pillow-heif": ".heic .heics .heif .heifs .hif",
-    "this Pillow cannot read it: pip install --upgrade Pillow": ".webp .avif .avifs .jp2 .j2k .jpc .jpf .jpx .j2c",
-    "raw data of a camera: export it as JPEG or TIFF": _RAW,
-    "not of a kind that is read: save it as PNG": f"{_DRAWN} {_RARE}",
-}
-_HINTS = {suffix: hint for hint, suffixes in _UNREAD.items() for suffix in suffixes.split()}
 
 # %% ../nbs/00d_images.ipynb #552f233a
 def _sorted_out(folder, recursive):

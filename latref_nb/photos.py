@@ -8,7 +8,7 @@ __all__ = ['MODES', 'KEPT', 'SEARCHED', 'SURE', 'PHOTO_PRODUCTS', 'Photograph', 
 
 # %% ../nbs/12d_photos.ipynb #8bca9b0c
 import importlib.util, io, math, os, sys, threading, warnings
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -30,6 +30,7 @@ from .core import make_generator, resolve_precision, save_image, to_pil
 from .drawing import CLASSES
 from .edits import edit_regions, load_mask, whole_seed
 from .files import atomic_write, make_folder, user_path
+from .metadata import orientation
 from .images import ImageError, read_stored, source_name, turn_picture
 
 # %% ../nbs/12d_photos.ipynb #79c9b047
@@ -50,7 +51,7 @@ class Photograph:
     @property
     def rgb(self):  # PIL image in RGB: what a detector and a model see
         if self.image.mode not in ("RGBA", "LA"):
-            return self.image.convert("RGB")
+            return self.image if self.image.mode == "RGB" else self.image.convert("RGB")
         image = self.image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
@@ -98,11 +99,11 @@ def _tags(exif):
 def _beside(src, form):
     "What a file, or a PIL image, holds beside its pixels, as arguments of `save`; what cannot be read is left out."
     info = {}
-    with suppress(Exception), warnings.catch_warnings():
+    with suppress(Exception), warnings.catch_warnings(), ExitStack() as files:
         warnings.simplefilter("ignore")
-        with src.copy() if isinstance(src, Image.Image) else Image.open(_opened(src)) as im:
-            info = {k: im.info[k] for k in ("icc_profile", "dpi", "exif", "xmp", "comment") if im.info.get(k)}
-            return info | ({"exif": _tags(im.getexif())} if form == "TIFF" else {})
+        im = src if isinstance(src, Image.Image) else Image.open(files.enter_context(_opened(src)))
+        info = {k: im.info[k] for k in ("icc_profile", "dpi", "exif", "xmp", "comment") if im.info.get(k)}
+        info |= {"exif": _tags(im.getexif())} if form == "TIFF" else {}
     return info
 
 
@@ -137,8 +138,11 @@ def read_photo(
     form = {"MPO": "JPEG"}.get(im.format, im.format)
     form = form if form in KEPT else "PNG"
     info = {} if isinstance(src, np.ndarray) else _beside(src, form) | _quality(im, src)
-    upright = turn_picture(_editable(im, what), code)
-    return Photograph(upright, what, form, code if "exif" in info else 1, info)
+    upright, exif = turn_picture(_editable(im, what), code), info.get("exif", b"")
+    if code != (orientation(exif) if isinstance(exif, bytes) else exif.get(0x0112, 1)):
+        info.pop("exif", None)  # its note would turn the picture in another way than it was read
+        code = 1
+    return Photograph(upright, what, form, code, info)
 
 # %% ../nbs/12d_photos.ipynb #8207661e
 def save_photo(
@@ -235,11 +239,20 @@ def cut_faces(
     align="ffhq",  # see `align_face`
 ):  # list of Aligned, the largest face first; without those that are too small, and profiles
     "Every face of a photograph that can be edited, cut out."
-    photo, out = read_photo(photo), []
-    for face in find_faces(photo):
-        with suppress(FaceError):
-            out.append(align_face(photo.rgb, face.landmarks, size, align, photo.name))
-    return out
+    photo = read_photo(photo)
+    rgb = photo.rgb
+    return [a for _, a in _cut(rgb, find_faces(photo), size, align, photo.name)[0]]
+
+
+def _cut(rgb, faces, size, align, what):
+    "Those of some faces that can be edited, with their crops, [(Face, Aligned), …]; and a line on each of the others."
+    out, passed = [], []
+    for face in faces:
+        try:
+            out.append((face, align_face(rgb, face.landmarks, size, align, what)))
+        except FaceError as e:
+            passed.append(str(e))
+    return out, passed
 
 # %% ../nbs/12d_photos.ipynb #ba18e8a4
 @dataclass
@@ -255,6 +268,7 @@ class EditedPhoto:
     found: list  # of Face: all that were found, the largest first
     outputs: list  # of LatRefOutput, for a few faces each
     rows: list  # for each face what a record says of it
+    passed: list  # lines on faces that cannot be edited
 
     def save(
         self,
@@ -293,14 +307,16 @@ def _some(generator, at, n):
     return generator[at : at + n] if isinstance(generator, (list, tuple)) else generator
 
 # %% ../nbs/12d_photos.ipynb #e74027f2
-def _faces_of(photo, rgb, face, align, landmarks):
+def _faces_of(photo, face, align, landmarks):
     "The faces to edit, and all that were found."
     if align == "none":
         return [Face(None)], []
     if landmarks is None:
-        found = find_faces(rgb)
+        found = find_faces(photo)
     else:
-        many = np.ndim(landmarks[0]) == 2 or isinstance(landmarks[0], Face)
+        if isinstance(landmarks, (str, os.PathLike)):
+            landmarks = landmarks_of(read_landmarks(landmarks), photo.name)
+        many = len(landmarks) == 0 or np.ndim(landmarks[0]) == 2 or isinstance(landmarks[0], Face)
         found = [f if isinstance(f, Face) else Face(f) for f in (landmarks if many else [landmarks])]
     return choose_faces(found, face, photo.name), found
 
@@ -313,7 +329,7 @@ def edit_photo(
     num_inference_steps=20,  # of inversion and of rendering
     *,
     align="ffhq",  # how faces are cut out: "ffhq", "celebahq", or "none" for the photograph's centre square
-    landmarks=None,  # (5,2) of a face, or a list of such: no detector is needed then
+    landmarks=None,  # (5,2) of a face, a list of such, or a file of them: no detector is needed then
     generator=None,  # for noise that is drawn; a list has one per face; of a number face k takes number + k
     keep=None,  # see the pipeline's call
     dtype=None,  # see the pipeline's call
@@ -323,8 +339,11 @@ def edit_photo(
     edits, photo = pipe.check_edits(edits), read_photo(photo)
     check_range("batch_size", batch_size, 1, whole=True)
     rgb = photo.rgb
-    faces, found = _faces_of(photo, rgb, face, align, landmarks)
-    aligned = [align_face(rgb, f.landmarks, pipe.size, align, photo.name) for f in faces]
+    chosen, found = _faces_of(photo, face, align, landmarks)
+    cut, passed = _cut(rgb, chosen, pipe.size, align, photo.name)
+    if not cut:
+        raise FaceError(passed[0])
+    faces, aligned = map(list, zip(*cut))
     image, outputs, changes, rows = photo.image.copy(), [], [], []
     for at in range(0, len(faces), batch_size):
         some = aligned[at : at + batch_size]
@@ -338,7 +357,7 @@ def edit_photo(
         changes.append(change)
     rows = [_facts(f, a) | r for f, a, r in zip(faces, aligned, rows)]
     after = torch.cat([o.images for o in outputs])
-    return EditedPhoto(photo, image, faces, aligned, after, torch.cat(changes), found, outputs, rows)
+    return EditedPhoto(photo, image, faces, aligned, after, torch.cat(changes), found, outputs, rows, passed)
 
 
 def _facts(face, aligned):
@@ -386,7 +405,8 @@ def _write_photo(out, file, name, folder):
     except BaseException:
         (folder / row["edited"]).unlink(missing_ok=True)
         raise
-    return {"file": str(file)} | row | {"found": len(out.found), "faces": out.rows}
+    passed = {"passed": out.passed} if out.passed else {}
+    return {"file": str(file)} | row | {"found": len(out.found), "faces": out.rows} | passed
 
 # %% ../nbs/12d_photos.ipynb #98685854
 def _photo_row(pipe, file, seed, edits, known, name_of, folder, how):

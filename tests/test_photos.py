@@ -102,6 +102,13 @@ def test_what_would_be_lost_is_refused(tmp_path):
         read_photo(NOISE.astype(np.uint16))
 
 
+def test_a_format_without_its_plug_in_names_it(tmp_path):
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(200))
+    if importlib.util.find_spec("pillow_heif") is None:
+        with pytest.raises(ImageError, match="pip install pillow-heif"):
+            read_photo(tmp_path / "a.heic")
+
+
 def test_broken_exif_stops_nothing(tmp_path):
     out = io.BytesIO()
     Image.fromarray(NOISE).save(out, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\xff" * 40)
@@ -316,6 +323,21 @@ def test_a_face_of_an_upload_can_be_taken(tmp_path):
     assert np.abs(np.asarray(scope["face"], int) - chooser.face.image.add(1).mul(127.5).movedim(0, -1).numpy()).max() < 1.01
     chooser.choose(1)
     assert chooser.found.layout.display == "none" and chooser.face.cut is None
+
+
+def test_of_all_faces_those_that_cannot_be_edited_are_passed_over(pipe, tmp_path):
+    photo, points = wall()
+    tiny = points[1] * 0.05 + 300
+    out = edit_photo(pipe, photo, (), "all", landmarks=[points[0], tiny], num_inference_steps=2)
+    assert len(out.faces) == len(out.aligned) == 1 and len(out.found) == 2 and "too small" in out.passed[0]
+    with pytest.raises(FaceError, match="too small"):
+        edit_photo(pipe, photo, (), 1, landmarks=[points[0], tiny])
+    photo.save(tmp_path / "a.png")
+    (tmp_path / "p.txt").write_text("\n".join("a.png " + " ".join(map(str, p.ravel())) for p in (points[0], tiny)))
+    report = edit_photos(pipe, [tmp_path / "a.png"], (), tmp_path / "out", face="all", landmarks=tmp_path / "p.txt", num_inference_steps=2)
+    assert "too small" in report.done[0]["passed"][0] and report.done[0]["found"] == 2
+    again = edit_photo(pipe, tmp_path / "a.png", (), landmarks=tmp_path / "p.txt", num_inference_steps=2)
+    np.testing.assert_allclose(again.rows[0]["landmarks"], points[0], atol=0.01)
 
 
 # ---- folders and the command
