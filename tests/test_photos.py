@@ -8,6 +8,7 @@ import pytest
 import torch
 from photo_case import HOPPER, POINTS, bare, people, psnr, squares, wall
 from PIL import Image, ImageCms
+from repo import HANG
 
 from latref_nb import photos
 from latref_nb.alignment import FaceError, align_face
@@ -459,7 +460,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 def test_fifty_megapixels_within_a_gigabyte_and_a_half(tmp_path):
     read_rgb(HOPPER).crop((0, 0, 512, 500)).resize((7168, 7000), Image.Resampling.BILINEAR).save(tmp_path / "big.jpg", quality=80)
     words = [sys.executable, "-c", BIG, str(tmp_path / "big.jpg"), str(tmp_path / "out.jpg")]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=1800)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout.split()[-1]) < 1.5 * 2**20, done.stdout  # KiB
     with Image.open(tmp_path / "big.jpg") as a, Image.open(tmp_path / "out.jpg") as b:
