@@ -259,7 +259,7 @@ def unwarp(
         out.append(np.asarray(im.transform(size, Image.Transform.AFFINE, way, Image.Resampling.BILINEAR)))
     return np.stack(out, -1)  # C × (h,w) → (h,w,C)
 
-
+# %% ../nbs/12c_alignment.ipynb #5d522342
 def seam(
     aligned,  # Aligned
     box,  # left, top, right, bottom: a piece of the photograph
@@ -370,7 +370,7 @@ def read_landmarks(
         raise FileError(f"{what}: holds no face ({size} bytes). Needed: five points (x, y) for each.")
     return found
 
-
+# %% ../nbs/12c_alignment.ipynb #913ad327
 def landmarks_of(
     found,  # what `read_landmarks` gives
     file,  # path of a photograph

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 import torch
 from torch import Tensor
+from fastcore.basics import patch
 from tqdm.auto import tqdm
 from . import sampling
 from .checkpoints import one_line
@@ -68,27 +69,29 @@ class EditReport:
         record = self.head | {"files": self.rows} | ({"earlier": earlier} if earlier else {})
         self.path = write_json(record, self.out / REPORT)
 
-    def collect(
-        self,
-        rows,  # iterable, one for each file
-        report=None,  # called with each row
-        every=8,  # rows after which the record is written: a kill leaves what was done before
-    ):  # EditReport
-        "Keep rows as they come, and write the record, whatever ends them."
-        try:
-            for row in rows:
-                self.rows.append(row)
-                if report:
-                    report(row)
-                if len(self.rows) % every == 0:
-                    with suppress(OSError):
-                        self.save()
-        except BaseException:
-            with suppress(OSError):
-                self.save()
-            raise
-        self.save()
-        return self
+# %% ../nbs/12b_batch.ipynb #cd9502e3
+@patch
+def collect(
+    self: EditReport,
+    rows,  # iterable, one for each file
+    report=None,  # called with each row
+    every=8,  # rows after which the record is written: a kill leaves what was done before
+):  # EditReport
+    "Keep rows as they come, and write the record, whatever ends them."
+    try:
+        for row in rows:
+            self.rows.append(row)
+            if report:
+                report(row)
+            if len(self.rows) % every == 0:
+                with suppress(OSError):
+                    self.save()
+    except BaseException:
+        with suppress(OSError):
+            self.save()
+        raise
+    self.save()
+    return self
 
 # %% ../nbs/12b_batch.ipynb #3753603c
 PRODUCTS = ("_edited.png", "_strip.png", "_compare.png")  # what is written for a file, behind its name

@@ -271,7 +271,7 @@ _align_words = (
 _face_words = "with --align: largest (the default), all, or a number from 0 on, the largest face first"
 _points_words = "with --align: a file (.txt, .csv, .json) of five points for each face, in place of a detector"
 
-
+# %% ../nbs/17a_commands.ipynb #a9484f9c
 def _photo_options(align, face, landmarks, compare):
     "What the options for photographs ask for, as arguments of `edit_photos`; None where files are faces."
     given = [o for o, v in (("--face", face), ("--landmarks", landmarks)) if v is not None]

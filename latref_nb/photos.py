@@ -320,7 +320,7 @@ def _faces_of(photo, face, align, landmarks):
         found = [f if isinstance(f, Face) else Face(f) for f in (landmarks if many else [landmarks])]
     return choose_faces(found, face, photo.name), found
 
-
+# %% ../nbs/12d_photos.ipynb #8067724e
 def edit_photo(
     pipe,  # LatRefPipeline
     photo,  # see `read_photo`
@@ -359,7 +359,7 @@ def edit_photo(
     after = torch.cat([o.images for o in outputs])
     return EditedPhoto(photo, image, faces, aligned, after, torch.cat(changes), found, outputs, rows, passed)
 
-
+# %% ../nbs/12d_photos.ipynb #833771cc
 def _facts(face, aligned):
     "Where a face is, as JSON has it."
     points = None if aligned.landmarks is None else aligned.landmarks.round(2).tolist()
