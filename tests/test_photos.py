@@ -152,6 +152,14 @@ def test_the_portraits_have_one_face_each(file, points):
 
 
 @needs_detector
+def test_the_detector_works_where_python_has_no_imghdr():
+    "As Python 3.13 and later."
+    code = "import sys; sys.modules['imghdr'] = None; from latref_nb.photos import find_faces; print(len(find_faces(sys.argv[1])))"
+    done = subprocess.run([sys.executable, "-c", code, HOPPER], capture_output=True, text=True, timeout=HANG)
+    assert done.stdout.strip() == "1", done.stderr[-2000:]
+
+
+@needs_detector
 def test_faces_are_found_in_large_photographs_and_sorted():
     photo, (first, second) = wall()
     large = photo.resize((photo.width * 4, photo.height * 4), Image.Resampling.BICUBIC)
