@@ -54,8 +54,8 @@ test: $(READY)  ## run every chapter and every test
 	$(PYTEST) --durations=15 $(PYTEST_ARGS)
 
 test-avx2: $(READY)  ## two chapters and a training as on a processor without bfloat16
-	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -q tests/test_avx2.py tests/test_training.py tests/test_chapters.py \
-	  -k "avx2 or z_comes_to_hold or consistency or official"
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -q tests/test_avx2.py tests/test_training.py tests/test_exercises.py \
+	  -k "avx2 or z_comes_to_hold or a_student and (consistency or official)"
 
 demo: $(READY)  ## edit a shipped face by a reference and by latent noise, write a picture and its numbers to _out/demo
 	$(BIN)/latref_edit $(FACES)/000029.jpg $(DEMO_EDITS) --compare --out $(DEMO)

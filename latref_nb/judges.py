@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['SEEDS', 'HELD_OUT_SEED', 'RECIPES', 'FACES_PER_PERSON', 'NETWORKS', 'CARD', 'ALEXNET', 'check_seed', 'Judge',
-           'JudgeTask', 'IdentityNet', 'pair_loss', 'Persons', 'IdentityTask', 'visible_styles', 'FactorNet',
-           'style_loss', 'StyleFaces', 'FactorTask', 'network_task', 'train_network', 'load_network', 'factor_errors',
-           'gallery_factors', 'rank_one', 'network_report', 'network_card', 'load_lpips', 'Judges', 'load_judges']
+           'JudgeTask', 'IdentityNet', 'pair_loss', 'person_rows', 'Persons', 'two_of_each', 'half_roughened',
+           'IdentityTask', 'PersonCriticTask', 'visible_styles', 'FactorNet', 'style_loss', 'StyleFaces', 'FactorTask',
+           'network_task', 'train_network', 'load_network', 'factor_errors', 'gallery_factors', 'rank_one',
+           'network_report', 'network_card', 'load_lpips', 'Judges', 'load_judges']
 
 # %% ../nbs/14_judges.ipynb #355dcdfd
 import warnings
@@ -151,40 +152,75 @@ def pair_loss(
     return F.cross_entropy(logits, torch.arange(2 * P, device=e.device).roll(P))
 
 # %% ../nbs/14_judges.ipynb #d5c0ea49
+def person_rows(
+    who,  # (n,) long: whom each face shows; −1 unknown
+    k,  # faces of each person
+):  # (P,k) rows; a person with fewer faces gives some of them more than once
+    "The faces of every person that has two at least."
+    order = who.argsort(stable=True)[int((who < 0).sum()) :]
+    groups = order.split(who[order].unique_consecutive(return_counts=True)[1].tolist())
+    rows = [g[torch.arange(k) % len(g)] for g in groups if len(g) > 1]
+    if len(rows) < 2:
+        raise ValueError(f"{len(rows)} persons have two faces or more. Two such persons are needed at least.")
+    return torch.stack(rows)
+
+
 class Persons(Dataset):
-    "All faces of one person as one sample."
+    "Some faces of one person as one sample."
 
     def __init__(
         self,
-        faces,  # TensorFaces, the faces of a person side by side
-        faces_per_person,  # how many
-        factors,  # `Factors` of all faces
+        faces,  # TensorFaces
+        who,  # (n,) long: whom each shows
+        k,  # faces of each person
+        factors=None,  # `Factors` of all faces, where they are known
     ):
-        self.faces, self.k, self.identity = faces, faces_per_person, factors.identity
-        self.context = torch.cat([factors.nuisance, factors.labels / 2], 1)  # (n,16)
+        self.faces, self.tags, self.rows, self.more = faces, faces.tags, person_rows(who, k), {}
+        if factors is not None:
+            context = torch.cat([factors.nuisance, factors.labels / 2], 1)  # (n,16)
+            self.more = {"identity": factors.identity, "context": context}
 
     def __len__(self):
-        return len(self.faces) // self.k
+        return len(self.rows)
 
     def batch(self, indices):
-        rows = torch.as_tensor(indices).long()[:, None] * self.k + torch.arange(self.k)  # (P,k)
-        return {
-            "image": self.faces.batch(rows.flatten())["image"].unflatten(0, rows.shape),  # (P·k,3,S,S) → (P,k,3,S,S)
-            "identity": self.identity[rows],  # (P,k,22)
-            "context": self.context[rows],  # (P,k,16)
-        }
+        rows = self.rows[torch.as_tensor(indices).long()]  # (P,k)
+        seen = self.faces.batch(rows.flatten())
+        found = {name: seen[name].unflatten(0, rows.shape) for name in ("image", "labels")}  # (P·k,…) → (P,k,…)
+        return found | {name: v[rows] for name, v in self.more.items()}  # identity (P,k,22), context (P,k,16)
 
     def __getitem__(self, i):
         return {k: v[0] for k, v in self.batch([i]).items()}
 
 # %% ../nbs/14_judges.ipynb #73fd0299
+def two_of_each(
+    batch,  # {name: (P,k,…)}
+    generator,  # of the step
+):  # {name: (2P,…)}: P persons, then the same persons again
+    "Two different faces of each person, drawn anew each time."
+    P, k = batch["image"].shape[:2]
+    dev = batch["image"].device
+    pick = torch.rand((P, k), generator=generator, device=dev).argsort(1)[:, :2]
+    at = torch.arange(P, device=dev)
+    return {name: torch.cat([v[at, pick[:, j]] for j in (0, 1)]) for name, v in batch.items()}
+
+
+def half_roughened(
+    x,  # (B,3,S,S)
+    generator,  # of the step
+):  # (B,3,S,S)
+    "Half of the faces as they are, half as a decoder might have drawn them."
+    half = torch.rand((len(x), 1, 1, 1), generator=generator, device=x.device) < 0.5
+    return torch.where(half, x, roughen(x, generator, mirror=False))
+
+
 class IdentityTask:
     "Two faces of each person, drawn anew each time and half of them roughened, have to find each other."
 
     def __init__(
         self,
         model,  # `IdentityNet`
-        factors=8.0,  # weight of naming what makes the person
+        factors=8.0,  # weight of naming what makes the person, where it is known
         context=2.0,  # weight of naming what does not
     ):
         self.modules, self.factors, self.context = {"model": model}, factors, context
@@ -193,19 +229,36 @@ class IdentityTask:
         return {"task": "identity", "factors": self.factors, "context": self.context}
 
     def loss(self, batch, generator):
-        P, k = batch["image"].shape[:2]  # (P,k,3,S,S)
-        dev = batch["image"].device
-        pick = torch.rand((P, k), generator=generator, device=dev).argsort(1)[:, :2]  # two different ones of k
-        x, identity, context = (
-            torch.cat([v[torch.arange(P, device=dev), pick[:, j]] for j in (0, 1)])
-            for v in (batch["image"], batch["identity"], batch["context"])
-        )  # (2P,…)
-        half = torch.rand((2 * P, 1, 1, 1), generator=generator, device=dev) < 0.5
-        e, factors, around = self.modules["model"].named(torch.where(half, x, roughen(x, generator, mirror=False)))
-        pairs, named = pair_loss(F.normalize(e, dim=1)), 12 * F.mse_loss(factors, identity)  # named: 1 for a guess
-        around = 12 * F.mse_loss(around, context)
+        b = two_of_each(batch, generator)
+        e, factors, around = self.modules["model"].named(half_roughened(b["image"], generator))
+        pairs = pair_loss(F.normalize(e, dim=1))
+        if "identity" not in b:  # photographs: who it is, and no more
+            return {"loss": pairs, "pairs": pairs}
+        named, around = 12 * F.mse_loss(factors, b["identity"]), 12 * F.mse_loss(around, b["context"])  # 1 for a guess
         loss = pairs + self.factors * named + self.context * around
         return {"loss": loss, "pairs": pairs, "named": named, "context": around}
+
+
+class PersonCriticTask:
+    "A critic without factors: all tags, and two faces of one person attract each other while other people's repel."
+
+    def __init__(
+        self,
+        model,  # PerceptualNet without factors
+        pairs=0.1,  # weight of finding the other face of the same person
+    ):
+        self.modules = {"model": model, "person_head": nn.Linear(model.config.widths[-1], 64)}
+        self.pairs = pairs
+
+    def config(self):
+        return {"task": "perceptual", "labels": ["tags", "identities"], "pairs": self.pairs}
+
+    def loss(self, batch, generator):
+        b, model = two_of_each(batch, generator), self.modules["model"]
+        logits, features = model.read(half_roughened(b["image"], generator))
+        tags = head_losses(logits, b["labels"]).mean()
+        pairs = pair_loss(F.normalize(self.modules["person_head"](features), dim=1))
+        return {"loss": tags + self.pairs * pairs, "tags": tags, "pairs": pairs}
 
 # %% ../nbs/14_judges.ipynb #28e3a63f
 def visible_styles(
@@ -340,33 +393,40 @@ def network_task(
     size=64,  # side of the faces
     progress=True,  # show a bar
     data=None,  # a dataset with labels; None: rendered faces
+    who=None,  # (n,) long: whom each face of `data` shows
 ):  # (task, dataset)
     "A new network with its task, and the faces of its own seed, or of `data`."
     if kind not in RECIPES:
         raise ValueError(f"network {kind!r} came. {nearest(kind, RECIPES)} Allowed: {', '.join(RECIPES)}.")
     if data is not None:
-        return _own_task(kind, cached(data, n, progress=progress))
+        return _own_task(kind, cached(data, n, progress=progress), who)
     k = FACES_PER_PERSON if kind == "identity" else 1
     ds = SynthFaces(n, size, seed=SEEDS[kind], faces_per_person=k)
     faces = cached(ds, progress=progress)
     if kind == "judge":
         return JudgeTask(Judge(ds.tags, size=size)), faces
     if kind == "identity":
-        return IdentityTask(IdentityNet(size=size)), Persons(faces, k, ds.factors(range(n)))
+        return IdentityTask(IdentityNet(size=size)), Persons(faces, ds.identity(range(n)), k, ds.factors(range(n)))
     if kind == "factors":
         return FactorTask(FactorNet(ds.tags, size=size)), StyleFaces(faces, ds.factors(range(n)))
     looked_at = FactorFaces(faces, ds.factors(range(n)), visible_styles(ds.tags))
     return PerceptualTask(PerceptualNet(ds.tags, size=size)), looked_at
 
 
-def _own_task(kind, faces):  # (task, dataset)
-    "The same for faces with labels of their own tags."
+def _own_task(kind, faces, who):  # (task, dataset)
+    "The same for faces with labels of their own tags, and perhaps known persons."
+    persons = None if who is None else Persons(faces, who[: len(faces)], FACES_PER_PERSON)
     if kind == "judge":
         return JudgeTask(Judge(faces.tags, size=faces.size)), faces
+    if kind == "identity" and persons:
+        return IdentityTask(IdentityNet(size=faces.size)), persons
     if kind == "perceptual":
-        return PerceptualTask(PerceptualNet(faces.tags, n_factors=0, size=faces.size)), faces
+        net = PerceptualNet(faces.tags, n_factors=0, size=faces.size)
+        return (PersonCriticTask(net), persons) if persons else (PerceptualTask(net), faces)
+    if kind == "identity":
+        raise ValueError("the identity network learns from faces of known persons. Give who is on each face.")
     said = f"the {kind} network learns from factors that only rendered faces have"
-    raise ValueError(f"{said}. Train judge or perceptual on faces of your own.")
+    raise ValueError(f"{said}. Train judge, perceptual or identity on faces of your own.")
 
 # %% ../nbs/14_judges.ipynb #f642a5ca
 def train_network(
@@ -377,7 +437,8 @@ def train_network(
     lr=None,  # learning rate; None: the recipe's
     size=64,  # side of the faces
     progress=True,  # show a bar
-    data=None,  # a dataset with labels, for a judge or a perceptual network; None: rendered faces
+    data=None,  # a dataset with labels, for a judge, a perceptual or an identity network; None: rendered faces
+    who=None,  # (n,) long: whom each face of `data` shows, for an identity network, and to help a perceptual one
     **settings,  # more for `fit`
 ):  # the trained network
     "Train one of the networks that measure."
@@ -391,7 +452,7 @@ def train_network(
         recipe["n"] = min(len(data), recipe["n"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEEDS.get(kind, 0))
-        task, data = network_task(kind, recipe.pop("n", n), size, progress, data)
+        task, data = network_task(kind, recipe.pop("n", n), size, progress, data, who)
     fit(task, data, out, **{"seed": SEEDS[kind], "progress": progress, **recipe, **settings})
     return task.modules["model"].eval().requires_grad_(False)
 

@@ -116,9 +116,17 @@ class PerceptualNet(Network):
         self.trunk, self.head = FaceTrunk(widths), face_head(size, widths[-1], n + n_factors)
 
     def forward(self, x):  # (B,3,S,S) → ({tag: logits}, factors (B,n_factors))
+        return self._named(self.trunk(x)[-1])
+
+    def _named(self, h):  # (B,w,S/16,S/16) → as `forward`
         sizes = [len(t) for t in self.tags]
-        *logits, factors = self.head(self.trunk(x)[-1]).split([*sizes, self.config.n_factors], 1)
+        *logits, factors = self.head(h).split([*sizes, self.config.n_factors], 1)
         return dict(zip(self.tags.names, logits)), factors
+
+    def read(self, x):  # (B,3,S,S) → ({tag: logits}, (B,widths[-1]))
+        "Its tags, and its last map averaged: what it sees without naming it."
+        h = self.trunk(x)[-1]
+        return self._named(h)[0], h.mean((2, 3))  # (B,w,S/16,S/16) → (B,w)
 
     @torch.no_grad()
     def predict(self, x):  # (B,3,S,S) → labels (B,n_tags)

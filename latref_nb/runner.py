@@ -270,7 +270,8 @@ class Job:
 
     def faces(self, stage):  # SynthFaces
         "The faces that a stage sees, rendered as they are asked for."
-        s, k = self.recipe.stages[stage], FACES_PER_PERSON if stage == "identity" else 1
+        s = self.recipe.stages[stage]
+        k = FACES_PER_PERSON if "identities" in s["labels"] else 1
         seed = s["seed"] if stage in ("critic", "judge", "identity", "factors", "evaluation") else self.recipe.seed
         tags = CELEBA_TAGS if stage in ("identity", "factors") else self.tags
         return SynthFaces(s["n"] + s.get("held_out", 0), self.recipe.size, seed, tags=tags, faces_per_person=k)
@@ -312,6 +313,8 @@ def _network_stage(job, s, folder, stage):
         raise ValueError("a critic that learns from style factors is of all six tags; take labels=('tags',).")
     own = ds if stage == "judge" or stage == "critic" and not factors else None  # else the faces of chapter 14
     how = job.how(stage, "decay", "steps", "n") | ({"data": own} if own is not None else {})
+    if own is not None and "identities" in s["labels"]:
+        how |= {"who": own.identity(range(s["n"]))}
     train_network(kind, folder, size=job.recipe.size, **how)
     return run_facts(folder)
 

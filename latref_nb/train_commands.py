@@ -493,6 +493,9 @@ NETWORK_WORDS = {  # name of the command → what the network does
 }
 
 # %% ../nbs/17c_train_commands.ipynb #2369f8d8
+_who_words = "file with a picture and a person on each line, for perceptual and identity; the folder's own for identity"
+
+
 def _network_command(kind, what, recipe):
     "The command that trains one of the networks that measure; its defaults are those of the shipped recipe."
 
@@ -503,7 +506,8 @@ def _network_command(kind, what, recipe):
         batch_size: int = recipe["batch_size"],  # samples in an update
         lr: float = recipe["lr"],  # learning rate
         size: int = 64,  # pixels
-        data: Param("synthfaces, or a folder with annotations (judge, perceptual)", str) = "synthfaces",
+        data: Param("synthfaces, or a folder with annotations (judge, perceptual, identity)", str) = "synthfaces",
+        identities: Param(_who_words, str) = None,
         tags: str = None,  # file of tags of one's own (JSON, from TagSet.save), for a folder; CelebA's six
         precision: precision_option() = "auto",
         seed: int = None,  # of order and noise; its own
@@ -511,13 +515,18 @@ def _network_command(kind, what, recipe):
         device: str = None,  # cpu leaves a GPU alone
         resume: bool = False,  # go on from the checkpoint in --out
     ):
+        from latref_nb.cache import read_identities
         from latref_nb.judges import train_network
 
         own = None if data == "synthfaces" else open_data(data, None, size, cache="none", tags=tags)
+        if identities and own is None:
+            raise UsageError("--identities tells who is on the pictures of a folder: give --data too.")
+        who = read_identities(own, identities) if own and (identities or kind == "identity") else None
         n = n if own is None else min(n, len(own))
         out = begin_training(out, resume, threads, makes=("model",))
         how = dict(precision=precision, batch_size=batch_size, device=device, resume=resume)
-        train_network(kind, out, steps, n, lr, size, data=own, **how, **({} if seed is None else {"seed": seed}))
+        how |= {} if seed is None else {"seed": seed}
+        train_network(kind, out, steps, n, lr, size, data=own, who=who, **how)
         print(f"trained: {out / 'model'}")
 
     train.__doc__ = what

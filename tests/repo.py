@@ -33,6 +33,13 @@ def skipped(cell):
     return any(line.replace(" ", "") in ("#|eval:false", "#|slow") for line in cell.source.splitlines()[:5])
 
 
+def pictured(nb):
+    "The ids of the cells that show a picture."
+    return [
+        c.id for c in nb.cells if any(m.startswith("image/") for o in c.get("outputs", []) for m in o.get("data", {}))
+    ]
+
+
 def execute(nb, folder):
     "Run a notebook in a folder, cell by cell; the notebook, with its outputs, comes out. A cell that hangs is an error."
     from nbclient import NotebookClient

@@ -161,3 +161,46 @@ def test_weights_of_regions_have_mean_one_and_favour_small_ones():
     assert torch.equal(kept.batch([1])["weight"][0], kept[1]["weight"]) and kept.regions == 0.5
     with pytest.raises(ValueError, match="has no masks"):
         C.cached(FACES, progress=False).weigh(kept)
+
+
+# ---- persons
+
+
+@pytest.fixture
+def album(tmp_path):
+    for i, face in enumerate(SynthFaces(5, 32, seed=3).batch(range(5))["image"]):
+        save_image(face, tmp_path / f"{i}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("identity_CelebA.txt", "0.png 2880\n1.png 7\n2.png 2880\n4.png 7\n9.png 1\n"),
+        ("identities.csv", "file,person\n0.png,Ada\n1.png,Grace\n2.png,Ada\n\n4.png,Grace\n9.png,Mary\n"),
+        ("identities.csv", "0;Ada\n1;Grace\n2;Ada\n4;Grace\n4;Grace\n"),
+    ],
+)
+def test_persons_are_read_from_lists_of_either_form(album, name, text):
+    (album / name).write_text(text, encoding="utf-8")
+    assert C.read_identities(D.FaceFolder(album, 32)).tolist() == [0, 1, 0, -1, 1]
+    (album / name).rename(album / "mine.txt")
+    assert C.read_identities(D.FaceFolder(album, 32), album / "mine.txt").tolist() == [0, 1, 0, -1, 1]
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("0.png Ada\n0.png Grace\n", "line 2: another person"),
+        ("0.png\n", "line 1: '0.png' came. Needed: a file and a person"),
+        ("8.png Ada\n9.png Ada\n", "none of its files"),
+        ("", "is empty"),
+        (None, "holds none of identity_CelebA.txt"),
+    ],
+)
+def test_a_list_of_persons_that_says_nothing_is_refused(album, text, words):
+    if text is not None:
+        (album / "identity_CelebA.txt").write_text(text)
+    with pytest.raises(D.AnnotationError, match=words) as e:
+        C.read_identities(D.FaceFolder(album, 32))
+    assert "\n" not in str(e.value)

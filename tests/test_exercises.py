@@ -1,9 +1,10 @@
-"A student plays through every chapter: right answers are called right, known mistakes are named, nothing stops."
+"""A student plays through every chapter: it runs from its first cell to its last and makes the pictures that are stored
+in it; right answers are called right, known mistakes are named, nothing stops."""
 
 import ast, json, re, time
 import nbformat, pytest
 from exercises import MISTAKES
-from repo import CHAPTERS, ROOT, code_of, execute, exercises, read, skipped, source
+from repo import CHAPTERS, ROOT, code_of, execute, exercises, pictured, read, skipped, source
 
 from latref_nb import checks, course
 
@@ -190,11 +191,15 @@ def test_a_student(path, tmp_path, record_property):
         for cell in [read(path)["cells"][e.stub]]
     ]
     turns = [c for c in nb.cells if c.cell_type == "code" and c.source.startswith("your_turn(")]
+    pictures, files = pictured(nb), set((ROOT / "nbs").iterdir())
     nb.cells += cells + stubs
     start = time.perf_counter()
     where = tmp_path if copied else ROOT / "nbs"
     execute(nb, where)
-    record_property("chapter", (f"{path.stem}, a student", time.perf_counter() - start))
+    record_property("chapter", (path.stem, time.perf_counter() - start))
+    assert pictured(nb) == pictures, "the stored pictures are not those that the code makes: run the chapter and save it"
+    left = {p.name for p in set((ROOT / "nbs").iterdir()) - files} - {".ipynb_checkpoints"}
+    assert not left, f"left behind in nbs: {left}"
     for e, cell in zip(asked, turns, strict=True):
         first, *rest = said(cell)
         assert first.startswith(f"right: {e.check} passed"), f"the solution of {e.check}: {first}"

@@ -22,6 +22,7 @@ from latref_nb.directions import edit_code, fit_classifiers, fit_eigenfaces, pro
 from latref_nb.faces import SynthFaces, render_faces
 from latref_nb.metrics import METHODS
 from latref_nb.judges import (
+    person_rows,
     HELD_OUT_SEED,
     NETWORKS,
     RECIPES,
@@ -720,3 +721,32 @@ def test_the_bar_of_an_evaluation_knows_its_end_at_the_beginning(monkeypatch):
     )
     (bar,) = bars
     assert bar.first == bar.total == bar.n > 4
+
+
+# ---- persons
+
+
+def test_rows_of_persons_leave_out_strangers_and_the_lonely():
+    assert person_rows(torch.tensor([3, 1, 3, 2, 1, 1, -1, -1]), 2).tolist() == [[1, 4], [0, 2]]
+    assert person_rows(torch.tensor([3, 1, 3, 2, 1, 1]), 4).tolist() == [[1, 4, 5, 1], [0, 2, 0, 2]]
+    with pytest.raises(ValueError, match="1 persons have two faces"):
+        person_rows(torch.tensor([0, 0, 1, -1, -1]), 2)
+
+
+def test_known_persons_train_an_identity_network_and_help_a_critic(tmp_path):
+    ds = SynthFaces(48, 32, seed=7, faces_per_person=4)
+    how = dict(data=ds, who=ds.identity(range(48)), batch_size=8, progress=False, device="cpu", trackers=())
+    net = train_network("identity", tmp_path / "i", steps=40, save_every=40, **how)
+    e, itself = net(ds.batch(range(48))["image"]), torch.eye(48, dtype=torch.bool)
+    same = how["who"][:, None] == how["who"]
+    near = e @ e.T
+    assert near[same & ~itself].mean() > near[~same].mean() + 0.1
+    assert torch.equal(
+        load_network("identity", tmp_path / "i" / "model")(ds.batch([0])["image"]), net(ds.batch([0])["image"])
+    )
+    critic = train_network("perceptual", tmp_path / "c", steps=3, save_every=3, **how)
+    assert critic.config.n_factors == 0 and critic.tags.alike(ds.tags)
+    log = (tmp_path / "c" / "training.json").read_text()
+    assert '"identities"' in log
+    with pytest.raises(ValueError, match="Give who is on each face"):
+        train_network("identity", tmp_path / "n", steps=1, data=ds, progress=False)
