@@ -36,7 +36,7 @@ setup(
     package_dir={"latref_nb.data": "data", "latref_nb.chapters": "nbs"},
     package_data={"latref_nb": ["static/*"], "latref_nb.data": ["**/*"], "latref_nb.chapters": ["*.ipynb"]},
     install_requires=words("requirements"),
-    extras_require={k: words(f"{k}_requirements") for k in ("dev", "docs", "measure")},
+    extras_require={k: words(f"{k}_requirements") for k in ("dev", "docs", "measure", "photos")},
     entry_points={"console_scripts": [line.strip() for line in cfg["console_scripts"].splitlines() if line.strip()],
                   "nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
     include_package_data=False,

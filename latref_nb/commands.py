@@ -205,9 +205,12 @@ def _say_row(bar):
         bar.update()
         if "error" in row:
             return bar.write(f"latref_edit: {one_line(row['error'])}", file=sys.stderr)
-        chances = (f"{k} {a:.2f} → {b:.2f}" for k, (a, b) in row.get("probability", {}).items())
-        if "warning" in row:
-            bar.write(f"latref_edit: note: {one_line(row['warning'])}", file=sys.stderr)
+        for line in row.get("passed", ()):
+            bar.write(f"latref_edit: {one_line(line)}", file=sys.stderr)
+        faces = row.get("faces", [row])
+        for words in (face["warning"] for face in faces if "warning" in face):
+            bar.write(f"latref_edit: note: {one_line(words)}", file=sys.stderr)
+        chances = [f"{k} {a:.2f} → {b:.2f}" for f in faces for k, (a, b) in f.get("probability", {}).items()]
         bar.write("  ".join([f"{shown(row['file'])} → {shown(row['edited'])}", *chances]), file=sys.stdout)
 
     return say
@@ -244,6 +247,8 @@ latref_edit me.png --edit Eyeglasses=with --out edited
 latref_edit me.jpg --edit Eyeglasses=with:ref=her.png --edit Smiling=with:seed=3:gain=0.8 --out edited
 latref_edit me.jpg --edit Eyeglasses=with:ref=her.png --edit Eyeglasses=with:seed=1 --compare --out edited
 latref_edit me.jpg her.png --edit HairColor=blond:mask=hair.png --out edited --seed 1
+latref_edit group.jpg --align ffhq --face all --edit Smiling=with --model runs/photos --out edited
+latref_edit group.jpg --align ffhq --landmarks points.csv --edit Eyeglasses=with --out edited
 latref_edit photos/ --edit Bangs=with:method=image_specific --model runs/mine --steps 50 --out edited
 latref_edit photos/ --edit Smiling=with --strict --out edited
 """
@@ -255,6 +260,30 @@ _out_words = (
     "folder for the edited images, the strips and edits.json; what lies there and is not of an earlier run "
     "is never overwritten: the new files get a number"
 )
+
+
+_align_words = (
+    "the files are photographs: cut faces out as this data set's authors did, edit them, and write the whole "
+    "photograph; none takes its centre square. Left out: each file is nothing but a face"
+)
+_face_words = "with --align: largest (the default), all, or a number from 0 on, the largest face first"
+_points_words = "with --align: a file (.txt, .csv, .json) of five points for each face, in place of a detector"
+
+# %% ../nbs/17a_commands.ipynb #a9484f9c
+def _photo_options(align, face, landmarks, compare):
+    "What the options for photographs ask for, as arguments of `edit_photos`; None where files are faces."
+    given = [o for o, v in (("--face", face), ("--landmarks", landmarks)) if v is not None]
+    if given and align in (None, "none"):
+        mend = "add --align ffhq" if align is None else "it takes no face: leave --align none out"
+        raise UsageError(f"{' and '.join(given)}: for photographs whose faces are found; {mend}.")
+    if align is None:
+        return None
+    if compare:
+        raise UsageError("--compare is for files that are nothing but a face: leave out one of --compare and --align.")
+    if face not in (None, "largest", "all") and not face.isdecimal():
+        raise UsageError(f"--face {shown(face, 40)}: largest, all, or a number from 0 on is needed.")
+    face = int(face) if face and face.isdecimal() else face or "largest"
+    return {"align": align, "face": face, "landmarks": landmarks}
 
 
 def _edited_to(out):
@@ -279,6 +308,9 @@ def latref_edit(
     edit: Param(_edit_words, str, action="append") = None,
     out: Param(_out_words, str, required=True) = None,
     model: str = "synthfaces64",  # a shipped name, a folder, or a hub id
+    align: Param(_align_words, str, choices=["none", "ffhq", "celebahq"]) = None,
+    face: Param(_face_words, str) = None,
+    landmarks: Param(_points_words, str) = None,
     steps: int = 20,  # of inversion and of rendering
     seed: Number(int, -MOST_SEED, MOST_SEED) = None,  # of noise that edits draw
     batch_size: int = 8,  # files at a time
@@ -294,9 +326,10 @@ def latref_edit(
     from latref_nb.core import default_device, first_speaks, process_place
     from latref_nb.batch import edit_files
     from latref_nb.edits import Edit
+    from latref_nb.photos import edit_photos
     from latref_nb.pipeline import LatRefPipeline
 
-    edits = [Edit.parse(e) for e in edit or ()]
+    edits, photos = [Edit.parse(e) for e in edit or ()], _photo_options(align, face, landmarks, compare)
     found, unread = _all_files(files, recursive, out)
     if not process_place()[0]:
         _edited_to(out)
@@ -306,7 +339,8 @@ def latref_edit(
     how = dict(batch_size=batch_size, seed=seed, num_inference_steps=steps, precision=precision, keep=keep)
     with first_speaks():
         with tqdm(total=len(found), unit="file", disable=not sys.stderr.isatty()) as bar:
-            result = edit_files(pipe, found, edits, out, **how, strict=strict, report=_say_row(bar))
+            work = edit_files if photos is None else edit_photos
+            result = work(pipe, found, edits, out, **how, **(photos or {}), strict=strict, report=_say_row(bar))
         _say_passed_over(unread)
         for row in result.done[: compare and not process_place()[0]]:
             _write_comparison(pipe, row, edits, out, steps=steps, keep=keep, precision=precision)

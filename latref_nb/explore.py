@@ -570,6 +570,8 @@ def code(self: EditExplorer):  # str
     lines = ["from latref_nb.faces import SynthFaces", "from latref_nb.pipeline import Edit, LatRefPipeline"]
     if any(w.walk and w.guidance == "noise" for w in wishes):
         lines.append("from latref_nb.explore import walk_noise")
+    if any(f.cut is not None for f in used):
+        lines.append("from latref_nb.photos import cut_faces")
     lines.append(f'pipe = LatRefPipeline.from_pretrained("{name}")')
     lines.append(f"faces = SynthFaces({len(self.faces)}, {self.faces.size}, seed={self.faces.seed})")
     for f in used:

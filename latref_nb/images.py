@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MIN_SIDE', 'MAX_ASPECT', 'MAX_PIXELS', 'FORMATS', 'LARGE', 'STRIP', 'ImageError', 'check_size', 'read_formats',
-           'image_suffixes', 'read_rgb', 'fit_square', 'image_files', 'passed_over']
+           'image_suffixes', 'turn_picture', 'source_name', 'read_stored', 'read_rgb', 'fit_square', 'image_files',
+           'passed_over']
 
 # %% ../nbs/00d_images.ipynb #7d41e602
 import importlib.util
@@ -110,6 +111,18 @@ class _Silence:
 
 _silence = _Silence()
 
+# %% ../nbs/00d_images.ipynb #e2052854
+_RAW = ".raw .cr2 .cr3 .crw .nef .nrw .arw .sr2 .srf .dng .orf .rw2 .raf .pef .srw .x3f .3fr .erf .kdc .mrw .rwl .iiq"
+_DRAWN = ".psd .psb .xcf .kra .ai .svg .svgz .eps .ps .pdf .wmf .emf .cur .ico .icns"
+_RARE = ".jxl .jxr .tga .dds .exr .hdr .pcx .qoi .fits .fit .sgi .xpm .xbm .bpg .flif .djvu .dcm .dib .ras .pct"
+_UNREAD = {
+    "HEIC needs a plug-in: pip install pillow-heif": ".heic .heics .heif .heifs .hif",
+    "this Pillow cannot read it: pip install --upgrade Pillow": ".webp .avif .avifs .jp2 .j2k .jpc .jpf .jpx .j2c",
+    "raw data of a camera: export it as JPEG or TIFF": _RAW,
+    "not of a kind that is read: save it as PNG": f"{_DRAWN} {_RARE}",
+}
+_HINTS = {suffix: hint for hint, suffixes in _UNREAD.items() for suffix in suffixes.split()}
+
 # %% ../nbs/00d_images.ipynb #8d1fd9b7
 @contextmanager
 def _reading(what):
@@ -123,8 +136,8 @@ def _reading(what):
     except Image.DecompressionBombError:
         raise ImageError(f"{what}: has too many pixels. {most}") from None
     except Image.UnidentifiedImageError:
-        give = "Give a PNG, JPEG, WebP, BMP or TIFF file"
-        raise ImageError(f"{what}: is not an image that can be read. {give}.") from None
+        hint = _HINTS.get(what[what.rfind(".") :].lower(), "Give a PNG, JPEG, WebP, BMP or TIFF file")
+        raise ImageError(f"{what}: is not an image that can be read. {hint}.") from None
     except PermissionError:
         raise ImageError(f"{what}: {UNREADABLE}.") from None
     except MemoryError:
@@ -271,6 +284,19 @@ _TURNS = {
 }  # EXIF's numbers
 
 
+_BACK = {6: 8, 8: 6}  # a quarter turn is undone by the other one, everything else by itself
+
+
+def turn_picture(
+    im,  # PIL image as it lies in a file
+    code,  # its orientation, 1 to 8
+    back=False,  # the other way: from upright to as it lies
+):  # PIL image; the same one where there is nothing to turn
+    "A picture upright; no pixel is computed anew."
+    code = _BACK.get(code, code) if back else code
+    return im.transpose(_TURNS[code]) if code in _TURNS else im
+
+
 def _to_rgb(im, code, what, size=None):
     "A decoded picture as upright 8-bit RGB; with a `size`, a large one comes smaller."
     w, h, bits = im.width, im.height, _bits(im, what)
@@ -282,32 +308,41 @@ def _to_rgb(im, code, what, size=None):
         out.paste(strip.reduce(k) if k > 1 else strip, (0, y // k))
     if w % k or h % k:  # blocks at the edges are there in part
         out = out.resize((w // k, h // k), Image.Resampling.BICUBIC, (0, 0, w / k, h / k))
-    return out.transpose(_TURNS[code]) if code in _TURNS else out
+    return turn_picture(out, code)
 
 # %% ../nbs/00d_images.ipynb #6db3d55f
-def _name_of(src):
+def source_name(
+    src,  # see `read_stored`
+):  # text
     "How messages call a source."
     name = src if isinstance(src, (str, os.PathLike)) else getattr(src, "filename", "")
     return shown(name) if name else f"<{type(src).__name__}>"
 
 # %% ../nbs/00d_images.ipynb #8c25166a
-def read_rgb(
+def read_stored(
     src,  # path, bytes, PIL image, or NumPy (H,W), (H,W,3|4) of uint8, uint16 or float in [0, 1]
+    size=None,  # see `read_rgb`
+):  # PIL image in its own mode, as it lies in the file; and its orientation, 1 to 8
+    "Decode one picture and do nothing else to it; an `ImageError` says why not."
+    what = source_name(src)
+    if isinstance(src, Image.Image):
+        return _read_pil(src, what)
+    if isinstance(src, np.ndarray):
+        return _array_to_pil(src, what), 1
+    if isinstance(src, (str, os.PathLike, bytes, bytearray)):
+        return _read_file(src, what, size)
+    allowed = "Allowed are a path, bytes, a PIL image or a NumPy array."
+    raise ImageError(f"a {type(src).__name__} came as an image. {allowed}")
+
+
+def read_rgb(
+    src,  # see `read_stored`
     size=None,  # pixels that the shorter side is to have later: a much larger picture comes smaller; None: as it is
 ):  # PIL image in mode RGB
     "Read one picture, upright, as 8-bit RGB; an `ImageError` says why not."
-    what = _name_of(src)
-    if isinstance(src, Image.Image):
-        im, code = _read_pil(src, what)
-    elif isinstance(src, np.ndarray):
-        im, code = _array_to_pil(src, what), 1
-    elif isinstance(src, (str, os.PathLike, bytes, bytearray)):
-        im, code = _read_file(src, what, size)
-    else:
-        allowed = "Allowed are a path, bytes, a PIL image or a NumPy array."
-        raise ImageError(f"a {type(src).__name__} came as an image. {allowed}")
-    with _reading(what):
-        return _to_rgb(im, code, what, size)
+    im, code = read_stored(src, size)
+    with _reading(source_name(src)):
+        return _to_rgb(im, code, source_name(src), size)
 
 # %% ../nbs/00d_images.ipynb #f62849c8
 def fit_square(
@@ -354,18 +389,6 @@ def _walk(folder, recursive):
                 yield path, True
             elif recursive:
                 (links if os.path.islink(path) else waiting).append(path)
-
-# %% ../nbs/00d_images.ipynb #e2052854
-_RAW = ".raw .cr2 .cr3 .crw .nef .nrw .arw .sr2 .srf .dng .orf .rw2 .raf .pef .srw .x3f .3fr .erf .kdc .mrw .rwl .iiq"
-_DRAWN = ".psd .psb .xcf .kra .ai .svg .svgz .eps .ps .pdf .wmf .emf .cur .ico .icns"
-_RARE = ".jxl .jxr .tga .dds .exr .hdr .pcx .qoi .fits .fit .sgi .xpm .xbm .bpg .flif .djvu .dcm .dib .ras .pct"
-_UNREAD = {
-    "HEIC needs a plug-in: pip install pillow-heif": ".heic .heics .heif .heifs .hif",
-    "this Pillow cannot read it: pip install --upgrade Pillow": ".webp .avif .avifs .jp2 .j2k .jpc .jpf .jpx .j2c",
-    "raw data of a camera: export it as JPEG or TIFF": _RAW,
-    "not of a kind that is read: save it as PNG": f"{_DRAWN} {_RARE}",
-}
-_HINTS = {suffix: hint for hint, suffixes in _UNREAD.items() for suffix in suffixes.split()}
 
 # %% ../nbs/00d_images.ipynb #552f233a
 def _sorted_out(folder, recursive):

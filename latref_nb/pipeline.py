@@ -660,3 +660,16 @@ def calibrate(
 ):  # {method: Calibration}; the strengths are kept in the classifiers
     "Choose the strength of every edit by looking at decoded faces."
     return import_module("latref_nb.batch").calibrate_pipeline(self, images, judge, methods, **how)
+
+
+@patch
+def edit_photo(
+    self: LatRefPipeline,
+    photo,  # a path, PIL image or array of any size, with a face in it
+    edits=(),  # see `check_edits`
+    face="largest",  # which face: "largest", a number, or "all"
+    *args,
+    **how,  # more arguments of chapter 12d's `edit_photo`: align, landmarks, num_inference_steps
+):  # EditedPhoto: its `image` is the whole photograph
+    "Find a face in a photograph, edit it, and put what changed back where it was."
+    return import_module("latref_nb.photos").edit_photo(self, photo, edits, face, *args, **how)

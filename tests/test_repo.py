@@ -173,7 +173,7 @@ def test_every_import_of_the_package_is_declared():
 def test_every_dependency_is_bounded_pinned_and_explained():
     config = configparser.ConfigParser(delimiters=["="])
     config.read(ROOT / "settings.ini")
-    kinds = ("requirements", "dev_requirements", "docs_requirements", "measure_requirements")
+    kinds = ("requirements", "dev_requirements", "docs_requirements", "measure_requirements", "photos_requirements")
     needed = " ".join(config["DEFAULT"][k] for k in kinds).split()
     pinned = {
         line.split("==")[0].lower().replace("_", "-")
