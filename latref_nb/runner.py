@@ -25,7 +25,8 @@ from .batch import encode_dataset, fit_pipeline
 from .cache import fingerprint, provenance, read_identities
 from .checkpoints import load_part
 from .checks import shown, unknown_name
-from .commands import built, card_text, facts_of, known_settings, text_of, weighed_data
+from .cards import card_text, facts_of, text_of
+from .commands import built, known_settings, weighed_data
 from .consistency import StyleSettings, Weights, style_networks, train_styles
 from .core import default_device, make_generator, resolve_precision
 from .datasets import open_faces

@@ -18,12 +18,11 @@ from fastcore.script import Param
 
 from .checks import unknown_name
 from .files import write_json
+from .cards import read_record, text_of
 from latref_nb.commands import (
     lost_by_pipeline,
     open_data,
     precision_option,
-    read_record,
-    text_of,
     weighed_data,
 )
 from latref_nb.recipes import (

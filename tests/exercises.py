@@ -1357,6 +1357,24 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
             ),
         ],
     },
+    "16b_cards": {
+        "check_minutes_of": [
+            ('lambda record: sum(s.get("seconds") or 0 for s in record["stages"].values())', "those are seconds"),
+            ('lambda record: sum(s["seconds"] for s in record["stages"].values()) / 60', "KeyError"),
+        ],
+        "check_needs_rendering": [
+            (
+                'lambda record: any("style factors" in (s.get("labels") or ()) for s in record["stages"].values())',
+                "only measures",
+            ),
+            ("lambda record: False", "the model learns from the critic"),
+        ],
+        "check_cell": [
+            ("lambda value: '' if value is None else str(value)", "a bar begins the next cell"),
+            ("lambda value: str(value).replace('|', '/')", "what is not known stays empty"),
+            ("lambda value: '' if value is None else str(value).replace('|', '/')", "ends the row"),
+        ],
+    },
     "17_recipes": {
         "check_seen": [
             ("lambda recipe: {x for how in recipe.stages.values() for x in how['labels']}", "which only measures"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from repo import HANG, ROOT
-from latref_nb import ablations, commands, runner, shell, train_commands
+from latref_nb import ablations, cards, commands, runner, shell, train_commands
 from latref_nb.tags import CELEBA_TAGS
 from latref_nb.core import load_image, resolve_precision, save_image
 from latref_nb.datasets import open_faces
@@ -351,7 +351,7 @@ def test_styles_are_trained_resumed_and_kept(model, tmp_path, photos, capsys):
     assert masked.picture_mask is not None and len(masked.parts) == 7
     made = stages(tmp_path / "mask" / "pipeline")
     assert list(made) == ["autoencoder", "styles", "mask"] and made["mask"]["task"]["weights"]["area"] == 2
-    told = "\n".join(commands.record_tables({"stages": made}))
+    told = "\n".join(cards.record_tables({"stages": made}))
     assert "| styles | tags | 12 | 2 of 4 |" in told and "| mask | tags | 12 | 2 of 4 |" in told
     weights = "diffusion_pytorch_model.safetensors"
     assert (out / "modulation" / weights).stat().st_size < 0.6 * (
@@ -697,7 +697,7 @@ def test_every_record_says_the_precision_that_was_used(model, photos, tmp_path, 
     )
     assert stages(tmp_path / "m")["classifiers"]["precision"] == used
     words = {"bf16": "bfloat16", "no": "float32"}[used]
-    assert f"| {words} |" in "".join(commands.record_tables(commands.read_record(tmp_path / "m")))
+    assert f"| {words} |" in "".join(cards.record_tables(cards.read_record(tmp_path / "m")))
 
 
 @pytest.mark.parametrize(
@@ -750,14 +750,14 @@ def test_a_pipeline_knows_how_its_autoencoder_was_made(tmp_path):
     made = stages(tmp_path / "m")
     assert made["autoencoder"]["steps"] == 2 and made["autoencoder"]["labels"] == ["tags"]
     assert len(made["autoencoder"]["commands"]) == 2 and made["classifiers"]["faces"] == 60
-    told = commands.record_tables(commands.read_record(tmp_path / "m"))
+    told = cards.record_tables(cards.read_record(tmp_path / "m"))
     assert told[0] == "Labels seen by the model: tags." and "| autoencoder | tags | 8 | 2 of 4 |" in told[1]
-    assert commands.record_tables(commands.read_record(tmp_path / "a" / "autoencoder")) == [
+    assert cards.record_tables(cards.read_record(tmp_path / "a" / "autoencoder")) == [
         "No record of the training lies beside this model."
     ]
     (tmp_path / "m" / "training.json").write_text("{")
     with pytest.raises(ValueError, match="training.json is damaged"):
-        commands.read_record(tmp_path / "m")
+        cards.read_record(tmp_path / "m")
 
 
 def test_networks_that_measure_are_trained(tmp_path):

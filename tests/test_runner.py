@@ -7,7 +7,7 @@ import pytest
 import torch
 from recipe_case import SCALE
 from repo import HANG, ROOT
-from latref_nb import commands, runner, train_commands
+from latref_nb import cards, commands, runner, train_commands
 from latref_nb.removal import weights_key
 from latref_nb.pipeline import LatRefPipeline
 from latref_nb.recipes import RECIPES, TEACHES, scaled, varied
@@ -78,7 +78,7 @@ def test_the_card_is_printed_from_the_record(whole):
     card = (whole / "course" / "README.md").read_text(encoding="utf-8")
     assert "Labels seen by the model: tags, masks." in card
     assert f"latref_train recipe course --out runs --scale {SCALE}" in card and "| styles | tags |" in card
-    assert commands.card_folder(str(whole / "course")) == whole / "course"
+    assert cards.card_folder(str(whole / "course")) == whole / "course"
 
 
 def test_what_is_finished_is_skipped_and_what_has_changed_is_refused(whole, tmp_path, capsys):
