@@ -17,9 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
-from fastcore.basics import patch
-from torch import Tensor
 
 from . import sampling
 from .autoencoder import DiffusionAutoencoder
@@ -46,6 +43,9 @@ from .modulation import StyleModulation
 from .sampling import INVERSIONS, sampling_mode
 from .styles import LatentMapper, ReferenceExtractor
 from .unet import level_widths
+from diffusers import DiffusionPipeline
+from fastcore.basics import patch
+from torch import Tensor
 
 # %% ../nbs/11d_parts.ipynb #82321055
 PARTS = {
