@@ -287,7 +287,7 @@ def test_a_phone_held_sideways(pipe, tmp_path):
     photo.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "phone.png", exif=exif_of(6), icc_profile=PROFILE)
     out = pipe.edit_photo(tmp_path / "phone.png", "Eyeglasses=with", landmarks=points[0], num_inference_steps=3)
     straight = pipe.edit_photo(photo, "Eyeglasses=with", landmarks=points[0], num_inference_steps=3)
-    assert out.image.tobytes() == straight.image.tobytes()
+    assert np.abs(np.asarray(out.image, int) - np.asarray(straight.image, int)).max() <= 2  # rounding, of two runs
     out.save(tmp_path / "edited.png")
     with Image.open(tmp_path / "edited.png") as im:
         assert im.size == (600, 512) and im.getexif()[0x0112] == 6 and im.info["icc_profile"] == PROFILE
