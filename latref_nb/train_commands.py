@@ -105,6 +105,11 @@ _set_words = "change one of the settings below, name=value; may be repeated"
 _shipped = RECIPES["synthfaces64"].stages
 
 
+_ruler_words = (
+    "file of a network that measures pictures in the critic's place: torchvision's AlexNet (LPIPS), or TorchScript"
+)
+
+
 def train_autoencoder(
     out: Param("folder of the run; the network will be in its folder autoencoder", str, required=True) = None,
     data: str = "synthfaces",  # synthfaces, or a folder: CelebAMask-HQ, CelebA or images
@@ -114,6 +119,8 @@ def train_autoencoder(
     preset: Param("shape of the network", str, choices=list(AUTOENCODERS)) = "synthfaces64",
     init: Param(_init_words, str) = None,
     set: Param(_set_words, str, action="append") = None,
+    critic: Param("folder of a perceptual network, for the terms that need one; the one that ships", str) = None,
+    ruler: Param(_ruler_words, str) = None,
     steps: int = 20000,  # updates in all
     batch_size: int = 32,  # faces in an update
     lr: float = 2e-4,  # learning rate
@@ -126,16 +133,18 @@ def train_autoencoder(
 ):
     "Train a diffusion autoencoder."
     from latref_nb.runner import fit_autoencoder
+    from latref_nb.without_truth import load_critic
 
     s, changes = split_settings(set)
     model = _network(init, preset, changes, seed)
     side = model.config.image_size
     faces = open_data(data, n, side, s.data_seed, cache="none", tags=tags)  # bad data leaves no folder behind
     check_cache(cache)
+    critic = load_critic(critic, ruler)
     out = begin_training(out, resume, threads, makes=("autoencoder",))
     faces = weighed_data(faces, n, cache, s.regions)
     how = dict(batch_size=batch_size, lr=lr, save_every=save_every, precision=precision, seed=seed)
-    fit_autoencoder(model, faces, out, steps, s, device=device, resume=resume, **how)
+    fit_autoencoder(model, faces, out, steps, s, critic, device=device, resume=resume, **how)
     print(f"trained: {out / 'autoencoder'}")
 
 
@@ -302,16 +311,16 @@ def style_cache(
 
     if forward.precision == "auto":
         forward = replace(forward, precision=precision)
-    frozen = Frozen(pipe.autoencoder, pipe.linear, pipe.mlp, critic).to(pipe.device)
+    frozen = Frozen(pipe.autoencoder, pipe.linear, pipe.mlp, getattr(critic, "critic", critic)).to(pipe.device)
     return build_cache(frozen, faces, folder, n, forward, processes=processes or os.cpu_count() or 1)
 
 # %% ../nbs/17c_train_commands.ipynb #10592ac3
-def _ready(model, device, critic, data, n, seed, cache):
+def _ready(model, device, critic, ruler, data, n, seed, cache):
     "What styles and mask are trained on, all of it looked at before a folder is made: pipeline, critic, faces."
-    from latref_nb.perceptual import load_perceptual
     from latref_nb.removal import Frozen
+    from latref_nb.without_truth import load_critic
 
-    pipe, critic = with_classifiers(model, device), load_perceptual(critic) if critic else None
+    pipe, critic = with_classifiers(model, device), load_critic(critic, ruler)
     faces = open_data(data, n, pipe.size, seed, cache="none", tags=pipe.tags)
     Frozen(pipe.autoencoder, pipe.linear, pipe.mlp, critic)  # refuses a critic of other tags
     if cache:
@@ -370,6 +379,7 @@ def train_styles(
     lr: float = 1e-3,  # learning rate
     set: Param(_styles_words, str, action="append") = None,
     critic: Param(_critic_words, str) = None,
+    ruler: Param(_ruler_words, str) = None,
     init: Param(_more_words, str) = None,
     half: bool = False,  # store all but the classifiers in 16 bits: half the size, read back as 32
     precision: precision_option() = "auto",
@@ -387,7 +397,7 @@ def train_styles(
     _check_run(out)
     chosen = grouped_settings(set)
     run = asdict(chosen.pop("run"))
-    pipe, critic, faces = _ready(model, device, critic, data, n, run.pop("data_seed"), cache)
+    pipe, critic, faces = _ready(model, device, critic, ruler, data, n, run.pop("data_seed"), cache)
     check_styles(pipe, chosen)
     begun = _networks_of(init) if init else None
     out = begin_training(out, resume, threads, ("modulation", "extractor", "mapper", "pipeline"))
@@ -415,6 +425,7 @@ def train_mask(
     lr: float = 2e-3,  # learning rate
     set: Param(_styles_words, str, action="append") = None,
     critic: Param(_critic_words, str) = None,
+    ruler: Param(_ruler_words, str) = None,
     half: bool = False,  # store all but the classifiers in 16 bits: half the size, read back as 32
     precision: precision_option() = "auto",
     save_every: int = 1000,  # steps between checkpoints
@@ -432,7 +443,7 @@ def train_mask(
     _check_run(out)
     chosen = chosen_settings(set, mask_settings(), "weight of the loss")
     weights, forward = fitting(MaskWeights, chosen[""]), fitting(ForwardSettings, chosen["forward"])
-    pipe, critic, faces = _ready(model, device, critic, data, n, 0, cache)
+    pipe, critic, faces = _ready(model, device, critic, ruler, data, n, 0, cache)
     out = begin_training(out, resume, threads, ("picture_mask", "pipeline"))
     faces = style_cache(pipe, faces, n, cache or out / "cache", forward, critic, precision, processes)
     how = dict(batch_size=batch_size, lr=lr, precision=precision, save_every=save_every, seed=seed)
@@ -634,6 +645,7 @@ def eval_ablations(
     seed: int = HELD_OUT_SEED,  # of the held-out faces
     eval_steps: int = 12,  # of inversion and of rendering while measuring
     critic: Param(_critic_words, str) = None,
+    ruler: Param(_ruler_words, str) = None,
     precision: precision_option() = "auto",
     processes: int = None,  # that remove tags from faces side by side; one a core
     threads: int = None,  # of torch
@@ -652,7 +664,7 @@ def eval_ablations(
     check_table(json)
     chosen = grouped_settings(set)
     run = asdict(chosen.pop("run"))
-    pipe, critic, data = _ready(model, device, critic, data, n, run.pop("data_seed"), cache)
+    pipe, critic, data = _ready(model, device, critic, ruler, data, n, run.pop("data_seed"), cache)
     check_styles(pipe, chosen)
     where, forward = cache or Path(out) / "cache", chosen.pop("forward")
     data = style_cache(pipe, data, n, where, forward, critic, precision, processes)

@@ -41,7 +41,8 @@ from latref_nb.consistency import (
 from latref_nb.core import from_uint8, make_generator
 from latref_nb.tags import CELEBA_TAGS
 from latref_nb.masks import MaskWeights, train_mask
-from latref_nb.removal import ForwardSettings, StyleCache, build_cache
+from latref_nb.perceptual import RuledCritic
+from latref_nb.removal import ForwardSettings, Frozen, StyleCache, build_cache
 from latref_nb.resuming import StepGenerator
 
 torch.set_num_threads(1)
@@ -339,3 +340,14 @@ def test_training_lowers_the_loss(frozen, cache, tmp_path):
     C.fit(task, flipped(cache), tmp_path, 25, **FIT)
     after = task.loss(all_flipped(cache), numbers())
     assert after["loss"] < before["loss"] and after["code"] < before["code"]
+
+
+def test_another_ruler_measures_in_the_critics_place(frozen, cache):
+    class Thrice(torch.nn.Module):
+        distance = staticmethod(lambda x, y: 3 * frozen.critic.distance(x, y))
+        features = staticmethod(frozen.critic.features)
+
+    ruled = Frozen(frozen.autoencoder, frozen.linear, frozen.mlp, RuledCritic(frozen.critic, Thrice()))
+    terms = [task_of(f).loss(batch_of(flipped(cache)), numbers()) for f in (frozen, ruled)]
+    assert terms[1]["perceptual"] > terms[0]["perceptual"] > 0
+    assert all(torch.equal(terms[0][k], terms[1][k]) for k in terms[0] if k not in ("perceptual", "loss"))

@@ -8,11 +8,13 @@ from latref_nb import commands, shell, without_truth
 from latref_nb.core import make_generator
 from latref_nb.datasets import open_faces, write_celebamask_hq
 from latref_nb.faces import SynthFaces
-from latref_nb.judges import Judge, load_judges
+from latref_nb.judges import Judge, load_judges, load_lpips
 from latref_nb.metrics import diversity, evaluate, frechet_distance, gather_sources, make_trial
+from latref_nb.perceptual import load_perceptual
 from latref_nb.pipeline import LatRefPipeline
 from latref_nb.tags import TagSet
 from latref_nb.without_truth import PHOTO_COLUMNS, evaluate_photos, load_identity, load_inception, load_onlookers
+from latref_nb.without_truth import load_critic, load_ruler
 from latref_nb.without_truth import photo_diversity, photo_sources, photo_trial
 
 torch.set_num_threads(1)
@@ -270,3 +272,54 @@ def test_a_judge_of_other_tags_is_refused(pipe, faces, onlookers):
     other = without_truth.Onlookers(Judge(TagSet([faces.tags[0]])), onlookers.identity, onlookers.perceptual)
     with pytest.raises(ValueError, match="latref_train judge --data DIR"):
         photo_sources(pipe, faces, 2, other, 1)
+
+
+# ---- another ruler
+
+
+def a_script(path, net):
+    torch.jit.script(net).save(str(path))
+    return path
+
+
+class Maps(nn.Module):
+    "Two maps of a picture, as a published network might give them."
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Conv2d(3, 4, 3, 2), torch.nn.Conv2d(4, 6, 3, 2)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        a = self.a(x)
+        return [a, self.b(a)]
+
+
+def test_a_ruler_from_a_file_measures_in_the_critics_place(tmp_path):
+    from torchvision.models import alexnet
+
+    torch.manual_seed(0)
+    torch.save(alexnet(weights=None).state_dict(), tmp_path / "alex.pth")
+    x, y = (SynthFaces(8, 64, 3).batch(rows)["image"] for rows in ([0, 1], [2, 3]))
+    shipped = load_perceptual()
+    for file in (tmp_path / "alex.pth", a_script(tmp_path / "maps.pt", Maps())):
+        critic = load_critic(None, file)
+        assert torch.equal(critic.predict(x), shipped.predict(x)) and critic.tags.alike(shipped.tags)
+        far, y_ = critic.distance(x, y), y.clone().requires_grad_()
+        assert far.shape == (2,) and bool((far > 0).all()) and not torch.allclose(far, shipped.distance(x, y))
+        assert critic.distance(x, x).abs().max() < 1e-6 and critic.features(x).ndim == 2
+        (critic.distance(x, y_).sum() + critic.features(y_).sum()).backward()
+        assert y_.grad.abs().sum() > 0, "losses learn from it"
+    whole = load_lpips(tmp_path / "alex.pth")
+    assert torch.allclose(load_ruler(tmp_path / "alex.pth").distance(x, y), whole(x, y).flatten())
+
+
+def test_files_that_measure_nothing_are_told(tmp_path):
+    (tmp_path / "words.pt").write_text("Dear reader,")
+    with pytest.raises(ValueError, match="neither TorchScript nor AlexNet's weights") as e:
+        load_ruler(tmp_path / "words.pt")
+    assert "\n" not in str(e.value)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        load_ruler(tmp_path / "none.pt")
+    wrong = load_ruler(a_script(tmp_path / "wide.pt", torch.nn.Conv2d(7, 2, 3)))
+    with pytest.raises(ValueError, match="does not take pictures"):
+        wrong.distance(*[SynthFaces(8, 64, 3).batch([0])["image"]] * 2)
