@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 PARTS = ("faces", "sampling", "training", "styles", "explore", "precision", "memory")
-ALONE = ("chapters",)  # takes long, and runs only where it is named
+ALONE = ("photos", "chapters")  # take long, and run only where they are named
 
 
 def machine():

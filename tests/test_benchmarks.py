@@ -55,17 +55,16 @@ def test_the_page_on_training_shows_what_is_counted():
     assert len(tables) > 12 and not [line for line in tables if line not in page]
 
 
-def test_costs_follow_from_steps_and_shape():
+def test_photographs_beside_the_published_loop():
     sys.path.insert(0, str(RUN.parent))
-    import cost
+    import photos
 
-    ahead, step, weights, kept = cost.counted("synthfaces64")
+    rows = {r.what: r for r in photos.run(1, preset="synthfaces64")}
+    edit = next(r for what, r in rows.items() if what.startswith("an edit of one photograph"))
     assert (
-        2.5 * ahead < step < 3.5 * ahead
-        and kept > 64 * 64 * 3 * 4
-        and weights == sum(p.numel() for p in cost.from_preset("synthfaces64").parameters())
+        0 < edit.ours < edit.peer
+        and abs(edit.ratio - edit.ours / edit.peer) < 0.2
+        and "network calls against 200" in edit.note
     )
-    numbers = [
-        [float(row.split("|")[3]) for row in cost.hours("synthfaces64", steps, 32)] for steps in (10**8, 2 * 10**8)
-    ]
-    assert all(abs(b - 2 * a) <= 1 for a, b in zip(*numbers)), numbers
+    assert rows["memory of synthfaces64, batch 8"].ours >= rows["memory of synthfaces64, batch 1"].ours > 0
+    assert rows["largest batch in 24 GiB, float32, a tenth left free"].ours > 8
