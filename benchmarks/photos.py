@@ -16,7 +16,7 @@ from latref_nb.pipeline import LatRefPipeline
 PRESET, ENCODED = "ffhq256_autoenc", 3  # encodings that the published loop makes in each step: source twice, reference once
 BATCHES, CARD = (1, 8), 24  # faces at once whose memory is measured; GiB of a card
 CHILD = """
-import resource, sys, torch
+import sys, psutil, torch
 from latref_nb.autoencoder import from_preset
 preset, n = sys.argv[1], int(sys.argv[2])
 torch.set_num_threads(int(sys.argv[3]))
@@ -24,7 +24,10 @@ model = from_preset(preset).eval()
 with torch.no_grad():
     x = torch.zeros(max(n, 1), 3, model.config.image_size, model.config.image_size)
     if n: model.denoise(x, torch.zeros(n), torch.zeros(n, model.config.z_dim))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+now = psutil.Process().memory_info()
+status = open("/proc/self/status").read() if sys.platform == "linux" else ""  # ru_maxrss would be that of the parent
+peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024 if status else getattr(now, "peak_wset", now.rss)
+print(peak / 2**30)
 """
 
 

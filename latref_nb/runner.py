@@ -460,12 +460,12 @@ def _evaluation_stage(job, s, folder):
     how = dict(precision=precision, brief=s["brief"], progress=job.progress)
     if job.photos is None:
         rows = [r for r in rows_at_hand(pipe) if r != "round_trip"] if s["brief"] else None
-        found = evaluate(pipe, s["n"], s["seed"], rows, calls, batch, judges=Judges(*seen), **how)
+        found = evaluate(pipe, s["n"], s["seed"], rows, calls, batch, judges=Judges(*seen[:3], factors=seen[3]), **how)
     else:
         critic = job.network("critic")
         seen[1] = seen[1] or GivenIdentity(lambda x: critic.read(x)[1], critic.config.size, "the critic's last map")
         found = evaluate_photos(
-            pipe, job.faces("evaluation"), s["n"], None, calls, batch, judges=Onlookers(*seen), **how
+            pipe, job.faces("evaluation"), s["n"], None, calls, batch, judges=Onlookers(*seen[:3]), **how
         )
     found.save(folder / "table.json")
     print(found.table(rows=False))

@@ -188,7 +188,7 @@ class FaceChooser(W.VBox):
         self.path = W.Text(placeholder="or the path of a file", continuous_update=False, layout=W.Layout(width="180px"))
         self.words = W.HTML()
         outside = W.HBox([self.upload, self.path], layout=W.Layout(flex_flow="row wrap"))
-        self.cut, self.found = [], ClickPicture(width=48 * columns, label=f"{title}: choose one of the faces found")
+        self.cut, self.found = [], ClickPicture(width=48 * columns, label=f"{title}: choose a face of your picture")
         self.found.layout.display = "none"
         layout = W.Layout(width=f"{max(48 * columns, 292) + 8}px", max_width="100%")
         shown = [W.HTML(f"<b>{html.escape(title)}</b>"), self.sheet, outside, self.found, self.words]
