@@ -168,35 +168,36 @@ def card_rows(
 _TRUNKS = ("critic", "judge", "identity", "factors")  # stages whose network is a `FaceTrunk` with a head
 
 
-def _stage_operations(recipe, stage, auto, tags):
-    "Operations of a whole stage, and the bytes it holds; None where it is small beside the others."
+def _stage_cost(recipe, stage, auto, tags):
+    "What a step of a stage costs a face, and operations that come once; None where it is small beside the others."
     s, shape = recipe.stages[stage], dict(recipe.stages["autoencoder"].get("network", {"preset": recipe.name}))
-    samples = s.get("steps", 0) * s.get("batch_size", 0)
     if stage == "styles":
-        cost = style_cost(shape.pop("preset"), tags, **shape)
-        removals = s["n"] * removal_operations(auto, len(tags))
-        return cost.step * samples + removals, cost.memory(s["batch_size"])
+        return style_cost(shape.pop("preset"), tags, **shape), s["n"] * removal_operations(auto, len(tags))
     if stage == "evaluation":
         edits = len(tags.pairs) * 5 / 2  # five rows; half of the faces lack a value
-        return auto.forward * s["n"] * s["calls"] * (2 + edits), None
+        return None, auto.forward * s["n"] * s["calls"] * (2 + edits)
     if stage not in (*_TRUNKS, "autoencoder") or "weights" in s:
         return None, None
-    cost = auto if stage == "autoencoder" else network_cost(FaceTrunk, recipe.size)
-    return cost.step * samples, cost.memory(s["batch_size"])
+    return auto if stage == "autoencoder" else network_cost(FaceTrunk, recipe.size), 0.0
 
 
 def price(
     recipe,  # of chapter 17: `stages`, `size`, `tags`, `name`
-):  # list of {"stage", "faces", "steps", "10¹⁵ operations", "GB", and hours on each of `CARDS`}
+):  # list of {"stage", "faces", "steps", "M parameters", "GFLOP a step", "GB", …}, hours for each of `CARDS`
     "What each stage of a recipe costs, counted beforehand; nothing is run."
     shape = dict(recipe.stages["autoencoder"].get("network", {"preset": recipe.name}))
     tags, rows = TagSet([CELEBA_TAGS[t] for t in recipe.tags]), []
     auto = autoencoder_cost(shape.pop("preset"), **shape)
     for stage, s in recipe.stages.items():
-        operations, memory = _stage_operations(recipe, stage, auto, tags)
-        row = {"stage": stage, "faces": s.get("n"), "steps": s.get("steps")}
+        cost, operations = _stage_cost(recipe, stage, auto, tags)
+        batch, row = s.get("batch_size"), {"stage": stage, "faces": s.get("n"), "steps": s.get("steps")}
+        row |= dict.fromkeys(("M parameters", "GFLOP a step", "GB"))
+        if cost is not None:
+            operations += cost.step * s["steps"] * batch
+            row |= {"M parameters": round(cost.weights / 1e6, 1), "GFLOP a step": round(cost.step * batch / 1e9)}
+            row |= {"GB": round(cost.memory(batch) / 1e9, 1)}
         if operations is not None:
-            row |= {"10¹⁵ operations": round(operations / 1e15, 1), "GB": memory and round(memory / 1e9, 1)}
+            row |= {"10¹⁵ operations": round(operations / 1e15, 1)}
             row |= {f"hours, {card}": round(hours(operations, rate), 1) for card, (_, rate) in CARDS.items()}
         rows.append(row)
     return rows

@@ -90,6 +90,8 @@ def test_a_price_is_counted_for_every_stage(name, capsys):
     for stage in ("critic", "autoencoder", "styles", "evaluation"):
         assert rows[stage]["10¹⁵ operations"] > 0 and all(f"hours, {card}" in rows[stage] for card in CARDS)
     assert rows["autoencoder"]["10¹⁵ operations"] > rows["critic"]["10¹⁵ operations"]
+    for stage in ("critic", "autoencoder", "styles"):
+        assert all(rows[stage][k] > 0 for k in ("M parameters", "GFLOP a step", "GB")), stage
 
 
 def test_a_dry_run_prints_and_trains_nothing(tmp_path, capsys, monkeypatch):
