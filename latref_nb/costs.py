@@ -195,7 +195,7 @@ def price(
         if cost is not None:
             operations += cost.step * s["steps"] * batch
             row |= {"M parameters": round(cost.weights / 1e6, 1), "GFLOP a step": round(cost.step * batch / 1e9)}
-            row |= {"GB": round(cost.memory(batch) / 1e9, 1)}
+            row |= {"GB": round(cost.memory(batch) / 1e9, 2)}
         if operations is not None:
             row |= {"10¹⁵ operations": round(operations / 1e15, 1)}
             row |= {f"hours, {card}": round(hours(operations, rate), 1) for card, (_, rate) in CARDS.items()}
