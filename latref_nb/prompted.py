@@ -112,6 +112,7 @@ class PromptFaces(Dataset):
         parts = [range(i, min(i + chunk, len(faces))) for i in range(0, len(faces), chunk)]
         covers = [coverage(source.masks(part)).mul(255).round().to(torch.uint8) for part in parts]
         self.cover = torch.cat(covers)  # (n,19,16,16) uint8
+        self.provenance = faces.provenance
 
     def __len__(self):
         return len(self.faces)
@@ -170,7 +171,9 @@ class PromptedTask:
 
     def config(self):
         "What must be the same on resume."
-        return dict(task="prompted", mask_by=self.mask_by, weighting=self.weighting, **vars(self.dropping))
+        widths = list(self.modules["unet"].config.block_out_channels)
+        how = dict(mask_by=self.mask_by, weighting=self.weighting, p2_gamma=self.p2_gamma, widths=widths)
+        return dict(task="prompted", **how, **vars(self.dropping))
 
     def to(self, device):
         self.schedule = self.schedule.to(device)
