@@ -273,6 +273,11 @@ class PromptedPipeline(DiffusionPipeline):
         return self.prompt_encoder.tags
 
     @property
+    def parts(self):  # {name: network}
+        "The networks."
+        return {"unet": self.unet, "prompt_encoder": self.prompt_encoder}
+
+    @property
     def codec(self):  # PatchCodec
         "Pictures ↔ latents."
         return PatchCodec(self.config.patch)
