@@ -10,12 +10,10 @@ import re
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from .checks import unknown_name
-from .prompted import PromptedPipeline, level, steps_of
-from .prompts import FacePrompt
-from diffusers import DiffusionPipeline, UNet2DConditionModel
+from .prompted import PromptedPipeline, beside, level, steps_of
+from diffusers import UNet2DConditionModel
 
 # %% ../nbs/20b_bases.ipynb #layers
 _BLOCK = re.compile(r"(down|mid|up)_blocks?\.?(\d*)\.attentions\.(\d+)\.transformer_blocks\.(\d+)\.attn([12])$")
@@ -57,6 +55,10 @@ class Base:
             raise ValueError(f"a pipeline with {got} as `unet` came. Needed: one with diffusers' UNet2DConditionModel.")
         self.pipe, self.layers = pipe, attention_layers(pipe.unet)
         self.ours = isinstance(pipe, PromptedPipeline)
+        if self.ours and pipe.config.mask_by != "cross":
+            raise ValueError(
+                f"a model with the mask by {pipe.config.mask_by} came. Needed: one whose prompt is all tokens."
+            )
 
     @property
     def unet(self):
@@ -120,8 +122,8 @@ class Base:
 
     def predict(self, x, t, tokens):  # (B,C,g,g)
         "What the network predicts for latents at a level, told these tokens; gradients pass."
-        dtype = self.unet.dtype
-        return self.unet(x.to(dtype), t, encoder_hidden_states=tokens.to(dtype)).sample.to(x.dtype)
+        dtype, seen = self.unet.dtype, beside(x, None) if self.ours else x
+        return self.unet(seen.to(dtype), t, encoder_hidden_states=tokens.to(dtype)).sample.to(x.dtype)
 
     @torch.no_grad()
     def encode(self, images):  # (B,3,S,S) in [-1, 1] → (B,C,g,g)
