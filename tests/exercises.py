@@ -1150,6 +1150,40 @@ def wrong(pipe, x, steps):
             ("lambda a, b: (a.mean() - b.mean()) ** 2 + (a.var() - b.var()) ** 2", "not variances"),
         ],
     },
+    "14c_segmenter": {
+        "check_iou": [
+            ("lambda a, b: (a & b).sum() / a.sum()", "counts once in *either*"),
+            ("lambda a, b: (a & b).float().mean()", "the share of the picture"),
+            ("lambda a, b: (a & b).sum() / (a | b).sum().clamp(min=1)", "nothing to be right about"),
+        ],
+        "check_off_by_one": [
+            ("lambda h: (h - 1) / h", "three rows are in either"),
+            ("lambda h: h / (h + 2)", "three rows are in either"),
+            ("lambda h: h / (h + 4)", "meets itself nowhere"),
+        ],
+        "check_lazy": [
+            ("lambda truth: torch.mode(truth, 0).values", "once for each of the"),
+            ("lambda truth: truth", "it has looked"),
+            ("lambda truth: torch.ones_like(truth)", "the most frequent part"),
+        ],
+    },
+    "14d_claims": {
+        "check_plus_minus": [
+            ("lambda p, n: 1.96 * p * (1 - p) / n", "the root is missing"),
+            ("lambda p, n: (p * (1 - p) / n) ** 0.5", "1.96 of them"),
+            ("lambda p, n: 1.96 * (p * (1 - p)) ** 0.5", "a mean of n varies less"),
+        ],
+        "check_faces_for": [
+            ("lambda gap, spread: math.ceil(1.96 * spread / gap)", "with the *root*"),
+            ("lambda gap, spread: math.ceil((spread / gap) ** 2 - 1e-9)", "one standard deviation"),
+            ("lambda gap, spread: 385", "a quarter of the faces"),
+        ],
+        "check_best_of": [
+            ("lambda k, n, p: best_of(k, n, p) * n", "divide by the number of faces"),
+            ("lambda k, n, p: (torch.rand(2000, k, n) < p).float().mean()", "the mean of all rows"),
+            ("lambda k, n, p: (torch.rand(2000, k, n) < p).float().mean(2).amin(1).mean()", "the worst of them"),
+        ],
+    },
     "15_widgets": {
         "check_done_by_worker": [
             ("lambda times, duration: list(range(len(times)))", "a queue"),
