@@ -55,10 +55,6 @@ class Base:
             raise ValueError(f"a pipeline with {got} as `unet` came. Needed: one with diffusers' UNet2DConditionModel.")
         self.pipe, self.layers = pipe, attention_layers(pipe.unet)
         self.ours = isinstance(pipe, PromptedPipeline)
-        if self.ours and pipe.config.mask_by != "cross":
-            raise ValueError(
-                f"a model with the mask by {pipe.config.mask_by} came. Needed: one whose prompt is all tokens."
-            )
 
     @property
     def unet(self):
@@ -90,6 +86,11 @@ class Base:
     def tokens(self, prompt, n=None):  # (B,N,d)
         "What the cross-attention reads."
         prompt = self.prompts(prompt, n)
+        if self.ours and prompt.told.any() and self.pipe.config.mask_by != "cross":
+            by = self.pipe.config.mask_by
+            raise ValueError(
+                f"a prompt with a mask came, and this model hears masks by {by}: tokens alone cannot tell it."
+            )
         if self.ours:
             return self.pipe.prompt_encoder(prompt.to(self.device)).float()
         return self._text(prompt)
@@ -122,7 +123,7 @@ class Base:
 
     def predict(self, x, t, tokens):  # (B,C,g,g)
         "What the network predicts for latents at a level, told these tokens; gradients pass."
-        dtype, seen = self.unet.dtype, beside(x, None) if self.ours else x
+        dtype, seen = self.unet.dtype, beside(x, None, self.pipe.config.mask_by) if self.ours else x
         return self.unet(seen.to(dtype), t, encoder_hidden_states=tokens.to(dtype)).sample.to(x.dtype)
 
     @torch.no_grad()

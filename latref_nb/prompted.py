@@ -144,13 +144,15 @@ def places(
 
 def beside(
     latents,  # (B,C,g,g)
-    prompt,  # FacePrompt of as many; only asked where the mask comes in as channels
+    prompt,  # FacePrompt of as many; None where no mask is told
     mask_by="cross",  # one of MASK_BY
 ):  # (B,C+12,g,g), or with the mask (B,C+12+19,g,g)
     "What the network sees: noised latents, where each place is, and perhaps the mask."
     where = places(latents.shape[-1], latents.device).to(latents)
     seen = [latents, where.expand(len(latents), -1, -1, -1)]
-    if mask_by != "cross":
+    if mask_by != "cross" and prompt is None:
+        seen.append(latents.new_zeros(len(latents), len(CLASSES), *latents.shape[2:]))
+    elif mask_by != "cross":
         seen.append(prompt.cover.to(latents) * prompt.told.to(latents)[..., None, None])
     return torch.cat(seen, 1)
 

@@ -52,12 +52,16 @@ def read_classes(
             with Image.open(mask, formats=("PNG", "BMP", "TIFF")) as im:
                 mask = np.array(im)
         except (OSError, ValueError, SyntaxError) as e:
-            raise ValueError(f"{what} cannot be read as a mask ({e}). Give a PNG of class numbers 0 to {n - 1}.") from None
+            raise ValueError(
+                f"{what} cannot be read as a mask ({e}). Give a PNG of class numbers 0 to {n - 1}."
+            ) from None
     m = mask if isinstance(mask, Tensor) else torch.from_numpy(np.array(mask))
     if m.ndim == 2 and not m.is_floating_point() and m.dtype != torch.bool:
         low, high = int(m.min()), int(m.max())
         if low < 0 or high >= n:
-            raise ValueError(f"{what} has values from {low} to {high}. Allowed: class numbers 0 to {n - 1}, as CLASSES.")
+            raise ValueError(
+                f"{what} has values from {low} to {high}. Allowed: class numbers 0 to {n - 1}, as CLASSES."
+            )
         m = class_layers(m)
     if m.ndim != 3 or len(m) != n:
         raise ValueError(f"{what} has shape {tuple(m.shape)}. Needed: (S,S) of class numbers, or ({n},S,S) of layers.")
@@ -88,7 +92,9 @@ class FacePrompt:
             raise ValueError(f"labels, cover and told have shapes {shapes}. Needed: (B,{n}), (B,{k},{g},{g}), (B,{k}).")
         top = torch.tensor([len(t) for t in self.tags], device=self.labels.device)
         if bool((self.labels < -1).any() or (self.labels >= top).any()):
-            raise ValueError("labels out of range came. Allowed: the numbers of a tag's values, and −1 where nothing is said.")
+            raise ValueError(
+                "labels out of range came. Allowed: the numbers of a tag's values, and −1 where nothing is said."
+            )
 
     def __len__(self):
         return len(self.labels)
@@ -114,7 +120,9 @@ def _labels(tags, tagset):
     if isinstance(tags, str):
         pairs = [p.partition("=") for p in tags.split(",") if p.strip()]
         if bad := [p[0] for p in pairs if not p[1]]:
-            raise ValueError(f"{shown(bad[0])} says no value. Write Tag=value, with commas between: Smiling=with, Male=without.")
+            raise ValueError(
+                f"{shown(bad[0])} says no value. Write Tag=value, with commas between: Smiling=with, Male=without."
+            )
         tags = {k.strip(): v.strip() for k, _, v in pairs}
     if isinstance(tags, dict):
         return tagset.encode(tags)[None]
@@ -136,7 +144,9 @@ def face_prompt(
         layers = None if mask is None else read_classes(mask)[None]
     counts = {len(o) for o in (labels, layers) if o is not None and len(o) > 1} | ({n} if n else set())
     if len(counts) > 1:
-        raise ValueError(f"{' and '.join(map(str, sorted(counts)))} prompts came. Give one for all, or the same number.")
+        raise ValueError(
+            f"{' and '.join(map(str, sorted(counts)))} prompts came. Give one for all, or the same number."
+        )
     B = counts.pop() if counts else 1
     cover = torch.zeros(1, len(CLASSES), GRID, GRID) if layers is None else coverage(layers)
     told = torch.full((B, len(CLASSES)), layers is not None)
@@ -201,7 +211,9 @@ class PromptEncoder(Network):
     ):  # (B, n_tags + 19, dim)
         "Tokens in the order of `prompt.names`."
         if not prompt.tags.alike(self.tags):
-            raise ValueError(f"the prompt speaks of {prompt.tags}, the model knows {self.tags}. Make it with the model's tags.")
+            raise ValueError(
+                f"the prompt speaks of {prompt.tags}, the model knows {self.tags}. Make it with the model's tags."
+            )
         labels = prompt.labels.to(self.device)
         first = torch.tensor(self.first, device=self.device)
         value = self.value(labels.clamp(min=0) + first)  # (B,n,d)
