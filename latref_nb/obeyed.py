@@ -119,6 +119,18 @@ def left_free(
                 shares += (a.std(0) / b.std(0)).tolist()
     return sum(shares) / len(shares) if shares else float("nan")
 
+# %% ../nbs/20c_obeyed.ipynb #figures
+def _right(right):  # (n,n_tags) bool
+    return right.float().mean()
+
+
+def _worst(right):  # (n,n_tags) bool
+    return right.float().mean(0).min()
+
+
+def _iou(tables):  # (n,19,19)
+    return iou_of(tables).nanmean()
+
 # %% ../nbs/20c_obeyed.ipynb #evaluation
 SAYS = {"tags": dict(mask=True), "masks": dict(tags=True), "both": {}}  # what is said → what is left out of the prompt
 GUIDANCES = (1.0, 2.0)  # 1: as the network was trained
@@ -171,18 +183,6 @@ def evaluate_prompted(
 
 # %% ../nbs/20c_obeyed.ipynb #claims
 MASKS_LEAVE_OPEN = {"HairColor": 0.45, "Young": 0.60}  # tags that no mask tells; masks alone may reach so much at most
-
-
-def _right(right):  # (n,n_tags) bool
-    return right.float().mean()
-
-
-def _worst(right):  # (n,n_tags) bool
-    return right.float().mean(0).min()
-
-
-def _iou(tables):  # (n,19,19)
-    return iou_of(tables).nanmean()
 
 
 @patch
