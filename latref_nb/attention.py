@@ -374,7 +374,7 @@ def branch(self: _Walk, prompt):  # FacePrompt → one of BRANCHES
         return ""
     return {(False, False): "null.", (False, True): "mask."}.get(says, "")
 
-
+# %% ../nbs/13a_attention.ipynb #3cb87bcc
 @patch
 def before(self: _Walk, event, said):
     "A method of the pipeline is about to be called with these arguments."
@@ -477,7 +477,7 @@ def _scores(block, name, rows, heads, hidden, encoder_hidden_states=None, attent
     w = block.get_attention_scores(q.flatten(0, 1), k.flatten(0, 1), attention_mask)  # (B·h,Q,K)
     return w.unflatten(0, q.shape[:2]).float()  # → (B,h,Q,K)
 
-
+# %% ../nbs/13a_attention.ipynb #2efe022f
 @contextmanager
 def _prompted_ears(pipe, found, maps):
     "Fill the maps while a prompted pipeline works; what is given are the numbers of the steps that came."

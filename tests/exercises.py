@@ -1061,7 +1061,7 @@ def wrong(pipe, x, steps):
             ("lambda x, y, w: (y, w - x)", "counted from 0"),
         ],
     },
-    "13_attention": {
+    "13_maps": {
         "check_token_spread": [
             ("lambda w, k, side: w[:, k].reshape(side, side)", "what each place takes"),
             ("lambda w, k, side: token_spread(w, k, side).T", "rows and columns"),
@@ -1075,6 +1075,31 @@ def wrong(pipe, x, steps):
         "check_share_on": [
             ("lambda s, mask: (s * F.adaptive_max_pool2d(mask[None].float(), len(s))[0]).sum()", "counted whole"),
             ("lambda s, mask: mask.float().mean()", "area of the part"),
+        ],
+    },
+    "13a_attention": {
+        "check_step_numbers": [
+            ("lambda asked: list(range(len(asked)))", "calls were counted"),
+            ("lambda asked: [n + 1 for n in step_numbers(asked)]", "count from 0"),
+            (
+                """def wrong(asked):
+    n, numbers = 0, []
+    for i, t in enumerate(asked):
+        n += i > 0 and t != asked[i - 1]
+        numbers.append(n)
+    return numbers""",
+                "the level rose",
+            ),
+        ],
+        "check_bytes_of": [
+            ("lambda side, tokens, heads, steps: side * tokens * heads * steps * 4", "side · side places"),
+            ("lambda side, tokens, heads, steps: side**2 * tokens * heads * steps", "a float32 takes four bytes"),
+            ("lambda side, tokens, heads, steps: side**4 * heads * steps * 4", "a self-attention"),
+        ],
+        "check_told": [
+            ("lambda w, tokens, avoid: w", "both branches came back"),
+            ("lambda w, tokens, avoid: w[:len(avoid)] if torch.equal(tokens[:len(avoid)], avoid) else w", "what to avoid"),
+            ("lambda w, tokens, avoid: w[len(avoid):]", "four pictures without guidance"),
         ],
     },
     "14_judges": {
