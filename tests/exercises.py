@@ -1543,4 +1543,24 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
             ),
         ],
     },
+    "20d_looking": {
+        "check_word_spread": [
+            ("lambda w, numbers: w[:, numbers[0]] / w[:, numbers[0]].sum()", "the first piece alone"),
+            ("lambda w, numbers: w[:, numbers].sum(1)", "what each place takes"),
+            ("lambda w, numbers: w[:, numbers] / w[:, numbers].sum(0)", "one number for each"),
+        ],
+        "check_sharpest": [
+            ("lambda rows, token, part: sharpest([r | dict(token=token) for r in rows], token, part)", "another token"),
+            ("lambda rows, token, part: sharpest([r | dict(part=part) for r in rows], token, part)", "another part"),
+            (
+                "lambda rows, token, part: sharpest([r | dict(lift=r['share']) for r in rows], token, part)",
+                "the largest share",
+            ),
+        ],
+        "check_said": [
+            ("lambda told, nothing: (told - nothing).sum(-1)", "differences cancel"),
+            ("lambda told, nothing: (told - nothing).abs().sum(-1)", "take half the sum"),
+            ("lambda told, nothing: (told - nothing).abs().sum() / 2", "one number for each place"),
+        ],
+    },
 }
