@@ -1543,7 +1543,7 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
             ),
         ],
     },
-    "20d_looking": {
+    "20f_looking": {
         "check_word_spread": [
             ("lambda w, numbers: w[:, numbers[0]] / w[:, numbers[0]].sum()", "the first piece alone"),
             ("lambda w, numbers: w[:, numbers].sum(1)", "what each place takes"),
