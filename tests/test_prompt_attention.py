@@ -423,3 +423,28 @@ def test_names_in_a_file_must_fit(tmp_path, tokens):
     np.savez(tmp_path / "m.npz", about=np.array(json.dumps(about)), m=np.ones((1, 1, 1, 4, 2), np.float32))
     with pytest.raises(ValueError, match="the tokens of m are no list of 2 names"):
         load_attention(tmp_path / "m.npz")
+
+
+# ---- in the explorer
+
+
+def test_the_explorer_takes_a_prompted_pipeline_beside_the_style_module(ours, faces):
+    from latref_nb.inside import AttentionExplorer
+    from style_case import style_pipeline
+
+    a = AttentionExplorer(style_pipeline(), faces, range(4), steps=2, prompted=ours).wait()
+    assert a.layer.startswith("modulation.") and [label for label, _ in a.tokens.options] == ["0", "1", "2", "3"]
+    a.layer, name = "prompted.invert.unet.up.2.0.cross", "invert.unet.up.2.0.cross"
+    a.wait()
+    hair = [label for label, _ in a.tokens.options].index("HairColor")
+    a.token, a.row, a.column = hair, 5, 9
+    face = a.chooser.face
+    with record_attention(ours, name) as maps:
+        ours.invert(face.image[None], FacePrompt.of_faces(faces, [face.index]), num_inference_steps=2)
+    picture, at, _ = a.views()[0]
+    assert not a.bad and np.array_equal(picture, overlay(face.image, maps[name].spread("HairColor")))
+    assert torch.equal(at, maps[name].place(5, 9)) and "where HairColor goes" in a.words and "mask hair" in a.bars[0].value
+    a.compare = "another face"
+    a.wait()
+    assert len(a.views()) == 2 and not np.array_equal(a.views()[1][1], at) and a.still()
+    assert "where mask hair goes" in a.to_html() and untouched(ours)
