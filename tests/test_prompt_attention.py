@@ -19,7 +19,7 @@ from latref_nb.attention import (
 )
 from latref_nb.faces import SynthFaces
 from latref_nb.maps import AttentionMap, either, words_of
-from latref_nb.prompted import PromptedPipeline, prompted_scheduler, prompted_unet
+from latref_nb.prompted import PromptedPipeline, beside, prompted_scheduler, prompted_unet
 from latref_nb.prompts import FacePrompt, PromptEncoder
 
 from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel  # isort: skip  (after latref_nb)
@@ -234,7 +234,7 @@ def test_an_existing_face_on_the_way_up(ours, prompt, faces):
 
 def test_a_loop_of_ones_own(ours, prompt):
     "The U-Net called without the pipeline: one walk up, one down; the last answer at a level counts."
-    tokens, x = ours.prompt_encoder(prompt), ours.prepare_latents(2, gen())
+    tokens, x = ours.prompt_encoder(prompt), beside(ours.prepare_latents(2, gen()), None)
     with record_attention(ours, f"*{LAYER}") as maps, torch.no_grad():
         ours.scheduler.set_timesteps(3)
         for t in reversed(ours.scheduler.timesteps):
