@@ -1061,7 +1061,7 @@ def wrong(pipe, x, steps):
             ("lambda x, y, w: (y, w - x)", "counted from 0"),
         ],
     },
-    "13_attention": {
+    "13_maps": {
         "check_token_spread": [
             ("lambda w, k, side: w[:, k].reshape(side, side)", "what each place takes"),
             ("lambda w, k, side: token_spread(w, k, side).T", "rows and columns"),
@@ -1075,6 +1075,31 @@ def wrong(pipe, x, steps):
         "check_share_on": [
             ("lambda s, mask: (s * F.adaptive_max_pool2d(mask[None].float(), len(s))[0]).sum()", "counted whole"),
             ("lambda s, mask: mask.float().mean()", "area of the part"),
+        ],
+    },
+    "13a_attention": {
+        "check_step_numbers": [
+            ("lambda asked: list(range(len(asked)))", "calls were counted"),
+            ("lambda asked: [n + 1 for n in step_numbers(asked)]", "count from 0"),
+            (
+                """def wrong(asked):
+    n, numbers = 0, []
+    for i, t in enumerate(asked):
+        n += i > 0 and t != asked[i - 1]
+        numbers.append(n)
+    return numbers""",
+                "the level rose",
+            ),
+        ],
+        "check_bytes_of": [
+            ("lambda side, tokens, heads, steps: side * tokens * heads * steps * 4", "side · side places"),
+            ("lambda side, tokens, heads, steps: side**2 * tokens * heads * steps", "a float32 takes four bytes"),
+            ("lambda side, tokens, heads, steps: side**4 * heads * steps * 4", "a self-attention"),
+        ],
+        "check_told": [
+            ("lambda w, tokens, avoid: w", "both branches came back"),
+            ("lambda w, tokens, avoid: w[:len(avoid)] if torch.equal(tokens[:len(avoid)], avoid) else w", "what to avoid"),
+            ("lambda w, tokens, avoid: w[len(avoid):]", "four pictures without guidance"),
         ],
     },
     "14_judges": {
@@ -1678,6 +1703,26 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
             ("lambda tags: ' '.join(f'{t}={v}' for t, v in tags.items())", "is not understood"),
             ("lambda tags: ', '.join(tags)", "is not understood"),
             ("lambda tags: ', '.join(f'{t}=with' for t in list(tags)[:1])", "says something else"),
+        ],
+    },
+    "20f_looking": {
+        "check_word_spread": [
+            ("lambda w, numbers: w[:, numbers[0]] / w[:, numbers[0]].sum()", "the first piece alone"),
+            ("lambda w, numbers: w[:, numbers].sum(1)", "what each place takes"),
+            ("lambda w, numbers: w[:, numbers] / w[:, numbers].sum(0)", "one number for each"),
+        ],
+        "check_sharpest": [
+            ("lambda rows, token, part: sharpest([r | dict(token=token) for r in rows], token, part)", "another token"),
+            ("lambda rows, token, part: sharpest([r | dict(part=part) for r in rows], token, part)", "another part"),
+            (
+                "lambda rows, token, part: sharpest([r | dict(lift=r['share']) for r in rows], token, part)",
+                "the largest share",
+            ),
+        ],
+        "check_said": [
+            ("lambda told, nothing: (told - nothing).sum(-1)", "differences cancel"),
+            ("lambda told, nothing: (told - nothing).abs().sum(-1)", "take half the sum"),
+            ("lambda told, nothing: (told - nothing).abs().sum() / 2", "one number for each place"),
         ],
     },
 }
