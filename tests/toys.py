@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler
-from diffusers.models.attention_processor import Attention
 from safetensors.torch import load_file
 from torch import nn
 
 from latref_nb.bases import AttentionLayer, Base
 from latref_nb.official import fill_by_rule
+from diffusers import DDIMScheduler
+from diffusers.models.attention_processor import Attention
 
 FIXTURES = Path(__file__).parent / "fixtures"
 PARTS = {"down": "down_blocks.0", "mid": "mid_block", "up": "up_blocks.0"}
