@@ -378,7 +378,8 @@ def edit_under(
     steps,  # T
     control,  # Control
     *,
-    values=None,  # (T,B,N,d) value tokens of each step, noise first (21a); for the target while τ_v lasts
+    values=None,  # (T,B,N,d) value tokens of each step, noise first (21a)
+    target_values=None,  # the same for the targets, while τ_v lasts; None: those of the sources
     offsets=None,  # (T,B,C,g,g) added to the source after each step, noise first (21a)
     progress=False,  # show a bar
     callback_on_step_end=None,  # f(i, t, {"latents" (2B,…), "maps" {name: (2B,h,P,N)}}) → {"latents"} or None
@@ -386,15 +387,16 @@ def edit_under(
     "Draw source and target together, the target looking where its source looks."
     B, walk, sums = len(x_T), base.steps(steps), {}
     n = len(walk)
-    told = {"source": source, "target": target, "null": null, "values": values}
-    source, target, null, values = (_by_step(o, n, B, 2, name) for name, o in told.items())
+    theirs = values if target_values is None else target_values
+    told = {"source": source, "target": target, "null": null, "values": values, "target_values": theirs}
+    source, target, null, values, theirs = (_by_step(o, n, B, 2, name) for name, o in told.items())
     offsets = _by_step(offsets, n, B, 3, "offsets")
     x = torch.cat([x_T, x_T])
     path = [x]
     for i, (t, below) in enumerate(tqdm(walk, disable=not progress, leave=False)):
         fetched = None
         if values is not None:
-            fetched = torch.cat([values[i], values[i] if i < control.cuts(n)["values"] else target[i]])
+            fetched = torch.cat([values[i], theirs[i] if i < control.cuts(n)["values"] else target[i]])
         out, maps = _told(base, control, x, t, torch.cat([source[i], target[i]]), fetched, i, n)
         if guidance != 1:
             nothing = _untold(base, control, x, t, null[i].repeat(2, 1, 1), i, n)

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 from latref_nb.bases import Base
 from latref_nb.control import (
     Control,
@@ -25,7 +26,8 @@ from latref_nb.control import (
     word_exchange,
 )
 from latref_nb.core import make_generator
-from latref_nb.prompted import PromptedPipeline, prompted_scheduler, prompted_unet
+from latref_nb.official import fill_by_rule
+from latref_nb.prompted import PromptedPipeline, ddim_between, prompted_scheduler, prompted_unet
 from latref_nb.prompts import PromptEncoder
 from toys import ToyBase, off, published
 from diffusers import UNet2DConditionModel
@@ -160,12 +162,66 @@ def test_value_tokens_of_a_layer(toy):
     assert off(maps["unet.down.cross"][0], THEIRS["layer_map"]) < 1e-4
 
 
+class Mapping(nn.Module):
+    "The published mapping network: tokens of an image → a factor and a shift for each number of the prompt's tokens."
+
+    def __init__(self):
+        super().__init__()
+        self.conv_start, self.conv_end = nn.Conv1d(C["n_img"], 2 * N, 1), nn.Conv1d(2 * N, 2 * N, 1)
+        self.conv_block = nn.Sequential(
+            nn.Sequential(nn.Conv1d(2 * N, 2 * N, 1), nn.BatchNorm1d(2 * N), nn.LeakyReLU(0.01))
+        )
+        keys = {k: shape for k, shape in RECORD["keys"].items() if k.startswith("mapping.")}
+        filled = {k.removeprefix("mapping."): v for k, v in fill_by_rule(keys).items()}
+        self.load_state_dict(filled, strict=False)
+
+    def forward(self, text):
+        h = self.conv_start(THEIRS["image_tokens"])
+        factor, shift = self.conv_end(self.conv_block(h)).chunk(2, 1)
+        return text * factor + shift
+
+
+@pytest.fixture(scope="module")
+def mapped():
+    "Value tokens of source and target at each step, by the published optimisation: the fixture has the source's alone."
+    toy, mapping, T = ToyBase(RECORD), Mapping(), C["steps"]
+    source, target, null = (THEIRS[k] for k in ("source", "target", "uncond"))
+    levels, ladder, kept = THEIRS["inverted"], toy.steps(T), []
+    for k, (t, _) in enumerate(reversed(ladder)):
+        with torch.no_grad(), seen_maps(toy, ["unet.down.*", "unet.up.*"], "cross") as maps:
+            toy.predict(levels[k : k + 1], t, source)
+        kept.append(maps)
+    kept, x, found = [*kept, kept[-1]], levels[-1:], []
+
+    def step(i):
+        t, below = ladder[i]
+        with seen_maps(toy, ["unet.down.*", "unet.up.*"], "cross") as maps, value_tokens(toy, mapping(source)):
+            told = toy.predict(x, t, source)
+        nothing = toy.predict(x, t, null)
+        y = ddim_between(toy.scheduler, nothing + C["guidance"] * (told - nothing), x, t, t, below)
+        drift = sum((maps[name] - kept[T - i][name]).square().mean() for name in maps)
+        return y, (y[0] - levels[T - i - 1]).square().mean() + drift
+
+    for i in range(T):
+        adam = torch.optim.Adam(mapping.parameters(), lr=RECORD["learning_rates"][i])
+        for _ in range(RECORD["inner_steps_per_step"][i]):
+            adam.zero_grad()
+            step(i)[1].backward()
+            adam.step()
+        with torch.no_grad():
+            found.append(torch.stack([mapping(source), mapping(target)]))
+            x = step(i)[0]
+    return torch.stack(found).unbind(1)
+
+
 @pytest.mark.parametrize("kind", ["replace", "refine", "replace_reweight"])
-def test_whole_edits(toy, kind):
+def test_whole_edits(toy, kind, mapped):
     control = Control(**SHARES, exchange=EXCHANGES[kind]())
     x_T, values = THEIRS["inverted"][-1:], THEIRS["value_tokens_per_step"][:, None]
+    assert off(mapped[0], values) < 1e-3
+    how = dict(values=values, target_values=mapped[1])
     tokens = [THEIRS[k] for k in ("source", "target", "uncond")]
-    path = edit_under(toy, x_T, *tokens, C["guidance"], C["steps"], control, values=values)
+    path = edit_under(toy, x_T, *tokens, C["guidance"], C["steps"], control, **how)
     assert off(path[:, :, 0], THEIRS[f"edit_path_{kind}"]) < 1e-3
     assert off(path[:, 0, 0], THEIRS["optimised_path"]) < 1e-3
 
@@ -180,7 +236,7 @@ def test_tokens_of_nothing_and_offsets_by_step():
     assert off(null[:, 0, 0], theirs["null_path"]) < 1e-3
     direct = edit_under(base, x_T, *said, *how, offsets=theirs["direct_offsets"][:, :1])
     assert off(direct[:, :, 0], theirs["direct_path"]) < 1e-3
-    assert torch.allclose(direct[-1, 0], theirs["z0"], atol=1e-4)
+    assert off(direct[-1, 0], theirs["z0"]) < 1e-3
 
 
 # ---- what an exchange leaves alone
@@ -213,7 +269,7 @@ def test_the_same_prompt_gives_the_same_picture(small):
 @pytest.mark.parametrize("control", [Control(1, 0, 0), Control(0, 1, 0), Control(0, 0, 1)])
 def test_every_exchange_does_something(small, control):
     plain, under = run(small, NO), run(small, control)
-    assert torch.equal(plain[:, 0], under[:, 0]) or torch.allclose(plain[:, 0], under[:, 0], atol=1e-5)
+    assert torch.allclose(plain[:, 0], under[:, 0], atol=1e-4)
     assert (plain[-1, 1] - under[-1, 1]).abs().max() > 1e-4
 
 
