@@ -1518,4 +1518,24 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
             ),
         ],
     },
+    "21a_values": {
+        "check_offsets_for": [
+            ("lambda path, step: torch.stack([step(path[i], i) - path[i + 1] for i in range(3)])", "the other way round"),
+            ("lambda path, step: path[1:] - path[:-1]", "the offset is -14"),
+            ("lambda path, step: torch.stack([path[i + 1] - step(path[0], i) for i in range(3)])", "ask there"),
+            ("lambda path, step: torch.zeros(4)", "the path has 3 steps"),
+        ],
+        "check_attend": [
+            ("lambda q, text, values, W_k, W_v: attend(q, values, values, W_k, W_v)", "the map moved"),
+            ("lambda q, text, values, W_k, W_v: attend(q, text, text, W_k, W_v)", "had no effect"),
+            ("lambda q, text, values, W_k, W_v: attend(q, values, text, W_k, W_v)", "exchanged"),
+            ("lambda q, text, values, W_k, W_v: attend(2 * q, text, values, W_k, W_v)", "root of d"),
+        ],
+        "check_guided_move": [
+            ("lambda w, null, told: w * told", "stands in the formula twice"),
+            ("lambda w, null, told: null + w * told", "stands in the formula twice"),
+            ("lambda w, null, told: w * (told - null)", "by itself, once"),
+            ("lambda w, null, told: (1 - w) * null + told", "counts w times"),
+        ],
+    },
 }
