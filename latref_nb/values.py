@@ -59,8 +59,7 @@ def ddim_up(
     levels, maps = [latents], []
     with torch.no_grad(), sampling_mode(base.unet), watching(base, layers) as seen:
         for t, below in reversed(base.steps(steps)):
-            output = base.predict(levels[-1], t, source)
-            levels.append(ddim_between(base.scheduler, output, levels[-1], t, below, t))
+            levels.append(ddim_between(base.scheduler, base.predict(levels[-1], t, source), levels[-1], t, below, t))
             maps.append(finest(seen) if layers is None else dict(seen))
     return torch.stack(levels), [*maps, maps[-1]]
 
@@ -201,6 +200,7 @@ def save(
 
 def load_inverted(
     path,  # written by `Inverted.save`
+    device="cpu",  # of the base that will draw
 ):  # Inverted
     "Read an inversion; whatever is wrong with the file is a CheckpointError in one line."
     path, what = whole_path(path), "an inversion"
@@ -208,7 +208,7 @@ def load_inverted(
     with open_tensors(path, what) as f:
         about = (f.metadata() or {}).get("inverted")
     try:
-        made = Inverted(**json.loads(about), **tensors)
+        made = Inverted(**json.loads(about), **{k: v.to(device) for k, v in tensors.items()})
         _check_inverted(made)
     except (TypeError, ValueError, IndexError, AttributeError) as e:
         said = f"{shown(path)}: holds no inversion, or is damaged ({one_line(e, 120)})"
@@ -228,9 +228,7 @@ def _check_inverted(o):
     shapes["film"] = None if o.film is None else (T, B, 2 * N, d)
     shapes["offsets"] = (T, B, *latents) if o.method == "direct" else None
     for name, shape in shapes.items():
-        t = getattr(o, name)
-        came = None if t is None else tuple(t.shape)
-        if came != shape:
+        if (came := None if getattr(o, name) is None else tuple(getattr(o, name).shape)) != shape:
             raise ValueError(f"{name} has the shape {came}, and {shape} is needed")
 
 # %% ../nbs/21a_values.ipynb #direct
@@ -267,9 +265,9 @@ def fixed_point(
 ):  # trajectory (T+1,B,C,g,g) from picture to noise, errors (T,n,B) from noise to picture
     "The noise from which guided DDIM itself leads to the pictures (Pan et al. 2023, arXiv 2309.04907), where found."
     levels, errors = [latents], torch.zeros(len(plan), max(plan), len(latents))
-    steps = reversed(list(enumerate(base.steps(len(plan)))))
+    steps = list(enumerate(base.steps(len(plan))))[::-1]
     with sampling_mode(base.unet):
-        for i, (t, below) in tqdm(list(steps), disable=not progress, desc="fixed_point"):
+        for i, (t, below) in tqdm(steps, disable=not progress, desc="fixed_point"):
             x = y = levels[-1]
             guesses, residuals = [], []
             for k in range(plan[i]):
@@ -453,6 +451,7 @@ def step(
 ):  # None
     "All inner steps of one step, then the guided step with the tokens found; an image stops by its own loss."
     adams = [torch.optim.Adam(o.parameters(), lr=learning_rate(i)) for o in self.owners]
+    self.losses[i], self.drifts[i], self.inner[i] = 0, 0, 0  # where a stop has left something
     rows, t = list(range(len(self.owners))), self.steps[i][0]
     with torch.no_grad():
         still = self.base.predict(self.x, t, self.source if self.method == "null" else self.null)
@@ -464,10 +463,10 @@ def step(
             rows = [r for r, enough in zip(rows, (total < stop_below(i)).tolist()) if not enough]
     with torch.no_grad():
         tokens = torch.cat([o() for o in self.owners])
-        self.x = self.down(i, self.moving(self.x, t, tokens, ...), still, ...)
-        self.tokens.append(tokens)
+        x = self.down(i, self.moving(self.x, t, tokens, ...), still, ...)
         if isinstance(self.owners[0], MappedTokens):
-            self.film.append(torch.cat([o.film() for o in self.owners]))
+            self.film[i:] = [torch.cat([o.film() for o in self.owners])]
+    self.x, self.tokens[i:] = x, [tokens]
 
 # %% ../nbs/21a_values.ipynb #run
 class Stopped(KeyboardInterrupt):
@@ -494,10 +493,12 @@ def run(
     try:
         with sampling_mode(self.base.unet, grad=True):
             for i in tqdm(todo, disable=not progress, desc=self.method):
+                begun = deepcopy(self.owners)
                 self.step(i)
                 if callback is not None:
                     callback(i, len(self.plan), (self.x - self.trajectory[-2 - i]).square().flatten(1).mean(1))
     except KeyboardInterrupt:
+        self.owners = begun if len(self.tokens) == i else self.owners  # a step begins anew or is done
         raise Stopped(self, callback=callback, progress=progress) from None
     return self.inverted()
 
@@ -583,8 +584,7 @@ def invert_under_guidance(
     "The noise of pictures, and what makes guided drawing lead from there to the same pictures; images do not mix."
     plan = inner_steps(method, steps, calls)
     check_range("guidance", guidance, *GUIDANCE)
-    moves = method in ("value", "key", "key_value")
-    attention = check_range("attention", float(moves) if attention is None else attention, *WEIGHT)
+    attention = check_range("attention", float(method in LEARNED[1:]) if attention is None else attention, *WEIGHT)
     _check_learning(base, method, attention, mapping if image_tokens is None else image_tokens)
     check_images(images, base.pipe.size if base.ours else None)
     latents, source = base.encode(images), _tokens_of(base, prompt, len(images))
@@ -638,8 +638,7 @@ def reconstruct(
     guidance=None,  # w; None: the inversion's
 ):  # (B,3,S,S) in [-1, 1], about
     "Pictures from the noise that was found."
-    if guidance is not None:
-        check_range("guidance", guidance, *GUIDANCE)
+    check_range("guidance", inverted.guidance if guidance is None else guidance, *GUIDANCE)
     source = None if prompt is None else _tokens_of(base, prompt, len(inverted))
     return base.decode(replay(base, inverted, source, guidance)[-1])
 

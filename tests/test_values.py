@@ -311,7 +311,7 @@ def test_layers_hooks_and_gradients_are_as_before(base, images):
     assert all(p.grad is None for p in base.unet.parameters())
 
 
-def test_a_stop_loses_nothing(base, images):
+def test_a_stop_loses_nothing(base, images, monkeypatch):
     how, seen = dict(SHORT, calls=15), []
     whole = invert_under_guidance(base, images, PROMPT, **how)
 
@@ -325,7 +325,19 @@ def test_a_stop_loses_nothing(base, images):
     part = e.value.inverted
     assert part.done == 2 and torch.equal(part.tokens[:2], whole.tokens[:2])
     assert torch.equal(part.tokens[2], whole.tokens[1]) and torch.isfinite(reconstruct(base, part)).all()
-    rest = e.value.go_on()
+    inner, count = Learner._inner, []
+
+    def stop_inside(*args):  # Ctrl-C in the middle of a step
+        count.append(args[2])
+        if len(count) == 2:
+            raise KeyboardInterrupt
+        return inner(*args)
+
+    monkeypatch.setattr(Learner, "_inner", stop_inside)
+    with pytest.raises(Stopped) as again:
+        e.value.go_on()
+    monkeypatch.undo()
+    rest = again.value.go_on()
     assert torch.equal(rest.tokens, whole.tokens) and seen[-1] == (2, 3, (3,)) and rest.done == 3
 
 
