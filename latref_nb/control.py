@@ -419,7 +419,9 @@ def _blended(blend, x, maps, sums, i, n):
             sums[name] = sums[name] + m if name in sums else m
     if not sums:
         known = ", ".join(f"{name} ({m.shape[2]} places)" for name, m in maps.items())
-        raise ValueError(f"no cross-attention of {GRID * GRID} places fits {blend.layers!r} of the blend. Known: {known}.")
+        raise ValueError(
+            f"no cross-attention of {GRID * GRID} places fits {blend.layers!r} of the blend. Known: {known}."
+        )
     return blend(x, list(sums.values())) if i >= int(blend.start * n) else x
 
 # %% ../nbs/21_control.ipynb #mappers

@@ -1518,4 +1518,23 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
             ),
         ],
     },
+    "21_control": {
+        "check_looked_alike": [
+            ("lambda q, k, tq, tk, tv: (tq @ tk.T / q.shape[-1] ** 0.5).softmax(-1) @ tv", "looks for itself"),
+            ("lambda q, k, tq, tk, tv: (q @ k.T / q.shape[-1] ** 0.5).softmax(-1) @ k", "would never come in"),
+            ("lambda q, k, tq, tk, tv: (q @ k.T).softmax(-1) @ tv", "before the softmax"),
+            ("lambda q, k, tq, tk, tv: (tq @ k.T / q.shape[-1] ** 0.5).softmax(-1) @ tv", "both from the source"),
+        ],
+        "check_best_share": [
+            ("lambda rows, accuracy: min(rows, key=lambda r: r[2])[0]", "hold `accuracy` first"),
+            ("lambda rows, accuracy: max(rows, key=lambda r: r[1])[0]", "whatever it destroys"),
+            ("lambda rows, accuracy: max(r[0] for r in rows if r[1] >= accuracy)", "the largest τ is not the best"),
+            ("lambda rows, accuracy: best_share([r for r in rows if r[1] > accuracy], accuracy)", "itself is enough"),
+        ],
+        "check_leak": [
+            ("lambda w, null, told: w * told", "share alone"),
+            ("lambda w, null, told: null + w * told", "comes in twice"),
+            ("lambda w, null, told: (w - 1) * null + w * told", "mind the sign"),
+        ],
+    },
 }
