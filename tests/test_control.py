@@ -78,7 +78,7 @@ def small():
 
 
 def noise(base, n, seed=0):
-    return torch.randn(n, base.unet.config.in_channels, 16, 16, generator=make_generator(seed))
+    return torch.randn(n, base.unet.config.out_channels, 16, 16, generator=make_generator(seed))
 
 
 def run(base, control, source="Smiling=with", target="Smiling=without", n=2, steps=4, guidance=3.0, x_T=None, **how):
