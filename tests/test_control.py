@@ -304,7 +304,7 @@ def test_values_last_for_the_target_as_long_as_their_share(small):
 
 def test_the_blend_starts_late_and_keeps_the_outside(small):
     masks = {}
-    blend = LocalBlend((1,), (1,), 0.8, start=0.5)
+    blend = LocalBlend((1,), (1,), 0.999, start=0.5)
     sums = {}
 
     def see(i, t, state):
