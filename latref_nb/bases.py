@@ -10,12 +10,10 @@ import re
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from .checks import unknown_name
-from .prompted import PromptedPipeline, level, steps_of
-from .prompts import FacePrompt
-from diffusers import DiffusionPipeline, UNet2DConditionModel
+from .prompted import PromptedPipeline, beside, level, steps_of
+from diffusers import UNet2DConditionModel
 
 # %% ../nbs/20b_bases.ipynb #layers
 _BLOCK = re.compile(r"(down|mid|up)_blocks?\.?(\d*)\.attentions\.(\d+)\.transformer_blocks\.(\d+)\.attn([12])$")
@@ -88,6 +86,11 @@ class Base:
     def tokens(self, prompt, n=None):  # (B,N,d)
         "What the cross-attention reads."
         prompt = self.prompts(prompt, n)
+        if self.ours and prompt.told.any() and self.pipe.config.mask_by != "cross":
+            by = self.pipe.config.mask_by
+            raise ValueError(
+                f"a prompt with a mask came, and this model hears masks by {by}: tokens alone cannot tell it."
+            )
         if self.ours:
             return self.pipe.prompt_encoder(prompt.to(self.device)).float()
         return self._text(prompt)
@@ -120,8 +123,8 @@ class Base:
 
     def predict(self, x, t, tokens):  # (B,C,g,g)
         "What the network predicts for latents at a level, told these tokens; gradients pass."
-        dtype = self.unet.dtype
-        return self.unet(x.to(dtype), t, encoder_hidden_states=tokens.to(dtype)).sample.to(x.dtype)
+        dtype, seen = self.unet.dtype, beside(x, None, self.pipe.config.mask_by) if self.ours else x
+        return self.unet(seen.to(dtype), t, encoder_hidden_states=tokens.to(dtype)).sample.to(x.dtype)
 
     @torch.no_grad()
     def encode(self, images):  # (B,3,S,S) in [-1, 1] → (B,C,g,g)

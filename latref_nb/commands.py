@@ -358,6 +358,10 @@ _ablation_examples = """
 latref_eval ablations --model runs/mine --out runs/ablations --cache runs/styles/cache --n 2000
 latref_eval ablations --out runs/few --n 400 --steps 200 --seeds 3 --name whole --name no_cross --json ablations.json
 """
+_prompted_examples = """
+latref_eval prompted
+latref_eval prompted --model runs/prompted64/prompted64 --n 128 --seed 7 --json claims.json
+"""
 _row_words = "a row of the table; may be repeated; all that the model can make when left out"
 
 # %% ../nbs/17a_commands.ipynb #0a9926bc
@@ -374,7 +378,12 @@ def check_measured(
         raise UsageError("the card holds the table with truth, and --data has none. Leave out --card or --data.")
 
 # %% ../nbs/17a_commands.ipynb #198cb292
-@command("latref_eval", _eval_examples, ablations=("train_commands:eval_ablations", _ablation_examples))
+@command(
+    "latref_eval",
+    _eval_examples,
+    ablations=("train_commands:eval_ablations", _ablation_examples),
+    prompted=("obeyed:eval_prompted", _prompted_examples),
+)
 def latref_eval(
     model: str = "synthfaces64",  # a shipped name, a folder, or a hub id
     data: str = None,  # a folder of labelled faces: the table without truth; rendered faces and the truth when left out
@@ -397,7 +406,7 @@ def latref_eval(
     json: str = None,  # also write the table to this file
     card: bool = False,  # write the model card, README.md in the folder of the model
 ):
-    "Measure a pipeline: on rendered faces and the truth, or on a folder. (latref_eval ablations --help: the parts.)"
+    "Measure a pipeline: on rendered faces and the truth, or on a folder. (More: latref_eval ablations, prompted.)"
     from latref_nb.core import default_device, first_speaks, process_place
     from latref_nb.judges import load_judges
     from latref_nb.metrics import evaluate

@@ -140,7 +140,7 @@ class Reweight:
     def __call__(self, source, own):  # (B,h,P,N) twice → (B,h,P,N)
         return self.after(source, own) * self.weights.to(source)
 
-
+# %% ../nbs/21_control.ipynb #equalizer
 def equalizer(
     n,  # tokens of a prompt
     tokens,  # numbers of those to weigh
@@ -297,7 +297,7 @@ class Sentence(NamedTuple):
             found.append(tuple(range(first, number)))
         return found
 
-
+# %% ../nbs/21_control.ipynb #sentence
 def sentence(
     base,  # Base of words
     prompt,  # text
@@ -323,7 +323,7 @@ def tokens_of(
         raise ValueError(unknown_name("token", unknown[0], [w for w, _ in said]))
     return tuple(i for w, numbers in said if w in words for i in numbers)
 
-# %% ../nbs/21_control.ipynb #passes
+# %% ../nbs/21_control.ipynb #bystep
 def _by_step(
     given,  # (B or 1,…), the same at all steps, or (T,B or 1,…)
     n,  # steps, T
@@ -339,7 +339,7 @@ def _by_step(
         raise ValueError(f"{what}: shape {tuple(given.shape)} came for {n} steps and {B} images. Needed: ({n},{B},…).")
     return given.expand(n, B, *given.shape[2:])
 
-
+# %% ../nbs/21_control.ipynb #passes
 def _told(base, control, x, t, tokens, values, i, n):
     "The pass with the prompts: (prediction, exchanged maps to the tokens by layer)."
     maps = {}
@@ -399,7 +399,7 @@ def edit_under(
             fetched = torch.cat([values[i], theirs[i] if i < control.cuts(n)["values"] else target[i]])
         out, maps = _told(base, control, x, t, torch.cat([source[i], target[i]]), fetched, i, n)
         if guidance != 1:
-            nothing = _untold(base, control, x, t, null[i].repeat(2, 1, 1), i, n)
+            nothing = _untold(base, control, x, t, torch.cat([null[i], null[i]]), i, n)
             out = nothing + guidance * (out - nothing)
         x = ddim_between(base.scheduler, out, x, t, t, below)
         if offsets is not None:
@@ -419,7 +419,9 @@ def _blended(blend, x, maps, sums, i, n):
             sums[name] = sums[name] + m if name in sums else m
     if not sums:
         known = ", ".join(f"{name} ({m.shape[2]} places)" for name, m in maps.items())
-        raise ValueError(f"no cross-attention of {GRID * GRID} places fits {blend.layers!r} of the blend. Known: {known}.")
+        raise ValueError(
+            f"no cross-attention of {GRID * GRID} places fits {blend.layers!r} of the blend. Known: {known}."
+        )
     return blend(x, list(sums.values())) if i >= int(blend.start * n) else x
 
 # %% ../nbs/21_control.ipynb #mappers
@@ -446,7 +448,7 @@ def replace_mapper(
     mapper[rest, rest] = 1
     return mapper
 
-
+# %% ../nbs/21_control.ipynb #refine
 def _aligned(source, target):
     "For each piece of target the number of the same piece of source in the longest common order, or −1."
     best = [[0] * (len(target) + 1) for _ in range(len(source) + 1)]  # Needleman–Wunsch: gap 0, same 1, other −1

@@ -50,6 +50,7 @@ SEEDS = {  # who trains on what
     "perceptual": 103,
     "check of the judges": 104,
     "factors": 105,
+    "segmenter": 106,
 }
 HELD_OUT_SEED = 1000  # evaluation, unless told otherwise
 

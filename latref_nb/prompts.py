@@ -55,7 +55,7 @@ def read_classes(
             raise ValueError(
                 f"{what} cannot be read as a mask ({e}). Give a PNG of class numbers 0 to {n - 1}."
             ) from None
-    m = torch.as_tensor(np.asarray(mask) if not isinstance(mask, Tensor) else mask)
+    m = mask if isinstance(mask, Tensor) else torch.from_numpy(np.array(mask))
     if m.ndim == 2 and not m.is_floating_point() and m.dtype != torch.bool:
         low, high = int(m.min()), int(m.max())
         if low < 0 or high >= n:

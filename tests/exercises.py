@@ -1150,6 +1150,40 @@ def wrong(pipe, x, steps):
             ("lambda a, b: (a.mean() - b.mean()) ** 2 + (a.var() - b.var()) ** 2", "not variances"),
         ],
     },
+    "14c_segmenter": {
+        "check_iou": [
+            ("lambda a, b: (a & b).sum() / a.sum()", "counts once in *either*"),
+            ("lambda a, b: (a & b).float().mean()", "the share of the picture"),
+            ("lambda a, b: (a & b).sum() / (a | b).sum().clamp(min=1)", "nothing to be right about"),
+        ],
+        "check_off_by_one": [
+            ("lambda h: (h - 1) / h", "three rows are in either"),
+            ("lambda h: h / (h + 2)", "three rows are in either"),
+            ("lambda h: h / (h + 4)", "meets itself nowhere"),
+        ],
+        "check_lazy": [
+            ("lambda truth: torch.mode(truth, 0).values", "once for each of the"),
+            ("lambda truth: truth", "it has looked"),
+            ("lambda truth: torch.ones_like(truth)", "the most frequent part"),
+        ],
+    },
+    "14d_claims": {
+        "check_plus_minus": [
+            ("lambda p, n: 1.96 * p * (1 - p) / n", "the root is missing"),
+            ("lambda p, n: (p * (1 - p) / n) ** 0.5", "1.96 of them"),
+            ("lambda p, n: 1.96 * (p * (1 - p)) ** 0.5", "a mean of n varies less"),
+        ],
+        "check_faces_for": [
+            ("lambda gap, spread: math.ceil(1.96 * spread / gap)", "with the *root*"),
+            ("lambda gap, spread: math.ceil((spread / gap) ** 2 - 1e-9)", "one standard deviation"),
+            ("lambda gap, spread: 385", "a quarter of the faces"),
+        ],
+        "check_best_of": [
+            ("lambda k, n, p: best_of(k, n, p) * n", "divide by the number of faces"),
+            ("lambda k, n, p: (torch.rand(2000, k, n) < p).float().mean()", "the mean of all rows"),
+            ("lambda k, n, p: (torch.rand(2000, k, n) < p).float().mean(2).amin(1).mean()", "the worst of them"),
+        ],
+    },
     "15_widgets": {
         "check_done_by_worker": [
             ("lambda times, duration: list(range(len(times)))", "a queue"),
@@ -1516,6 +1550,153 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
                 "for c in re.findall(r'your_turn\\((check_\\w+)', o['source']) if c not in passed]",
                 "commented out",
             ),
+        ],
+    },
+    "20_prompts": {
+        "check_cover_of": [
+            ("lambda layer, grid: (cover_of(layer, grid) > 0).float()", "how much, not whether"),
+            ("lambda layer, grid: layer[:: len(layer) // grid, :: len(layer) // grid].float()", "nothing of the others"),
+            ("lambda layer, grid: cover_of(layer, grid).T", "rows of places first"),
+            ("lambda layer, grid: cover_of(layer, grid).flatten()", "4 × 4 places"),
+        ],
+        "check_tokens_of": [
+            ("lambda said, values, slots: values[said]", "cannot know of whom"),
+            ("lambda said, values, slots: slots", "makes no difference"),
+            ("lambda said, values, slots: values[said] * slots", "plus the vector of the slot"),
+            ("lambda said, values, slots: (values[said] + slots).sum(0)", "for each of 2 tags"),
+        ],
+        "check_token_of": [
+            ("lambda cover, told, W, null: cover @ W", "look the same"),
+            ("lambda cover, told, W, null: cover @ W + (0 if told else null)", "must not show"),
+            ("lambda cover, told, W, null: cover @ W + 1 if told else null", "nothing added"),
+        ],
+    },
+    "20a_prompted": {
+        "check_two_weights": [
+            ("lambda n, m, e, wy, wm: n + wm * (m - n) + wy * (e - n)", "with both weights 1"),
+            ("lambda n, m, e, wy, wm: n + wy * (m - n) + wm * (e - m)", "tags not heard"),
+            ("lambda n, m, e, wy, wm: e + (wm - 1) * (m - n) + (wy - 1) * (e - m) * wm", "nothing heard"),
+            (
+                "lambda n, m, e, wy, wm: two_weights(n, m, e, wy, wm) if max(wy, wm) <= 1 else e",
+                "what the mask adds to nothing",
+            ),
+        ],
+        "check_passes": [
+            ("lambda steps, wy, wm: 2 * steps if wy == wm else 3 * steps", "one prediction a step"),
+            ("lambda steps, wy, wm: steps * (1 if wy == wm == 1 else 3)", "drops out of the formula"),
+            ("lambda steps, wy, wm: steps * (1 if wy == wm == 1 else 2)", "need three predictions"),
+            ("lambda steps, wy, wm: 2 * (1 if wy == wm == 1 else 2 if wy == wm else 3)", "for every step"),
+        ],
+        "check_can_be_asked": [
+            ("lambda d: {'both', 'tags', 'mask', 'nothing'}", "only whole prompts"),
+            (
+                "lambda d: {w for w, s in dict(tags=d.tags, mask=d.mask, nothing=d.both).items() if s} | {'both'}",
+                "their tags are left",
+            ),
+            (
+                "lambda d: {w for w, s in dict(tags=d.mask, mask=d.tags, nothing=d.both).items() if s} | {'both'}",
+                "no whole prompt",
+            ),
+        ],
+    },
+    "20b_bases": {
+        "check_step": [
+            ("lambda v, x, a, b: a.sqrt() * x - (1 - a).sqrt() * v", "that is the picture"),
+            ("lambda v, x, a, b: step(v, x, b, a)", "find picture and noise"),
+        ],
+        "check_side_of": [
+            ("lambda name, grid: 4", "the full grid"),
+            ("lambda name, grid: grid if name.startswith('unet.down') else 4", "halved twice"),
+            (
+                "lambda name, grid: grid >> (2 if 'mid' in name else int(name.split('.')[2]))",
+                "the first block is the coarsest",
+            ),
+        ],
+        "check_halfway": [
+            ("lambda base, x, t, one, two: base.predict(x, t, (one + two) / 2)", "ask it twice"),
+            ("lambda base, x, t, one, two: base.predict(x, t, one) + base.predict(x, t, two)", "twice as long"),
+            ("lambda base, x, t, one, two: base.predict(x, t, one)", "the mean of what it says"),
+        ],
+    },
+    "20c_obeyed": {
+        "check_obeyed": [
+            ("lambda read, told: (read == told).float().mean()", "cannot be disobeyed"),
+            ("lambda read, told: ((read == told) | (told < 0)).float().mean()", "not obeyed either"),
+            ("lambda read, told: (read == told)[read > 0].float().mean() * 0.7", "three were told"),
+        ],
+        "check_chance": [
+            ("lambda read, told: (read == told).float().mean()", "own prompts"),
+            ("lambda read, told: (read == 99).float().mean()", "of another one"),
+        ],
+        "check_cost": [
+            ("lambda both, alone: [-c for c in cost(both, alone)]", "the sign"),
+            ("lambda both, alone: (cost(both, alone)[0] * 2, 1.0)", "was to come"),
+            ("lambda both, alone: (cost(both, alone)[0], 0.0)", "the lower end"),
+            ("lambda both, alone: (cost(both, alone)[0], cost(both, alone)[0] + 0.02)", "drawn together"),
+        ],
+    },
+    "20d_prompted_stages": {
+        "check_labels_of": [
+            ("lambda recipe: {w for s in recipe.stages.values() for w in s['labels']} | {'faces'}", "were to come"),
+            ("lambda recipe: {w for s in recipe.stages.values() for w in s['labels']}", "does not count"),
+        ],
+        "check_by_attention": [
+            ("lambda recipe: replace(recipe, name='attention64')", "tokens alone"),
+            (
+                """def wrong(recipe):
+    stages = {**recipe.stages, "prompted": {**recipe.stages["prompted"], "network": dict(mask_by="cross", widths=())}}
+    return replace(recipe, name="attention64", stages=stages)""",
+                "the widths are gone",
+            ),
+            ("lambda recipe: replace(by_attention(recipe), name='prompted64')", "another name"),
+            (
+                """def wrong(recipe):
+    recipe.stages["prompted"]["network"]["mask_by"] = "cross"
+    return recipe""",
+                "make a new one",
+            ),
+        ],
+        "check_hours": [
+            ("lambda recipe, seconds: recipe.stages['prompted']['steps'] * seconds", "Seconds are not hours"),
+            ("lambda recipe, seconds: recipe.stages['segmenter']['steps'] * seconds / 3600", "steps of the stage"),
+        ],
+    },
+    "20e_draw": {
+        "check_next_number": [
+            ("lambda names: len(names)", "after a gap"),
+            ("lambda names: max(int(n[6:10]) for n in names) + 1 if names else 1", "begins with 0"),
+            ("lambda names: max([int(n[6:10]) for n in names] or [-1]) + 1 if len(names) < 4 else 5", "other files"),
+            ("lambda names: 1", "are taken"),
+        ],
+        "check_again": [
+            ("lambda record, name: again(record, 'drawn_0000.png')", "another run's"),
+            ("lambda record, name: again(record, name) | {'n': 3}", "one face"),
+            ("lambda record, name: again(record, name) | {'seed': 40}", "its first face"),
+            ("lambda record, name: again(record, name) | {'seed': 44}", "the place *in the run*"),
+        ],
+        "check_words_of": [
+            ("lambda tags: ' '.join(f'{t}={v}' for t, v in tags.items())", "is not understood"),
+            ("lambda tags: ', '.join(tags)", "is not understood"),
+            ("lambda tags: ', '.join(f'{t}=with' for t in list(tags)[:1])", "says something else"),
+        ],
+    },
+    "21_control": {
+        "check_looked_alike": [
+            ("lambda q, k, tq, tk, tv: (tq @ tk.T / q.shape[-1] ** 0.5).softmax(-1) @ tv", "looks for itself"),
+            ("lambda q, k, tq, tk, tv: (q @ k.T / q.shape[-1] ** 0.5).softmax(-1) @ k", "would never come in"),
+            ("lambda q, k, tq, tk, tv: (q @ k.T).softmax(-1) @ tv", "before the softmax"),
+            ("lambda q, k, tq, tk, tv: (tq @ k.T / q.shape[-1] ** 0.5).softmax(-1) @ tv", "both from the source"),
+        ],
+        "check_best_share": [
+            ("lambda rows, accuracy: min(rows, key=lambda r: r[2])[0]", "hold `accuracy` first"),
+            ("lambda rows, accuracy: max(rows, key=lambda r: r[1])[0]", "whatever it destroys"),
+            ("lambda rows, accuracy: max(r[0] for r in rows if r[1] >= accuracy)", "the largest τ is not the best"),
+            ("lambda rows, accuracy: best_share([r for r in rows if r[1] > accuracy], accuracy)", "itself is enough"),
+        ],
+        "check_leak": [
+            ("lambda w, null, told: w * told", "share alone"),
+            ("lambda w, null, told: null + w * told", "comes in twice"),
+            ("lambda w, null, told: (w - 1) * null + w * told", "mind the sign"),
         ],
     },
     "21a_values": {

@@ -78,7 +78,7 @@ def small():
 
 
 def noise(base, n, seed=0):
-    return torch.randn(n, base.unet.config.in_channels, 16, 16, generator=make_generator(seed))
+    return torch.randn(n, base.unet.config.out_channels, 16, 16, generator=make_generator(seed))
 
 
 def run(base, control, source="Smiling=with", target="Smiling=without", n=2, steps=4, guidance=3.0, x_T=None, **how):
@@ -304,7 +304,7 @@ def test_values_last_for_the_target_as_long_as_their_share(small):
 
 def test_the_blend_starts_late_and_keeps_the_outside(small):
     masks = {}
-    blend = LocalBlend((1,), (1,), 0.8, start=0.5)
+    blend = LocalBlend((1,), (1,), 0.999, start=0.5)
     sums = {}
 
     def see(i, t, state):

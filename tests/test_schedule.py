@@ -152,3 +152,34 @@ def test_wrong_input_is_one_clear_line(call, says):
     with pytest.raises(ValueError, match=says) as e:
         call(torch.zeros(2, 3, 4, 4), make_schedule())
     assert "\n" not in str(e.value)
+
+
+@pytest.fixture(scope="module")
+def published():
+    "Numbers of P2's code and of its paper's formula (jychoi118/P2-weighting), k = 1."
+    from pathlib import Path
+
+    from safetensors.torch import load_file
+
+    return load_file(Path(__file__).parent / "fixtures/p2.safetensors")
+
+
+@pytest.mark.parametrize("gamma", ["0", "0.5", "1"])
+def test_p2_is_the_published_weight_and_loss(published, gamma):
+    p, s = published, make_schedule()
+    t, name = p["timesteps"], f"k1_g{gamma}"
+    weight = loss_weight(s, t, "p2", "epsilon", p2_k=1.0, p2_gamma=float(gamma))
+    assert torch.allclose(weight, p[f"weight_{name}"], rtol=1e-5)
+    assert torch.allclose(snr(s, t).double(), p["snr"], rtol=1e-5)
+    assert torch.allclose(add_noise(p["x0"], p["noise"], t, s), p["x_t"], atol=1e-5)
+    error = (p["prediction"] - p["noise"]).square().flatten(1).mean(1)
+    assert torch.allclose(weight * error, p[f"mse_{name}"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0])
+def test_the_papers_curve_is_the_codes_times_the_bounds_weight(published, gamma):
+    p, beta = published, linear_betas()
+    bar, t, name = torch.cumprod(1 - beta, 0), published["timesteps"], f"k1_g{gamma:g}"
+    curve = (1 - beta) * (1 - bar) / beta * (1 + bar / (1 - bar)) ** -gamma
+    assert torch.allclose(curve[t], p[f"paper_unnormalised_{name}"], rtol=1e-9)
+    assert torch.allclose((curve / curve.sum())[t], p[f"paper_normalised_{name}"], rtol=1e-9)
