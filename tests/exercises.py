@@ -1723,6 +1723,43 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
             ("lambda told, nothing: (told - nothing).sum(-1)", "differences cancel"),
             ("lambda told, nothing: (told - nothing).abs().sum(-1)", "take half the sum"),
             ("lambda told, nothing: (told - nothing).abs().sum() / 2", "one number for each place"),
+    "21_control": {
+        "check_looked_alike": [
+            ("lambda q, k, tq, tk, tv: (tq @ tk.T / q.shape[-1] ** 0.5).softmax(-1) @ tv", "looks for itself"),
+            ("lambda q, k, tq, tk, tv: (q @ k.T / q.shape[-1] ** 0.5).softmax(-1) @ k", "would never come in"),
+            ("lambda q, k, tq, tk, tv: (q @ k.T).softmax(-1) @ tv", "before the softmax"),
+            ("lambda q, k, tq, tk, tv: (tq @ k.T / q.shape[-1] ** 0.5).softmax(-1) @ tv", "both from the source"),
+        ],
+        "check_best_share": [
+            ("lambda rows, accuracy: min(rows, key=lambda r: r[2])[0]", "hold `accuracy` first"),
+            ("lambda rows, accuracy: max(rows, key=lambda r: r[1])[0]", "whatever it destroys"),
+            ("lambda rows, accuracy: max(r[0] for r in rows if r[1] >= accuracy)", "the largest τ is not the best"),
+            ("lambda rows, accuracy: best_share([r for r in rows if r[1] > accuracy], accuracy)", "itself is enough"),
+        ],
+        "check_leak": [
+            ("lambda w, null, told: w * told", "share alone"),
+            ("lambda w, null, told: null + w * told", "comes in twice"),
+            ("lambda w, null, told: (w - 1) * null + w * told", "mind the sign"),
+        ],
+    },
+    "21a_values": {
+        "check_offsets_for": [
+            ("lambda path, step: torch.stack([step(path[i], i) - path[i + 1] for i in range(3)])", "the other way round"),
+            ("lambda path, step: path[1:] - path[:-1]", "the offset is -14"),
+            ("lambda path, step: torch.stack([path[i + 1] - step(path[0], i) for i in range(3)])", "ask there"),
+            ("lambda path, step: torch.zeros(4)", "the path has 3 steps"),
+        ],
+        "check_attend": [
+            ("lambda q, text, values, W_k, W_v: attend(q, values, values, W_k, W_v)", "the map moved"),
+            ("lambda q, text, values, W_k, W_v: attend(q, text, text, W_k, W_v)", "had no effect"),
+            ("lambda q, text, values, W_k, W_v: attend(q, values, text, W_k, W_v)", "exchanged"),
+            ("lambda q, text, values, W_k, W_v: attend(2 * q, text, values, W_k, W_v)", "root of d"),
+        ],
+        "check_guided_move": [
+            ("lambda w, null, told: w * told", "stands in the formula twice"),
+            ("lambda w, null, told: null + w * told", "stands in the formula twice"),
+            ("lambda w, null, told: w * (told - null)", "by itself, once"),
+            ("lambda w, null, told: (1 - w) * null + told", "counts w times"),
         ],
     },
 }
