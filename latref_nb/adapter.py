@@ -119,9 +119,9 @@ class AddedAttention:
 # %% ../nbs/22a_adapter.ipynb #adapter
 def cross_layers(
     unet,  # UNet2DConditionModel
-):  # {name: [channels, heads]} of its cross-attentions, in the order of `attention_layers`
+):  # list of [name, channels, heads] of its cross-attentions, in the order of `attention_layers`
     "Where an adapter goes in."
-    found = {}
+    found = []
     for name, layer in attention_layers(unet).items():
         if layer.kind == "cross":
             attn = unet.get_submodule(layer.path)
@@ -130,7 +130,7 @@ def cross_layers(
                 raise ValueError(
                     f"to_q of {name} has the shape {shape}. An adapter begins with it, so it must be square."
                 )
-            found[name] = [attn.to_q.weight.shape[0], attn.heads]
+            found.append([name, attn.to_q.weight.shape[0], attn.heads])
     if not found:
         raise ValueError("this U-Net has no cross-attention. Give a UNet2DConditionModel that reads tokens.")
     return found
@@ -142,7 +142,7 @@ class Adapter(Network):
     @register_to_config
     def __init__(
         self,
-        attentions: dict,  # {name: [channels, heads]}, see `cross_layers`
+        attentions: list,  # [name, channels, heads] of each, see `cross_layers`
         dim: int = 128,  # of a token, as in the text
         groups: list = ((0,),) * 4,  # for each token the layers of the code that it reads
         code_dim: int = 128,  # numbers of a layer of the code
@@ -154,9 +154,10 @@ class Adapter(Network):
         groups = [[int(i) for i in g] for g in groups]
         if not groups or not all(groups) or min(map(min, groups)) < 0:
             raise ValueError(f"groups={groups} came. Needed: for each token at least one layer, counted from 0.")
+        attentions = [list(a) for a in attentions]
         self.register_to_config(groups=groups, attentions=attentions, _use_default_values=[])
         self.tokens = CodeTokens(groups, code_dim, dim)
-        self.cross = nn.ModuleList(ResidualCross(width, dim, heads) for width, heads in attentions.values())
+        self.cross = nn.ModuleList(ResidualCross(width, dim, heads) for _, width, heads in attentions)
 
     @property
     def code_shape(self):  # (L, d)
@@ -201,8 +202,8 @@ class Attached:
         adapter,  # Adapter
         unet,  # UNet2DConditionModel that it was made for
     ):
-        have, want = cross_layers(unet), dict(adapter.config.attentions)
-        if {k: list(v) for k, v in want.items()} != have or unet.config.cross_attention_dim != adapter.config.dim:
+        have, want = cross_layers(unet), [list(a) for a in adapter.config.attentions]
+        if want != have or unet.config.cross_attention_dim != adapter.config.dim:
             said = f"the adapter is for {len(want)} layers and tokens of {adapter.config.dim} numbers"
             raise ValueError(
                 f"{said}, the U-Net has {len(have)} and {unet.config.cross_attention_dim}, or other names or widths. "

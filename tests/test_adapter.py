@@ -209,7 +209,7 @@ def test_what_is_no_published_file(base, tmp_path):
 
 def test_it_begins_with_the_layers_own_weights(base, adapter):
     layers = [o for o in attention_layers(base.unet).values() if o.kind == "cross"]
-    assert list(adapter.config.attentions) == [o.name for o in layers]
+    assert [a[0] for a in adapter.config.attentions] == [o.name for o in layers]
     for layer, cross in zip(layers, adapter.cross):
         attn = base.unet.get_submodule(layer.path)
         for q in ("to_q", "to_k", "to_v"):
@@ -288,7 +288,7 @@ def test_saved_and_loaded_it_is_the_same(adapter, base, case, tmp_path):
     x, t, tokens, codes = case
     adapter.save_pretrained(tmp_path)
     back = Adapter.from_pretrained(tmp_path)
-    assert dict(back.config.attentions) == dict(adapter.config.attentions)
+    assert [list(a) for a in back.config.attentions] == [list(a) for a in adapter.config.attentions]
     with torch.no_grad():
         ours, again = (o.predict(base, x, t, tokens, codes) for o in (adapter, back))
     assert torch.equal(ours, again)
@@ -371,7 +371,7 @@ def test_the_mapper(base, case, tmp_path):
     assert torch.equal(timed.predict(base, x, t, tokens, codes, 0), base.predict(x, t, tokens))
     assert draw_person(base, timed, codes, num_inference_steps=2, latents=x).shape == (2, 3, 64, 64)
     timed.save_pretrained(tmp_path)
-    assert torch.equal(TokenMapper.from_pretrained(tmp_path)(codes, 3), timed(codes, 3))
+    assert torch.allclose(TokenMapper.from_pretrained(tmp_path)(codes, 3), timed(codes, 3), atol=1e-5)
     with pytest.raises(ValueError, match="read by every layer"):
         timed.predict(base, x, t, tokens, codes, {"*": 1})
 
