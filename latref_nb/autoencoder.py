@@ -222,15 +222,16 @@ def denoise(
     self: DiffusionAutoencoder,
     xt,  # (B, C, H, W) noised images
     t,  # (B,) or a number: timesteps in [0, T)
-    z,  # (B, d) semantic codes
+    z,  # (B, d) semantic codes; (B, L, d): one for each of the L residual blocks of the U-Net
 ):  # (B, C, H, W), what config.prediction_type says
     "The network's prediction at x_t under z."
     self.check_input(xt, "xt")
-    if not torch.is_tensor(z) or tuple(z.shape) != (len(xt), self.config.z_dim):
+    B, L, d = len(xt), self.unet.n_blocks, self.config.z_dim
+    if not torch.is_tensor(z) or tuple(z.shape) not in ((B, d), (B, L, d)):
         came = tuple(z.shape) if torch.is_tensor(z) else type(z).__name__
         raise ValueError(
-            f"z is {came}; allowed: a tensor ({len(xt)}, {self.config.z_dim}), one code for each image. "
-            "Make it with encode(x)."
+            f"z is {came}; allowed: a tensor ({B}, {d}), one code for each image, or ({B}, {L}, {d}), one for each of "
+            "its blocks. Make it with encode(x)."
         )
     t = torch.as_tensor(t, device=xt.device)
     if t.ndim > 1 or t.numel() not in (1, len(xt)):
