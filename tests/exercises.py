@@ -1723,6 +1723,8 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
             ("lambda told, nothing: (told - nothing).sum(-1)", "differences cancel"),
             ("lambda told, nothing: (told - nothing).abs().sum(-1)", "take half the sum"),
             ("lambda told, nothing: (told - nothing).abs().sum() / 2", "one number for each place"),
+        ],
+    },
     "21_control": {
         "check_looked_alike": [
             ("lambda q, k, tq, tk, tv: (tq @ tk.T / q.shape[-1] ** 0.5).softmax(-1) @ tv", "looks for itself"),
