@@ -361,7 +361,7 @@ _prompted64 = dict(
         warmup=200,
         decay=0.5,
         ema_decay=0.998,
-        network=dict(widths=(64, 96, 128), dim=128, mask_by="both"),
+        network=dict(widths=(64, 96, 128), dim=128, mask_by="cross"),
         dropping=dict(mask=0.2, tags=0.2, both=0.1),
         weighting="plain",
         half=True,
