@@ -1725,6 +1725,31 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
             ("lambda told, nothing: (told - nothing).abs().sum() / 2", "one number for each place"),
         ],
     },
+    "20g_prompt_explorer": {
+        "check_speaking": [
+            ("lambda tags, mask: len(tags) + (0 if mask is None else len(np.unique(mask)))", "they are nowhere"),
+            ("lambda tags, mask: len(tags) + (mask is not None)", "one for each class"),
+            ("lambda tags, mask: len(tags) + len(CLASSES)", "none of its classes is said"),
+        ],
+        "check_winner": [
+            ("lambda said, seen, read: 'tag' if read == seen else 'mask'", "the tag won"),
+            ("lambda said, seen, read: 'tag'", "the mask won"),
+            ("lambda said, seen, read: 'tag' if read == said else 'mask'", "there is no loser"),
+            (
+                "lambda said, seen, read: 'both' if said == seen else 'tag' if read == said else 'mask'",
+                "neither was obeyed",
+            ),
+        ],
+        "check_asked": [
+            ("lambda tag_weight, mask_weight, steps: asked(tag_weight, mask_weight, 1)", "all of them"),
+            ("lambda tag_weight, mask_weight, steps: 2 * steps", "three a step"),
+            ("lambda tag_weight, mask_weight, steps: 3 * steps", "once a step"),
+            (
+                "lambda tag_weight, mask_weight, steps: steps * (1 if tag_weight == mask_weight == 1 else 3)",
+                "twice a step",
+            ),
+        ],
+    },
     "21_control": {
         "check_looked_alike": [
             ("lambda q, k, tq, tk, tv: (tq @ tk.T / q.shape[-1] ** 0.5).softmax(-1) @ tv", "looks for itself"),
