@@ -70,7 +70,7 @@ export: $(READY)  ## notebooks to package, README and docs/house.md; run it afte
 	$(BIN)/nbdev_clean
 	$(BIN)/python tools/clean.py
 	$(BIN)/python tools/format.py
-	$(BIN)/nbdev_export
+	$(BIN)/python tools/exports.py
 	$(BIN)/python tools/readme.py
 	@$(BIN)/python tools/house.py > /dev/null
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from repo import HANG
+from latref_nb.pipeline import LatRefPipeline
 from latref_nb.autoencoder import DiffusionAutoencoder
 from latref_nb.checkpoints import LIMITS, WEIGHTS, CheckpointError, check_settings, load_part, read_tensors
 from latref_nb.ablations import DirectionStyles, Stages, load_stages, save_stages
@@ -636,3 +637,13 @@ def test_stages_that_do_not_go_together(tmp_path, changes, where):
         bad = main
     save_stages(tmp_path / "s.safetensors", bad)
     refused(lambda: load_stages(tmp_path / "s.safetensors"), "s.safetensors", "holds no stages")
+
+
+def test_what_is_saved_does_not_say_where_it_was_loaded_from(tmp_path):
+    pipe = LatRefPipeline.from_pretrained("synthfaces64")
+    pipe.save_pretrained(tmp_path / "one")
+    again = LatRefPipeline.from_pretrained(tmp_path / "one")
+    assert again.config["_name_or_path"] == str(tmp_path / "one")  # while it is in use, it is known
+    again.save_pretrained(tmp_path / "two")
+    again.linear.save_pretrained(tmp_path / "three")
+    assert not [p for p in tmp_path.rglob("*.json") if "_name_or_path" in p.read_text(encoding="utf-8")]

@@ -609,12 +609,9 @@ def test_a_judge_with_turned_tags_gives_the_same_figures(toy, judges):
     args = dict(
         n=8, progress=False, methods=("source", "global_direction"), pairs=[("Smiling", "with"), ("HairColor", "blond")]
     )
-    assert (
-        evaluate(toy, judges=other, **args).rows
-        == evaluate(
-            toy, judges=Judges(judges.judge, judges.identity, judges.perceptual, factors=judges.factors), **args
-        ).rows
-    )
+    same = Judges(judges.judge, judges.identity, judges.perceptual, factors=judges.factors)
+    for a, b in zip(evaluate(toy, judges=other, **args).rows, evaluate(toy, judges=same, **args).rows, strict=True):
+        assert a == {k: v if v is None or isinstance(v, str) else pytest.approx(v, rel=1e-4, abs=1e-4) for k, v in b.items()}
     more = Judges(Judge(TagSet([*CELEBA_TAGS, Tag("A", ("x", "y"))])), judges.identity, judges.perceptual)
     assert evaluate(toy, judges=more, brief=True, **args).rows, "a judge may know more than is asked"
 
