@@ -252,7 +252,7 @@ _synthfaces64 |= dict(
     ),
     styles=dict(
         n=12_000,
-        steps=2600,
+        steps=10_000,
         batch_size=16,
         lr=8e-4,
         save_every=100,
@@ -354,7 +354,7 @@ _prompted64 = dict(
     segmenter=_network(12_000, 4000, 32, 3e-3, 106, ("masks",)),
     prompted=dict(
         n=40_000,
-        steps=10_000,
+        steps=8000,
         batch_size=32,
         lr=1e-3,
         save_every=250,
