@@ -7,6 +7,7 @@ __all__ = ['Base', 'AttentionLayer', 'attention_layers']
 
 # %% ../nbs/20b_bases.ipynb #imports
 import torch
+from fastcore.basics import patch
 
 from .attention import AttentionLayer, attention_layers
 from .checks import unknown_name
@@ -48,79 +49,97 @@ class Base:
             raise ValueError(unknown_name("attention layer", name, list(self.layers)))
         return self.unet.get_submodule(self.layers[name].path)
 
-    def prompts(self, prompt, n=None):  # FacePrompt, or a list of words
-        "What is said, for each of n pictures."
-        if self.ours:
-            made = self.pipe.prompt_of(prompt)
-            return made if n is None or len(made) == n else made[[0] * n]
-        words = [prompt] if isinstance(prompt, str) else list(prompt)
-        return words * n if n and len(words) == 1 else words
+# %% ../nbs/20b_bases.ipynb #said
+@patch
+def prompts(self: Base, prompt, n=None):  # FacePrompt, or a list of words
+    "What is said, for each of n pictures."
+    if self.ours:
+        made = self.pipe.prompt_of(prompt)
+        return made if n is None or len(made) == n else made[[0] * n]
+    words = [prompt] if isinstance(prompt, str) else list(prompt)
+    return words * n if n and len(words) == 1 else words
 
-    @torch.no_grad()
-    def tokens(self, prompt, n=None):  # (B,N,d)
-        "What the cross-attention reads."
-        prompt = self.prompts(prompt, n)
-        if self.ours and prompt.told.any() and self.pipe.config.mask_by != "cross":
-            by = self.pipe.config.mask_by
-            raise ValueError(
-                f"a prompt with a mask came, and this model hears masks by {by}: tokens alone cannot tell it."
-            )
-        if self.ours:
-            return self.pipe.prompt_encoder(prompt.to(self.device)).float()
-        return self._text(prompt)
 
-    @torch.no_grad()
-    def null(self, n=1):  # (n,N,d)
-        "The tokens of nothing said: what guidance leads away from."
-        return self.tokens(None if self.ours else "", n)
+@patch
+@torch.no_grad()
+def tokens(self: Base, prompt, n=None):  # (B,N,d)
+    "What the cross-attention reads."
+    prompt = self.prompts(prompt, n)
+    if self.ours and prompt.told.any() and self.pipe.config.mask_by != "cross":
+        by = self.pipe.config.mask_by
+        raise ValueError(f"a prompt with a mask came, and this model hears masks by {by}: tokens alone cannot tell it.")
+    if self.ours:
+        return self.pipe.prompt_encoder(prompt.to(self.device)).float()
+    return self._text(prompt)
 
-    def _text(self, words):
-        "Words as CLIP's tokens."
-        ids = self.pipe.tokenizer(
-            words,
-            padding="max_length",
-            max_length=self.pipe.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
-        return self.pipe.text_encoder(ids.to(self.device))[0].float()
 
-    def names(self, prompt):  # list of N words
-        "What each token speaks of."
-        if self.ours:
-            return self.prompts(prompt).names
-        tokenizer = self.pipe.tokenizer
-        ids = tokenizer(
-            self.prompts(prompt)[0], padding="max_length", max_length=tokenizer.model_max_length, truncation=True
-        )
-        return [t.replace("</w>", "") for t in tokenizer.convert_ids_to_tokens(ids.input_ids)]
+@patch
+@torch.no_grad()
+def null(self: Base, n=1):  # (n,N,d)
+    "The tokens of nothing said: what guidance leads away from."
+    return self.tokens(None if self.ours else "", n)
 
-    def predict(self, x, t, tokens):  # (B,C,g,g)
-        "What the network predicts for latents at a level, told these tokens; gradients pass."
-        dtype, seen = self.unet.dtype, beside(x, None, self.pipe.config.mask_by) if self.ours else x
-        return self.unet(seen.to(dtype), t, encoder_hidden_states=tokens.to(dtype)).sample.to(x.dtype)
 
-    @torch.no_grad()
-    def encode(self, images):  # (B,3,S,S) in [-1, 1] → (B,C,g,g)
-        "Pictures as latents."
-        images = images.to(self.device)
-        if self.ours:
-            return self.pipe.codec.encode(images)
-        vae = self.pipe.vae
-        return vae.encode(images.to(vae.dtype)).latent_dist.mode().float() * vae.config.scaling_factor
+@patch
+def _text(self: Base, words):
+    "Words as CLIP's tokens."
+    ids = self.pipe.tokenizer(
+        words,
+        padding="max_length",
+        max_length=self.pipe.tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    return self.pipe.text_encoder(ids.to(self.device))[0].float()
 
-    @torch.no_grad()
-    def decode(self, latents):  # (B,C,g,g) → (B,3,S,S) in [-1, 1]
-        "Latents as pictures."
-        if self.ours:
-            return self.pipe.codec.decode(latents)
-        vae = self.pipe.vae
-        return vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample.float()
 
-    def steps(self, n):  # list of (t, the step below it; below 0: the picture), from noise to picture
-        "The pairs of noise levels that DDIM walks."
-        return steps_of(self.scheduler, n)
+@patch
+def names(self: Base, prompt):  # list of N words
+    "What each token speaks of."
+    if self.ours:
+        return self.prompts(prompt).names
+    tokenizer = self.pipe.tokenizer
+    ids = tokenizer(
+        self.prompts(prompt)[0], padding="max_length", max_length=tokenizer.model_max_length, truncation=True
+    )
+    return [t.replace("</w>", "") for t in tokenizer.convert_ids_to_tokens(ids.input_ids)]
 
-    def level(self, t):  # ᾱ_t
-        "How much of the picture is left at a step."
-        return level(self.scheduler, t)
+# %% ../nbs/20b_bases.ipynb #answers
+@patch
+def predict(self: Base, x, t, tokens):  # (B,C,g,g)
+    "What the network predicts for latents at a level, told these tokens; gradients pass."
+    dtype, seen = self.unet.dtype, beside(x, None, self.pipe.config.mask_by) if self.ours else x
+    return self.unet(seen.to(dtype), t, encoder_hidden_states=tokens.to(dtype)).sample.to(x.dtype)
+
+
+@patch
+@torch.no_grad()
+def encode(self: Base, images):  # (B,3,S,S) in [-1, 1] → (B,C,g,g)
+    "Pictures as latents."
+    images = images.to(self.device)
+    if self.ours:
+        return self.pipe.codec.encode(images)
+    vae = self.pipe.vae
+    return vae.encode(images.to(vae.dtype)).latent_dist.mode().float() * vae.config.scaling_factor
+
+
+@patch
+@torch.no_grad()
+def decode(self: Base, latents):  # (B,C,g,g) → (B,3,S,S) in [-1, 1]
+    "Latents as pictures."
+    if self.ours:
+        return self.pipe.codec.decode(latents)
+    vae = self.pipe.vae
+    return vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample.float()
+
+
+@patch
+def steps(self: Base, n):  # list of (t, the step below it; below 0: the picture), from noise to picture
+    "The pairs of noise levels that DDIM walks."
+    return steps_of(self.scheduler, n)
+
+
+@patch
+def level(self: Base, t):  # ᾱ_t
+    "How much of the picture is left at a step."
+    return level(self.scheduler, t)
