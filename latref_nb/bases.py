@@ -11,7 +11,7 @@ from fastcore.basics import patch
 
 from .attention import AttentionLayer, attention_layers
 from .checks import unknown_name
-from .prompted import PromptedPipeline, beside, level, steps_of
+from .prompted import PromptedPipeline, level, steps_of
 from diffusers import UNet2DConditionModel
 
 # %% ../nbs/20b_bases.ipynb #layers
@@ -108,8 +108,10 @@ def names(self: Base, prompt):  # list of N words
 @patch
 def predict(self: Base, x, t, tokens):  # (B,C,g,g)
     "What the network predicts for latents at a level, told these tokens; gradients pass."
-    dtype, seen = self.unet.dtype, beside(x, None, self.pipe.config.mask_by) if self.ours else x
-    return self.unet(seen.to(dtype), t, encoder_hidden_states=tokens.to(dtype)).sample.to(x.dtype)
+    if self.ours:
+        return self.pipe.predict(x, t, tokens=tokens)
+    dtype = self.unet.dtype
+    return self.unet(x.to(dtype), t, encoder_hidden_states=tokens.to(dtype)).sample.to(x.dtype)
 
 
 @patch

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from latref_nb.checkpoints import (
     CheckpointError,
+    Network,
     check_finite,
     load_part,
     one_line,
@@ -30,28 +31,34 @@ from .core import check_images, randn, to_pil
 from .drawing import CLASSES
 from .parts import INDEX, checkpoint_folder, saving_into
 from .prompts import FacePrompt, PromptEncoder, coverage, face_prompt
-from .schedule import WEIGHTINGS, add_noise, loss_weight, make_schedule, training_target
+from .removal import weights_key
+from .schedule import WEIGHTINGS, add_noise, loss_weight, make_schedule, snr
+from diffusers.configuration_utils import register_to_config
 from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.utils import BaseOutput
 
 # %% ../nbs/20a_prompted.ipynb #codec
-class PatchCodec:
-    "Pictures as maps a quarter of the size and sixteen times as deep, and back: nothing is learned and nothing lost."
+class PatchCodec(Network):
+    "Pictures as maps a quarter of the size and sixteen times as deep, and back: nothing is lost."
 
+    @register_to_config
     def __init__(
         self,
-        patch=4,  # pixels on a side that go into one place
+        patch: int = 4,  # pixels on a side that go into one place
     ):
-        self.patch = patch
+        super().__init__()
+        n = 3 * patch**2
+        self.register_buffer("basis", torch.eye(n))  # (n,n) directions in which patches differ, a row for each
+        self.register_buffer("spread", torch.ones(n))  # (n,) how far they lie from 0 along each
 
     def encode(self, x):  # (B,3,S,S) → (B,3·patch²,S/patch,S/patch)
         "Every patch of pixels into the channels of one place."
-        return F.pixel_unshuffle(x, self.patch)
+        return F.pixel_unshuffle(x, self.config.patch)
 
     def decode(self, latents):  # (B,3·patch²,s,s) → (B,3,S,S)
         "The inverse of `encode`."
-        return F.pixel_shuffle(latents, self.patch)
+        return F.pixel_shuffle(latents, self.config.patch)
 
 # %% ../nbs/20a_prompted.ipynb #unet
 MASK_BY = ("cross", "concat", "both")  # how a mask comes in: as tokens, as channels beside the picture, or both
@@ -86,17 +93,45 @@ def prompted_unet(
 
 # %% ../nbs/20a_prompted.ipynb #scheduler
 def prompted_scheduler():  # DDIMScheduler
-    "Noise levels of chapter 03 in diffusers' words: linear, T = 1000, the network predicts v."
+    "Noise levels of chapter 03 in diffusers' words: linear, T = 1000; a prediction is the picture."
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=1e-4,
         beta_end=0.02,
         beta_schedule="linear",
-        prediction_type="v_prediction",
+        prediction_type="sample",
         clip_sample=False,
         set_alpha_to_one=True,
         timestep_spacing="trailing",
     )
+
+# %% ../nbs/20a_prompted.ipynb #picture
+@patch
+def fit(
+    self: PatchCodec,
+    x,  # (n,3,S,S) pictures in [-1, 1]
+):  # the codec
+    "Learn in which directions patches of such pictures differ, and how far: principal components, about 0."
+    patches = self.encode(x).movedim(1, -1).flatten(0, 2).double()  # (B,n,g,g) → (B·g·g,n)
+    squares, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
+    self.basis.copy_(directions.T)
+    self.spread.copy_(squares.clamp(min=1e-8).sqrt())
+    return self
+
+
+@patch
+def picture(
+    self: PatchCodec,
+    said,  # (B,n,g,g) by the network, along the directions
+    xt,  # (B,n,g,g) what it was asked about
+    level,  # ᾱ_t, a scalar or (B,)
+):  # (B,n,g,g): x̂₀
+    "The best linear guess, and on top of it what the network says in units of what the guess leaves open."
+    a, s2 = level.reshape(-1, 1, 1, 1), self.spread.square()[:, None, None]
+    total = a * s2 + 1 - a  # of x_t, along each direction
+    along = torch.einsum("ij,bj...->bi...", self.basis, xt.float())
+    x0 = a.sqrt() * s2 / total * along + ((1 - a) * s2 / total).sqrt() * said.float()
+    return torch.einsum("ij,bi...->bj...", self.basis, x0)
 
 # %% ../nbs/20a_prompted.ipynb #faces
 class PromptFaces(Dataset):
@@ -135,7 +170,7 @@ def places(
     grid,  # places along a side
     device=None,
 ):  # (N_PLACES,grid,grid) in [-1, 1]
-    "Where each place is, as waves along both sides: convolutions alone do not know (Liu et al. 2018, arXiv 1807.03247)."
+    "Where each place is, as waves along both sides: convolutions do not know (Liu et al. 2018, arXiv 1807.03247)."
     at = (torch.arange(grid, device=device) + 0.5) / grid  # (grid,)
     waves = torch.stack([f(torch.pi * k * at) for k in TURNS for f in (torch.sin, torch.cos)])  # (6,grid)
     down, across = waves[:, :, None].expand(-1, -1, grid), waves[:, None].expand(-1, grid, -1)
@@ -170,12 +205,13 @@ class Dropping:
 
 
 class PromptedTask:
-    "The network predicts v of noised pictures from their prompts, some of which say less than they could."
+    "The network says what noised pictures show, from their prompts, some of which say less than they could."
 
     def __init__(
         self,
         unet,  # UNet2DConditionModel of `prompted_unet`
         prompt_encoder,  # PromptEncoder
+        codec=None,  # PatchCodec, fitted to faces; None: one that knows nothing of them
         mask_by="cross",  # one of MASK_BY
         weighting="plain",  # one of WEIGHTINGS, chapter 03
         p2_gamma=1.0,  # of the weighting p2
@@ -185,16 +221,21 @@ class PromptedTask:
             raise ValueError(unknown_name("weighting", weighting, WEIGHTINGS))
         self.modules = {"unet": unet, "prompt_encoder": prompt_encoder}
         self.mask_by, self.weighting, self.p2_gamma = mask_by, weighting, p2_gamma
-        self.dropping, self.codec, self.schedule = dropping or Dropping(), PatchCodec(), make_schedule("linear")
+        self.dropping, self.codec, self.schedule = (
+            dropping or Dropping(),
+            codec or PatchCodec(),
+            make_schedule("linear"),
+        )
 
     def config(self):
         "What must be the same on resume."
         widths = list(self.modules["unet"].config.block_out_channels)
-        how = dict(mask_by=self.mask_by, weighting=self.weighting, p2_gamma=self.p2_gamma, widths=widths)
+        how = {k: getattr(self, k) for k in ("mask_by", "weighting", "p2_gamma")}
+        how |= dict(widths=widths, codec=weights_key(self.codec)[:16])
         return dict(task="prompted", **how, **vars(self.dropping))
 
     def to(self, device):
-        self.schedule = self.schedule.to(device)
+        self.schedule, self.codec = self.schedule.to(device), self.codec.to(device)
         if torch.device(device).type == "cpu":  # there the fused attention takes longer: benchmarks/prompted.py
             self.modules["unet"].set_attn_processor(AttnProcessor())
 
@@ -212,8 +253,9 @@ class PromptedTask:
         prompt, x0 = self.said(batch, generator), self.codec.encode(batch["image"])  # (b,48,16,16)
         t, noise = generator.randint(self.schedule.T), generator.randn(*x0.shape[1:])
         xt = add_noise(x0, noise, t, self.schedule)
-        v = self.modules["unet"](beside(xt, prompt, self.mask_by), t, self.modules["prompt_encoder"](prompt)).sample
-        error = (v.float() - training_target(x0, noise, t, self.schedule, "v_prediction")).square().flatten(1).mean(1)
+        said = self.modules["unet"](beside(xt, prompt, self.mask_by), t, self.modules["prompt_encoder"](prompt)).sample
+        guess = self.codec.picture(said, xt, self.schedule.alphas_cumprod[t])
+        error = (guess - x0).square().flatten(1).mean(1) * (1 + snr(self.schedule, t))  # ‖v̂ − v‖² = (1+SNR)·‖x̂₀ − x₀‖²
         weight = loss_weight(self.schedule, t, self.weighting, "v_prediction", p2_gamma=self.p2_gamma)
         return {"loss": (weight * error).mean(), "mse": error.mean()}
 
@@ -261,6 +303,7 @@ class PromptedPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "prompt_encoder->unet"
     _callback_tensor_inputs = ["latents"]
+    _optional_components = ["codec"]
 
     def __init__(
         self,
@@ -268,21 +311,22 @@ class PromptedPipeline(DiffusionPipeline):
         prompt_encoder: PromptEncoder,  # prompts → tokens
         scheduler: DDIMScheduler,  # noise levels and steps
         mask_by: str = "cross",  # one of MASK_BY
-        patch: int = 4,  # of the codec
+        codec: PatchCodec = None,  # pictures ↔ latents; None: one that knows nothing of faces
     ):
         super().__init__()
         if mask_by not in MASK_BY:
             raise ValueError(unknown_name("way for the mask", mask_by, MASK_BY))
-        wanted = 3 * patch**2 + N_PLACES + (0 if mask_by == "cross" else len(CLASSES))
+        codec = codec or PatchCodec()
+        wanted = 3 * codec.config.patch**2 + N_PLACES + (0 if mask_by == "cross" else len(CLASSES))
         if unet.config.in_channels != wanted:
             got = f"the U-Net takes {unet.config.in_channels} channels"
-            raise ValueError(f"{got}; for patch={patch} and mask_by={mask_by!r} it must take {wanted}.")
+            raise ValueError(f"{got}; for patch={codec.config.patch} and mask_by={mask_by!r} it must take {wanted}.")
         if unet.config.cross_attention_dim != prompt_encoder.config.dim:
             got = f"tokens of {prompt_encoder.config.dim} numbers, and a U-Net of {unet.config.cross_attention_dim}"
             raise ValueError(f"{got}. Give networks that were trained together.")
-        self.register_modules(unet=unet, prompt_encoder=prompt_encoder, scheduler=scheduler)
-        self.register_to_config(mask_by=mask_by, patch=patch)
-        for m in (unet, prompt_encoder):
+        self.register_modules(unet=unet, prompt_encoder=prompt_encoder, scheduler=scheduler, codec=codec)
+        self.register_to_config(mask_by=mask_by)
+        for m in (unet, prompt_encoder, codec):
             m.eval().requires_grad_(False)
 
     @property
@@ -293,17 +337,12 @@ class PromptedPipeline(DiffusionPipeline):
     @property
     def parts(self):  # {name: network}
         "The networks."
-        return {"unet": self.unet, "prompt_encoder": self.prompt_encoder}
-
-    @property
-    def codec(self):  # PatchCodec
-        "Pictures ↔ latents."
-        return PatchCodec(self.config.patch)
+        return {"unet": self.unet, "prompt_encoder": self.prompt_encoder, "codec": self.codec}
 
     @property
     def size(self):  # pixels on a side
         "Of the pictures."
-        return self.unet.config.sample_size * self.config.patch
+        return self.unet.config.sample_size * self.codec.config.patch
 
 # %% ../nbs/20a_prompted.ipynb #load
 @patch(cls_method=True)
@@ -316,12 +355,13 @@ def from_pretrained(
     "Load the whole; whatever is wrong with it is said in one line."
     folder = checkpoint_folder(name, variant)
     config = read_config(folder / INDEX, "PromptedPipeline")
-    settings = {k: config[k] for k in ("mask_by", "patch") if k in config}
+    settings = {k: config[k] for k in ("mask_by",) if k in config}
     unet = load_part(UNet2DConditionModel, folder / "unet", torch_dtype, variant)
     encoder = load_part(PromptEncoder, folder / "prompt_encoder", None, variant)
+    codec = load_part(PatchCodec, folder / "codec", None, variant)
     levels = read_config(folder / "scheduler" / "scheduler_config.json", "DDIMScheduler")
     try:
-        return cls(unet, encoder, DDIMScheduler.from_config(levels), **settings)
+        return cls(unet, encoder, DDIMScheduler.from_config(levels), codec=codec, **settings)
     except (TypeError, ValueError) as e:
         raise CheckpointError(f"{folder}: {one_line(e, 400)}") from None
 
@@ -336,8 +376,8 @@ def save_pretrained(
 ):
     "Write the whole, all or nothing; weights that are not finite are refused."
     refuse_saving(safe_serialization, variant, **how)
-    for name in ("unet", "prompt_encoder"):
-        check_finite(getattr(self, name).state_dict(), f"the {name}")
+    for name, part in self.parts.items():
+        check_finite(part.state_dict(), f"the {name}")
     with saving_into(settled(save_directory)) as tmp:
         DiffusionPipeline.save_pretrained(self, tmp, variant=variant, **how)
 
@@ -362,12 +402,14 @@ def predict(
     self: PromptedPipeline,
     latents,  # (B,C,g,g)
     t,  # timestep, an int or (B,)
-    prompt,  # FacePrompt of as many
+    prompt=None,  # FacePrompt of as many; may be left out where tokens say all
+    tokens=None,  # (B,N,d); None: those of the prompt. Gradients pass
 ):  # (B,C,g,g)
-    "What the network predicts under a prompt: v where the scheduler says so."
-    x = beside(latents, prompt, self.config.mask_by).to(self.unet.dtype)
-    tokens = self.prompt_encoder(prompt).to(self.unet.dtype)
-    return self.unet(x, t, encoder_hidden_states=tokens).sample.to(latents.dtype)
+    "The picture behind noised latents, under a prompt or under any tokens."
+    tokens = self.prompt_encoder(prompt) if tokens is None else tokens
+    seen, dtype = beside(latents, prompt, self.config.mask_by), self.unet.dtype
+    said = self.unet(seen.to(dtype), t, encoder_hidden_states=tokens.to(dtype)).sample
+    return self.codec.picture(said, latents, level(self.scheduler, t).to(latents))
 
 # %% ../nbs/20a_prompted.ipynb #latents
 @patch
@@ -378,7 +420,7 @@ def prepare_latents(
     latents=None,  # (n,C,g,g) that came; None draws them
 ):  # (n,C,g,g)
     "The noise that drawing begins with."
-    c, g = 3 * self.config.patch**2, self.unet.config.sample_size
+    c, g = 3 * self.codec.config.patch**2, self.unet.config.sample_size
     if latents is None:
         return randn((n, c, g, g), generator, self.device)
     if tuple(latents.shape) != (n, c, g, g):
@@ -411,8 +453,8 @@ def __call__(
     x = self.prepare_latents(len(prompt), generator, latents)
     self.scheduler.set_timesteps(num_inference_steps, device=self.device)
     for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
-        v = guided(lambda p: self.predict(x, t, p), prompt, guidance_scale, mask_guidance_scale)
-        x = self.scheduler.step(v, t, x).prev_sample
+        said = guided(lambda p: self.predict(x, t, p), prompt, guidance_scale, mask_guidance_scale)
+        x = self.scheduler.step(said, t, x).prev_sample
         if callback_on_step_end is not None:
             given = {"latents": x} if "latents" in callback_on_step_end_tensor_inputs else {}
             x = callback_on_step_end(self, i, t, given).get("latents", x)
@@ -456,8 +498,8 @@ def invert(
     prompt = prompt[[0] * len(x)] if len(prompt) == 1 else prompt
     prompt = prompt.to(self.device)
     for t, below in reversed(steps_of(self.scheduler, num_inference_steps)):
-        v = guided(lambda p: self.predict(x, t, p), prompt, guidance_scale)
-        x = ddim_between(self.scheduler, v, x, t, below, t)
+        said = guided(lambda p: self.predict(x, t, p), prompt, guidance_scale)
+        x = ddim_between(self.scheduler, said, x, t, below, t)
     return x
 
 # %% ../nbs/20a_prompted.ipynb #ddim
@@ -482,6 +524,11 @@ def ddim_between(
     "From one noise level to another by what the network predicts, up or down."
     a, b = (level(scheduler, k).to(x) for k in (start, end))
     kind = scheduler.config.prediction_type
+    if (
+        kind == "sample"
+    ):  # as the velocity at the level that was asked about: at the picture's own there is no noise to name
+        asked = level(scheduler, t).to(x)
+        kind, output = "v_prediction", (asked.sqrt() * x - output) / (1 - asked).sqrt()
     if kind == "v_prediction":
         x0, eps = a.sqrt() * x - (1 - a).sqrt() * output, a.sqrt() * output + (1 - a).sqrt() * x
     else:
@@ -491,7 +538,9 @@ def ddim_between(
 
 def level(
     scheduler,  # of diffusers
-    t,  # timestep; below 0: the picture
-):  # ᾱ_t, a scalar
+    t,  # timestep, an int or (B,); an int below 0: the picture
+):  # ᾱ_t, of t's shape
     "How much of the picture is left at a step."
+    if isinstance(t, Tensor):
+        return scheduler.alphas_cumprod.to(t.device)[t]
     return scheduler.alphas_cumprod[t] if t >= 0 else scheduler.final_alpha_cumprod
