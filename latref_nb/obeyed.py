@@ -182,9 +182,6 @@ def evaluate_prompted(
     return Obeyed(asked, seen, eyes.see(asked.x, asked.parts), eyes.factors)
 
 # %% ../nbs/20c_obeyed.ipynb #claims
-MASKS_LEAVE_OPEN = {"HairColor": 0.45, "Young": 0.60}  # tags that no mask tells; masks alone may reach so much at most
-
-
 @patch
 def tag_claims(self: Obeyed, g):  # list of Claim
     "Tags alone are obeyed."
@@ -195,7 +192,7 @@ def tag_claims(self: Obeyed, g):  # list of Claim
         claim_of(f"tags obeyed at guidance {g:g}, worst tag", _worst, right, bar=0.90, **ends),
     ]
 
-
+# %% ../nbs/20c_obeyed.ipynb #maskclaims
 @patch
 def mask_claims(self: Obeyed, g):  # list of Claim
     "Masks are obeyed, and both together cost nothing."
@@ -221,6 +218,9 @@ def mask_claims(self: Obeyed, g):  # list of Claim
             bar=-0.02,
         ),
     ]
+
+# %% ../nbs/20c_obeyed.ipynb #openclaims
+MASKS_LEAVE_OPEN = {"HairColor": 0.45, "Young": 0.60}  # tags that no mask tells; masks alone may reach so much at most
 
 
 @patch

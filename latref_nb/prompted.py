@@ -203,7 +203,7 @@ class Dropping:
     def __post_init__(self):
         check_ranges(**{k: (v, SHARE) for k, v in vars(self).items()}, sum=(self.mask + self.tags + self.both, SHARE))
 
-
+# %% ../nbs/20a_prompted.ipynb #trains
 class PromptedTask:
     "The network says what noised pictures show, from their prompts, some of which say less than they could."
 
@@ -239,25 +239,29 @@ class PromptedTask:
         if torch.device(device).type == "cpu":  # there the fused attention takes longer: benchmarks/prompted.py
             self.modules["unet"].set_attn_processor(AttnProcessor())
 
-    def said(self, batch, generator):  # FacePrompt
-        "The prompts of a step: all that is known, less what is dropped."
-        d, u = self.dropping, generator.rand()
-        full = torch.ones(len(u), len(CLASSES), dtype=torch.bool, device=u.device)
-        tags = getattr(self.modules["prompt_encoder"], "module", self.modules["prompt_encoder"]).tags
-        no_mask, nothing = u < d.mask, (u >= d.mask + d.tags) & (u < d.mask + d.tags + d.both)
-        no_tags = (u >= d.mask) & (u < d.mask + d.tags)
-        prompt = FacePrompt(batch["labels"], batch["cover"], full, tags)
-        return prompt.without(tags=no_tags | nothing, mask=no_mask | nothing)
+# %% ../nbs/20a_prompted.ipynb #step
+@patch
+def said(self: PromptedTask, batch, generator):  # FacePrompt
+    "The prompts of a step: all that is known, less what is dropped."
+    d, u = self.dropping, generator.rand()
+    full = torch.ones(len(u), len(CLASSES), dtype=torch.bool, device=u.device)
+    tags = getattr(self.modules["prompt_encoder"], "module", self.modules["prompt_encoder"]).tags
+    no_mask, nothing = u < d.mask, (u >= d.mask + d.tags) & (u < d.mask + d.tags + d.both)
+    no_tags = (u >= d.mask) & (u < d.mask + d.tags)
+    prompt = FacePrompt(batch["labels"], batch["cover"], full, tags)
+    return prompt.without(tags=no_tags | nothing, mask=no_mask | nothing)
 
-    def loss(self, batch, generator):
-        prompt, x0 = self.said(batch, generator), self.codec.encode(batch["image"])  # (b,48,16,16)
-        t, noise = generator.randint(self.schedule.T), generator.randn(*x0.shape[1:])
-        xt = add_noise(x0, noise, t, self.schedule)
-        said = self.modules["unet"](beside(xt, prompt, self.mask_by), t, self.modules["prompt_encoder"](prompt)).sample
-        guess = self.codec.picture(said, xt, self.schedule.alphas_cumprod[t])
-        error = (guess - x0).square().flatten(1).mean(1) * (1 + snr(self.schedule, t))  # ‖v̂ − v‖² = (1+SNR)·‖x̂₀ − x₀‖²
-        weight = loss_weight(self.schedule, t, self.weighting, "v_prediction", p2_gamma=self.p2_gamma)
-        return {"loss": (weight * error).mean(), "mse": error.mean()}
+
+@patch
+def loss(self: PromptedTask, batch, generator):
+    prompt, x0 = self.said(batch, generator), self.codec.encode(batch["image"])  # (b,48,16,16)
+    t, noise = generator.randint(self.schedule.T), generator.randn(*x0.shape[1:])
+    xt = add_noise(x0, noise, t, self.schedule)
+    said = self.modules["unet"](beside(xt, prompt, self.mask_by), t, self.modules["prompt_encoder"](prompt)).sample
+    guess = self.codec.picture(said, xt, self.schedule.alphas_cumprod[t])
+    error = (guess - x0).square().flatten(1).mean(1) * (1 + snr(self.schedule, t))  # ‖v̂ − v‖² = (1+SNR)·‖x̂₀ − x₀‖²
+    weight = loss_weight(self.schedule, t, self.weighting, "v_prediction", p2_gamma=self.p2_gamma)
+    return {"loss": (weight * error).mean(), "mse": error.mean()}
 
 # %% ../nbs/20a_prompted.ipynb #guidance
 def guided(
