@@ -3,8 +3,16 @@
 import json
 from pathlib import Path
 
-import pytest
-from test_browser import jupyter, moves, notebook, page_at, pixels, pytestmark, run_all  # noqa: F401  skips without a browser
+from test_browser import (  # noqa: F401  pytestmark skips without a browser
+    jupyter,
+    moves,
+    notebook,
+    page_at,
+    pixels,
+    pytestmark,
+    run_all,
+    voila_page,
+)
 from test_browser_explorers import saved
 
 CELLS = [
@@ -28,47 +36,50 @@ explorer.add_class("prompt-explorer"); explorer
 FILES = {"picture": "prompt.png", "mask": "prompt_mask.png", "page": "prompt.html", "code": "prompt.py"}
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    "A JupyterLab on the explorer; gives its address."
-    folder = tmp_path_factory.mktemp("prompts")
-    with jupyter("jupyterlab", folder) as port:
-        (folder / "nbs/prompts.ipynb").write_text(json.dumps(notebook(CELLS)), encoding="utf-8")
-        yield f"http://127.0.0.1:{port}/lab/tree/nbs/prompts.ipynb"
+def paint_and_contradict(page, tmp_path):
+    "What a reader does to the explorer, by mouse and by keys."
+    at = page.locator(".prompt-explorer")
+    at.scroll_into_view_if_needed()
+    at.get_by_text("Drawn in 4 steps").wait_for()
+    canvas, drawn = at.locator(".latref-paint"), at.get_by_label("drawn face").locator("img")
+    mask = canvas.locator("img")
+    empty = pixels(mask)
+
+    def stroke():
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        x, y = box["x"], box["y"] + box["height"] / 2
+        page.mouse.move(x + 0.3 * box["width"], y)
+        page.mouse.down()
+        page.mouse.move(x + 0.7 * box["width"], y, steps=5)
+        page.mouse.up()
+
+    moves(drawn, lambda: moves(mask, stroke, "a stroke was painted"), "the mask was painted")
+    at.locator("select").nth(1).select_option("without")
+    at.get_by_text("The mask says Eyeglasses with, the tag says without.").wait_for()
+
+    def key():
+        canvas.focus()
+        for name in (*["ArrowDown"] * 12, " "):
+            page.keyboard.press(name)
+
+    moves(mask, key, "Space painted")
+    for kind, name in FILES.items():
+        assert saved(page, at, kind)[0] == name
+    for _ in range(2):
+        moves(mask, lambda: at.get_by_role("button", name="Undo", exact=True).click(), "a stroke was undone")
+    assert pixels(mask) == empty
+    at.screenshot(path=tmp_path / "prompt.png")
 
 
-def test_a_mask_is_painted_and_contradicted(lab, tmp_path):
-    with page_at(lab) as page:
-        run_all(page)
-        at = page.locator(".jp-OutputArea .prompt-explorer")
-        at.scroll_into_view_if_needed()
-        at.get_by_text("Drawn in 4 steps").wait_for()
-        canvas, drawn = at.locator(".latref-paint"), at.get_by_label("drawn face").locator("img")
-        mask = canvas.locator("img")
-        empty = pixels(mask)
+def test_in_jupyterlab(tmp_path):
+    with jupyter("jupyterlab", tmp_path) as port:
+        (tmp_path / "nbs/prompts.ipynb").write_text(json.dumps(notebook(CELLS)), encoding="utf-8")
+        with page_at(f"http://127.0.0.1:{port}/lab/tree/nbs/prompts.ipynb") as page:
+            run_all(page)
+            paint_and_contradict(page, tmp_path)
 
-        def stroke():
-            canvas.scroll_into_view_if_needed()
-            box = canvas.bounding_box()
-            x, y = box["x"], box["y"] + box["height"] / 2
-            page.mouse.move(x + 0.3 * box["width"], y)
-            page.mouse.down()
-            page.mouse.move(x + 0.7 * box["width"], y, steps=5)
-            page.mouse.up()
 
-        moves(drawn, lambda: moves(mask, stroke, "a stroke was painted"), "the mask was painted")
-        at.locator("select").nth(1).select_option("without")
-        at.get_by_text("The mask says Eyeglasses with, the tag says without.").wait_for()
-
-        def key():
-            canvas.focus()
-            for name in (*["ArrowDown"] * 12, " "):
-                page.keyboard.press(name)
-
-        moves(mask, key, "Space painted")
-        for kind, name in FILES.items():
-            assert saved(page, at, kind)[0] == name
-        for _ in range(2):
-            moves(mask, lambda: at.get_by_role("button", name="Undo", exact=True).click(), "a stroke was undone")
-        assert pixels(mask) == empty
-        at.screenshot(path=tmp_path / "prompt.png")
+def test_in_voila(tmp_path):
+    with voila_page(tmp_path, "prompts", CELLS) as at, page_at(at) as page:
+        paint_and_contradict(page, tmp_path)
