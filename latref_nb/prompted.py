@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MASK_BY', 'TURNS', 'N_PLACES', 'PROMPTED_OUTPUTS', 'GUIDANCE', 'PatchCodec', 'prompted_unet',
            'prompted_scheduler', 'PromptFaces', 'places', 'beside', 'Dropping', 'PromptedTask', 'guided',
-           'PromptedOutput', 'PromptedPipeline', 'check_call', 'steps_of', 'ddim_between', 'level']
+           'PromptedOutput', 'PromptedPipeline', 'level', 'check_call', 'steps_of', 'ddim_between']
 
 # %% ../nbs/20a_prompted.ipynb #imports
 from dataclasses import dataclass
@@ -385,6 +385,16 @@ def save_pretrained(
     with saving_into(settled(save_directory)) as tmp:
         DiffusionPipeline.save_pretrained(self, tmp, variant=variant, **how)
 
+# %% ../nbs/20a_prompted.ipynb #level
+def level(
+    scheduler,  # of diffusers
+    t,  # timestep, an int or (B,); an int below 0: the picture
+):  # ᾱ_t, of t's shape
+    "How much of the picture is left at a step."
+    if isinstance(t, Tensor):
+        return scheduler.alphas_cumprod.to(t.device)[t]
+    return scheduler.alphas_cumprod[t] if t >= 0 else scheduler.final_alpha_cumprod
+
 # %% ../nbs/20a_prompted.ipynb #prompt_of
 @patch
 def prompt_of(
@@ -528,9 +538,7 @@ def ddim_between(
     "From one noise level to another by what the network predicts, up or down."
     a, b = (level(scheduler, k).to(x) for k in (start, end))
     kind = scheduler.config.prediction_type
-    if (
-        kind == "sample"
-    ):  # as the velocity at the level that was asked about: at the picture's own there is no noise to name
+    if kind == "sample":  # as the velocity at the level asked about: at the picture's own there is no noise to name
         asked = level(scheduler, t).to(x)
         kind, output = "v_prediction", (asked.sqrt() * x - output) / (1 - asked).sqrt()
     if kind == "v_prediction":
@@ -538,13 +546,3 @@ def ddim_between(
     else:
         x0, eps = (x - (1 - a).sqrt() * output) / a.sqrt(), output
     return b.sqrt() * x0 + (1 - b).sqrt() * eps
-
-
-def level(
-    scheduler,  # of diffusers
-    t,  # timestep, an int or (B,); an int below 0: the picture
-):  # ᾱ_t, of t's shape
-    "How much of the picture is left at a step."
-    if isinstance(t, Tensor):
-        return scheduler.alphas_cumprod.to(t.device)[t]
-    return scheduler.alphas_cumprod[t] if t >= 0 else scheduler.final_alpha_cumprod
