@@ -388,9 +388,14 @@ def put(
     mask,  # whatever `read_classes` takes; None: say nothing of the mask
 ):
     "Another mask."
-    new = None if mask is None else class_numbers(mask, self.pipe.size)
+    self._put(None if mask is None else class_numbers(mask, self.pipe.size))
+
+
+@patch
+def _put(self: PromptExplorer, numbers):
+    "Another mask, already in class numbers; the one before can be had again."
     self.before.append(self.mask)
-    self.mask = new
+    self.mask = numbers
     self._mark(None)
     self._show_mask()
     self.refresh()
@@ -404,7 +409,7 @@ def paint(
     "One more stroke of the chosen class."
     S = self.pipe.size
     under = np.zeros((S, S), np.uint8) if self.mask is None else self.mask
-    self.put(painted(under, stroke, CLASSES.index(self.part), self.brush))
+    self._put(painted(under, stroke, CLASSES.index(self.part), self.brush))
 
 
 @patch

@@ -489,9 +489,9 @@ def check_call(
     "Refuse what no drawing could use."
     for name, count in (("num_images_per_prompt", n), ("num_inference_steps", steps)):
         check_range(name, count, *COUNT)
-    for name, w in (("guidance_scale", tags), ("mask_guidance_scale", mask)):
-        if w is not None:
-            check_range(name, w, *GUIDANCE)
+    check_range("guidance_scale", tags, *GUIDANCE)
+    if mask is not None:
+        check_range("mask_guidance_scale", mask, *GUIDANCE)
     if output_type not in PROMPTED_OUTPUTS:
         raise ValueError(unknown_name("output_type", output_type, PROMPTED_OUTPUTS))
 
@@ -507,6 +507,7 @@ def invert(
     guidance_scale=1.0,  # 1: without guidance, as DDIM inversion is meant
 ):  # (B,C,g,g), noise from which the same prompt draws the same pictures, nearly
     "DDIM run backwards (Song et al. 2021, arXiv 2010.02502): each step asks at the level that it goes to."
+    check_call(1, num_inference_steps, guidance_scale, None, "latent")
     x = self.codec.encode(check_images(images, self.size).to(self.device))
     prompt = self.prompt_of(prompt, mask)
     prompt = prompt[[0] * len(x)] if len(prompt) == 1 else prompt
