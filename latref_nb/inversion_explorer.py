@@ -205,7 +205,10 @@ def row(self: Tried):  # dict
     shown["drawn again"] = f"{float(psnr(self.look.image[None], t.face.image[None])):.1f} dB"
     shown["maps moved"] = f"{self.look.drift:.1e}"
     if self.edited is None:
-        return shown | {"edit": "", "others": "", "outside": ""}
+        return shown | {"τ": "", "edit": "", "others": "", "outside": ""}
+    c = t.control
+    shares = [c.cross, c.self_, c.self_null] + [c.values] * (t.method == "value")
+    shown["τ"] = ", ".join(f"{share:g}" for share in shares)
     others = [self.reads[name] == value for name, value in t.said.items() if name != t.tag]
     shown["edit"] = f"{t.tag} {self.reads[t.tag]}"
     shown["others"] = f"{sum(others)} of {len(others)}"
@@ -236,7 +239,9 @@ def table_html(
     rows,  # list of dicts with the same keys
 ):  # str
     "Rows as a small table."
-    cell = lambda kind, v: f'<{kind} style="text-align:left;padding:0 8px 0 0">{html.escape(str(v))}</{kind}>'
+    cell = lambda kind, v: (
+        f'<{kind} style="text-align:left;white-space:nowrap;padding:0 10px 0 0">{html.escape(str(v))}</{kind}>'
+    )
     lines = [[cell("td", v) for v in r.values()] for r in rows]
     head = [cell("th", name) for name in (rows[0] if rows else ())]
     inside = "".join(f"<tr>{''.join(line)}</tr>" for line in [head, *lines])
@@ -378,7 +383,7 @@ def tell_cost(self: InversionExplorer):
     inverted, _, go_on = self.found.get(trial.key, (None, None, True))
     self.budgets.layout.display = "" if trial.slow else "none"
     self.shares["fetched"].layout.display = "" if trial.method == "value" else "none"
-    self.go.disabled = not trial.slow or go_on is None
+    self.go.disabled = not trial.slow or go_on is None or trial.key in self.asked
     self.go.description = "Go on" if inverted is not None and go_on is not None else "Invert"
     try:
         spent = 0 if inverted is None else int(inverted.calls[0])
@@ -476,6 +481,13 @@ def tried(self: InversionExplorer, trial):  # Tried
 
 
 @patch
+def _give_up(self: InversionExplorer, trial):
+    "An inversion must be asked for again."
+    self.asked.discard(trial.key)
+    self.tell_cost()
+
+
+@patch
 def work(self: InversionExplorer, trial):
     "A preview where the inversion is not there yet, then the trial itself, as far as it was asked for."
     self.halted.clear()
@@ -487,8 +499,11 @@ def work(self: InversionExplorer, trial):
             yield trial, self.tried(trial)
     except KeyboardInterrupt:
         if self.worker.next is None:
-            self.asked.discard(trial.key)
+            self._give_up(trial)
             self.say("Stopped.")
+    except Exception:
+        self._give_up(trial)
+        raise
     finally:
         self.stop.disabled, self.bar.layout.display = True, "none"
 
@@ -506,7 +521,9 @@ def shown(self: InversionExplorer, result):
     for picture, seen in zip((self.up, self.again, self.looked, self.spoilt), self.overlays(o)):
         if seen is not None:
             picture.png = png_bytes(seen)
-    _, _, edited, truth = self.pictures.children
+    _, redrawn, edited, truth = self.pictures.children
+    for box, words in ((redrawn, "drawn again"), (edited, "edited")):
+        box.children[0].value = f"<b>{words}{', a preview' if o.trial.key != trial.key else ''}</b>"
     _, _, looked, spoilt = self.maps.children
     edited.layout.display = looked.layout.display = "none" if o.edited is None else ""
     truth.layout.display = "none" if o.truth is None else ""

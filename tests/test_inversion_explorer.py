@@ -184,10 +184,13 @@ def test_quick_inversions_run_at_once_and_slow_ones_when_asked_for(explorer):
     trial, o = explorer.result
     assert trial.method == "value" and o.trial.method == "direct" and trial.key not in explorer.found
     assert "press Invert" in explorer.words and not explorer.go.disabled
+    titles = lambda: [box.children[0].value for box in explorer.pictures.children[1:3]]
+    assert titles() == ["<b>drawn again, a preview</b>", "<b>edited, a preview</b>"]
     assert "Up to 40 network calls, about" in explorer.cost.value and explorer.budgets.layout.display == ""
     explorer.go.click()
     trial, o = explorer.wait().result
     assert o.trial.key == trial.key and o.done == STEPS and o.calls <= 40
+    assert titles() == ["<b>drawn again</b>", "<b>edited</b>"]
     assert explorer.go.disabled and f"Found in {o.calls} calls." in explorer.cost.value
     assert [r["adds"] for r in explorer.compared(trial)] == ["offsets (direct)", "value tokens"]
     explorer.cross = 0.0
@@ -248,6 +251,7 @@ def test_stop_of_what_cannot_go_on_says_so(explorer):
     explorer.wait()
     explorer.watched.tell = tell
     assert explorer.words == "Stopped." and not explorer.asked and explorer.request().key not in explorer.found
+    assert not explorer.go.disabled and explorer.bar.layout.display == "none"
 
 
 def test_without_an_edit_only_the_face_is_shown(explorer):
