@@ -1804,6 +1804,26 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
             ("lambda w, null, told: (1 - w) * null + told", "counts w times"),
         ],
     },
+    "21d_inversion_explorer": {
+        "check_shares": [
+            ("lambda m, v, m1, v1: (m1 @ (v1 - v), (m1 - m) @ v)", "the new map"),
+            ("lambda m, v, m1, v1: (m1 @ v1 - m @ v, (m1 - m) @ v1)", "the whole change"),
+            ("lambda m, v, m1, v1: (m @ (v1 - v), (m1 - m) @ v)", "are not the whole change"),
+            ("lambda m, v, m1, v1: (m @ v1, (m1 - m) @ v1)", "the change of what tokens hold"),
+        ],
+        "check_null_needed": [
+            ("lambda wanted, told, w: wanted - w * told", "stands in the formula twice"),
+            ("lambda wanted, told, w: (w * told - wanted) / (1 + w)", "mind the sign"),
+            ("lambda wanted, told, w: (wanted - told) / (1 - w)", "not what is wanted"),
+            ("lambda wanted, told, w: (wanted - w * told) / (1 - w)", "nothing is left"),
+        ],
+        "check_best": [
+            ("lambda rows: max(rows, key=lambda r: r['psnr'])['name']", "a copy machine"),
+            ("lambda rows: min(rows, key=lambda r: r['outside'])['name']", "a copy machine"),
+            ("lambda rows: max((r for r in rows if r['reached']), key=lambda r: r['psnr'])['name']", "no evidence"),
+            ("lambda rows: min(rows, key=lambda r: (not r['reached'], r['outside']))['name']", "nobody reached"),
+        ],
+    },
     "22_extended": {
         "check_moved": [
             ("lambda offset: offset.flatten(1).norm(dim=1)", "all layers together"),
