@@ -1855,6 +1855,42 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
             ("lambda w, null, told: (1 - w) * null + told", "counts w times"),
         ],
     },
+    "21b_value_claims": {
+        "check_outside": [
+            ("lambda edited, x, region: (edited - x).abs().mean((1, 2, 3))", "the whole picture"),
+            ("lambda edited, x, region: ((edited - x).abs() * region).sum((1, 2, 3)) / region.sum((1, 2, 3)) / 3", "the inside"),
+            ("lambda edited, x, region: ((edited - x).abs() * ~region).mean((1, 2, 3))", "divided by all pixels"),
+            ("lambda edited, x, region: outside(edited, x, region).mean()", "one number for each"),
+        ],
+        "check_offsets": [
+            ("lambda path, step: [step(path[i], i) - path[i + 1] for i in range(len(path) - 1)]", "the sign"),
+            ("lambda path, step: [path[i + 1] - step(path[i + 1], i) for i in range(len(path) - 1)]", "is missed"),
+            ("lambda path, step: [path[i] - step(path[i], i) for i in range(len(path))]", "between 5 points"),
+        ],
+        "check_beats": [
+            ("lambda a, b: a['outside'].mean() <= 0.8 * b['outside'].mean()", "does nothing"),
+            ("lambda a, b: beats(dict(a, outside=a['outside'] / 2), b)", "nine tenths"),
+            ("lambda a, b: beats(a, b) and a['target'].mean() >= b['target'].mean()", "one point less"),
+            ("lambda a, b: bool(a['target'].any()) and beats(dict(a, target=a['target'] + 0.03), b)", "four points"),
+        ],
+    },
+    "21c_value_editor": {
+        "check_told": [
+            ("lambda read, said: said", "no model knows"),
+            ("lambda read, said: read", "not heard"),
+            ("lambda read, said: torch.where(said > 0, said, read)", "not heard"),
+        ],
+        "check_alone": [
+            ("lambda x, y, before, wanted: y", "it stays"),
+            ("lambda x, y, before, wanted: torch.where((before == wanted).any(1)[:, None, None, None], x, y)", "*all*"),
+            ("lambda x, y, before, wanted: y[~(before == wanted).all(1)]", "pictures of"),
+        ],
+        "check_open": [
+            ("lambda masks: sum(masks)", "more than open"),
+            ("lambda masks: torch.stack(masks).amax(0)", "a quarter"),
+            ("lambda masks: torch.stack(masks).prod(0)", "open in one"),
+        ],
+    },
     "21d_inversion_explorer": {
         "check_shares": [
             ("lambda m, v, m1, v1: (m1 @ (v1 - v), (m1 - m) @ v)", "the new map"),

@@ -1,14 +1,12 @@
-"The W+ adapter: the published layers, losses and disturbed codes; going in and out of a U-Net; files; drawing; training."
+"The W+ adapter: the published layers; going in and out of a U-Net; files; drawing."
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from latref_nb import adapter_training as T
 from latref_nb.adapter import (
     PUBLISHED_GROUPS,
     Adapter,
@@ -23,16 +21,12 @@ from latref_nb.adapter import (
     published_names,
     steps_without_code,
 )
-from latref_nb.autoencoder import DiffusionAutoencoder
 from latref_nb.bases import Base, attention_layers
 from latref_nb.checkpoints import CheckpointError
 from latref_nb.core import make_generator
-from latref_nb.drawing import CLASSES
-from latref_nb.faces import SynthFaces
 from latref_nb.official import fill_by_rule
 from latref_nb.prompted import PromptedPipeline, prompted_scheduler, prompted_unet
 from latref_nb.prompts import PromptEncoder
-from latref_nb.training import fit
 
 from diffusers import UNet2DConditionModel  # after latref_nb, which repairs torchvision
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
@@ -40,7 +34,6 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 FIXTURES = Path(__file__).parent / "fixtures"
 WPLUS = json.loads((FIXTURES / "wplus_adapter.json").read_text())
 SD15 = WPLUS["stable_diffusion_1_5"]
-FIT = dict(batch_size=4, progress=False, trackers=(), device="cpu", precision="no", log_every=2, lr=1e-3)
 
 
 def off(ours, theirs):
@@ -374,208 +367,3 @@ def test_the_mapper(base, case, tmp_path):
     assert torch.allclose(TokenMapper.from_pretrained(tmp_path)(codes, 3), timed(codes, 3), atol=1e-5)
     with pytest.raises(ValueError, match="read by every layer"):
         timed.predict(base, x, t, tokens, codes, {"*": 1})
-
-
-# ---- the published losses and disturbed codes
-
-
-def test_published_losses(theirs):
-    pictures = {k: theirs[f"loss_{k}_x32"].float() / 32 for k in ("noise", "noise_pred")}
-    disturbed, silent = (theirs[f"loss_noise_pred_{k}_x32"].float() / 32 for k in ("augmentation", "now"))
-    predicted = pictures["noise_pred"].requires_grad_(True)
-    m = T.outside(theirs["loss_mask_u8"].float() / 255, 64)
-    assert off(m, theirs["loss_mask_region"]) <= 1e-5
-    terms = T.stage_two_terms(predicted, pictures["noise"], disturbed, silent, m)
-    total = terms["rec"] + WPLUS["loss"]["lambda_disen"] * terms["disentangle"]
-    total = total + WPLUS["loss"]["lambda_preserve"] * terms["preserve"]
-    assert off(torch.stack([*terms.values(), total]), theirs["losses"]) <= 1e-5
-    total.backward()
-    assert off(predicted.grad[0, 0], theirs["loss_gradient_item0_channel0"]) <= 1e-4
-
-
-@pytest.fixture(scope="module")
-def directions(theirs):
-    spans = [(o["component"], o["first_layer"], o["end_layer"]) for o in WPLUS["disturbance"]["component_config"].values()]
-    c = theirs["component_directions"][:, 0]
-    return T.CodeDirections(theirs["stored_directions"], theirs["component_mean"][0], c, theirs["component_std"], spans)
-
-
-def test_published_disturbed_codes(theirs, directions):
-    w, f = theirs["codes"], WPLUS["disturbance"]["factors"]
-    others = w.roll(-1, 0)
-    assert off(T.extrapolated(w, others, f["extrapolate"]), theirs["disturbed_extrapolate"]) <= 1e-4
-    added = T.other_plus(w, others, f["other"])
-    assert off(added, theirs["disturbed_other"]) <= 1e-4
-    kept = 1 - torch.tensor(WPLUS["disturbance"]["dropped"]).float()[:, None, None]
-    assert off(added * kept, theirs["disturbed_other_after_drop"]) <= 1e-4
-    noisy = T.other_plus_noise(w, others, f["gaussian"], theirs["gaussian_draw"])
-    assert off(noisy, theirs["disturbed_gaussian"]) <= 1e-4
-
-    def step(said):
-        number = lambda o: o["index"] if o["kind"] == "stored" else "ab".index(o["name"])
-        choices = [(o["kind"] == "stored", number(o)) for o in said]
-        return T.direction_step(w, directions, choices, torch.tensor([o["strength"] for o in said]))
-
-    one, two = step(WPLUS["disturbance"]["direction"]), step(WPLUS["disturbance"]["second_direction"])
-    assert off(w + one, theirs["disturbed_direction"]) <= 1e-4
-    a = f["alpha"]
-    assert off(w + a * one + (1 - a) * two, theirs["disturbed_two_directions"]) <= 1e-4
-
-
-def test_published_mixture(theirs, directions):
-    names = dict(extrapolate="extrapolated", gaussian="noise")
-    shares = {names.get(k, k): v for k, v in WPLUS["disturbance"]["shares"].items()}
-    m = T.Mixture()
-    assert {k: getattr(m, k) for k in m.kinds} == shares and m.stored == WPLUS["disturbance"]["ranges"]["stored_share"]
-    w, g = theirs["codes"], make_generator(0)
-    drawn = [T.disturbed_codes(w, directions, g) for _ in range(2000)]
-    for kind, share in shares.items():
-        assert abs(sum(k == kind for _, k in drawn) / 2000 - share) < 0.04, kind
-    assert all(bool(torch.isfinite(o).all()) and o.shape == w.shape for o, _ in drawn)
-    again = T.disturbed_codes(w, directions, make_generator(7))
-    assert again[1] == T.disturbed_codes(w, directions, make_generator(7))[1]
-    assert torch.equal(again[0], T.disturbed_codes(w, directions, make_generator(7))[0])
-    with pytest.raises(ValueError, match="add up to"):
-        replace(m, noise=0.5)
-
-
-def test_directions_of_codes():
-    g = make_generator(0)
-    labels = torch.randint(2, (400, 1), generator=g)
-    codes = torch.randn(400, 1, 6, generator=g) + 3 * labels[:, :, None] * torch.eye(6)[0]
-    d = T.code_directions(codes, labels, 4)
-    assert d.stored.shape == (1, 1, 6) and torch.allclose(d.stored[0, 0], 3 * torch.eye(6)[0], atol=0.3)
-    assert d.components[0, 0].abs() > 0.9 and torch.allclose(d.components @ d.components.T, torch.eye(4), atol=1e-5)
-    moved = codes + T.towards_component(codes, d, 0, torch.full((400,), 2.5))
-    assert torch.allclose((moved[:, 0] - d.mean) @ d.components[0] / d.std[0], torch.full((400,), 2.5), atol=1e-4)
-
-
-# ---- pairs of faces, and training
-
-
-@pytest.fixture(scope="module")
-def autoencoder():
-    small = dict(image_size=64, patch_size=4, model_channels=16, channel_mult=(1, 1), num_res_blocks=1, z_dim=12)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        enc = dict(enc_channel_mult=(1, 1, 1), enc_patch_size=4, attention_resolutions=(), enc_channels=16)
-        return DiffusionAutoencoder(**small, **enc).eval().requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
-def source():
-    return SynthFaces(12, 64, seed=3, faces_per_person=3)
-
-
-def test_references_are_the_same_person(source):
-    f, others = source.factors(range(3)), source.factors([1, 2, 0])
-    told = torch.tensor([[True] * 3 + [False] * 3] * 3)
-    ref = T.reference_factors(f, others, told)
-    assert torch.equal(ref.identity, f.identity) and torch.equal(ref.nuisance, torch.full((3, 10), 0.5))
-    assert torch.equal(ref.labels[:, :3], others.labels[:, :3]) and torch.equal(ref.labels[:, 3:], f.labels[:, 3:])
-    names = source.tags.names
-    assert torch.equal(ref.style[names[0]], others.style[names[0]]) and torch.equal(ref.style[names[5]], f.style[names[5]])
-
-
-def test_pairs(source, autoencoder):
-    pairs = T.PersonPairs(source, autoencoder, chunk=5)
-    whole = T.PersonPairs(source, autoencoder)
-    b = pairs.batch([4, 7])
-    assert b["image"].shape == (2, 3, 64, 64) and b["codes"].shape == (2, 1, 12) and b["mask"].shape == (2, 1, 64, 64)
-    assert torch.allclose(pairs.codes, whole.codes, atol=1e-5) and torch.equal(pairs.images, whole.images)
-    assert torch.allclose(b["image"], source.batch([4, 7])["image"], atol=1 / 120)
-    said = pairs.labels >= 0
-    assert torch.equal(pairs.labels[said], source.labels[said]) and 0.2 < said.float().mean() < 0.8
-    assert torch.equal(pairs.shown[~said], source.labels[~said]), "what is not said the code must tell"
-    truth = source.masks(4)
-    assert torch.equal(pairs.masks[4, 0], ~(truth[0] | truth[CLASSES.index("cloth")]))
-    assert torch.equal(T.PersonPairs(source, autoencoder, said=1.0).labels, source.labels)
-    still = T.PersonPairs(source, autoencoder, free=False)
-    assert not torch.equal(still.images, pairs.images) and torch.equal(still.codes, whole.codes)
-    for bad, words in ((SynthFaces(4, 64), "two of each"), (SynthFaces(5, 64, faces_per_person=2), "whole persons")):
-        with pytest.raises(ValueError, match=words):
-            T.PersonPairs(bad, autoencoder)
-
-
-def test_the_background_of_a_reference_cannot_be_seen(source, autoencoder):
-    x, masks = source.batch(range(2))["image"], source.masks(range(2))
-    other = torch.where(masks[:, :1], torch.rand(2, 3, 64, 64), x)
-    assert torch.equal(T.person_codes(autoencoder, x, masks), T.person_codes(autoencoder, other, masks))
-    assert not torch.equal(T.person_codes(autoencoder, x), T.person_codes(autoencoder, other))
-
-
-@pytest.fixture(scope="module")
-def pairs(source, autoencoder):
-    return T.PersonPairs(source, autoencoder)
-
-
-@pytest.fixture(scope="module")
-def ways(pairs):
-    return T.code_directions(pairs.codes, pairs.shown, 4)
-
-
-def fresh(base, kind="adapter"):
-    torch.manual_seed(0)
-    if kind == "mapper":
-        return TokenMapper(16, 1, 12, width=16)
-    return make_adapter(base.unet, code_dim=12)
-
-
-@pytest.mark.parametrize("kind", ["adapter", "mapper"])
-def test_two_stages_of_a_training(base, pairs, ways, tmp_path, kind):
-    net, weights = fresh(base, kind), {k: v.clone() for k, v in base.unet.state_dict().items()}
-    first = fit(T.AdapterTask(base, net), pairs, tmp_path / "1", 4, **FIT)
-    assert set(first.history[-1]) >= {"loss", "rec"} and "preserve" not in first.history[-1]
-    if kind == "mapper":
-        return
-    before = {k: v.clone() for k, v in net.state_dict().items()}
-    second = fit(T.AdapterTask(base, net, 2, directions=ways), pairs, tmp_path / "2", 4, **FIT)
-    assert set(second.history[-1]) >= {"loss", "rec", "disentangle", "preserve"}
-    same = {k: torch.equal(v, before[k]) for k, v in net.state_dict().items()}
-    assert all(o == k.startswith("tokens.") for k, o in same.items()), "the projection is frozen, all else is not"
-    assert all(torch.equal(v, weights[k]) for k, v in base.unet.state_dict().items()), "the base stays"
-    assert not any(isinstance(p, AddedAttention) for p in base.unet.attn_processors.values())
-    back = Adapter.from_pretrained(tmp_path / "2" / "adapter")
-    assert all(torch.equal(v, back.state_dict()[k]) for k, v in net.state_dict().items())
-
-
-def test_a_stopped_training_goes_on_to_the_same_numbers(base, pairs, ways, tmp_path):
-    def run(out, *ends):
-        net = fresh(base)
-        for n in ends:
-            net = fresh(base)
-            fit(T.AdapterTask(base, net, 2, directions=ways), pairs, out, n, decay=0, **FIT)
-        return net.state_dict()
-
-    once, twice = run(tmp_path / "a", 4), run(tmp_path / "b", 2, 4)
-    assert all(torch.equal(v, twice[k]) for k, v in once.items())
-
-
-def test_what_a_step_leaves_out(base, pairs):
-    task = T.AdapterTask(base, fresh(base))
-    batch = pairs.batch(list(range(12)) * 2)
-
-    class Fixed:
-        rand = staticmethod(lambda: torch.linspace(0, 0.23, 24))
-
-    tokens, kept = task.heard(batch, Fixed)
-    u, nothing = Fixed.rand(), base.null(1)[0]
-    silent = torch.tensor([torch.allclose(t, nothing, atol=1e-6) for t in tokens])
-    no_code = (u < 0.05) | ((u >= 0.1) & (u < 0.15))
-    assert torch.equal(kept.flatten() == 0, no_code)
-    must = (u >= 0.05) & (u < 0.15)
-    assert bool(silent[must].all()) and not bool(silent[(u >= 0.15) & (batch["labels"] >= 0).any(1)].any())
-
-
-def test_what_a_training_refuses(base, ways):
-    net = fresh(base)
-    for how, words in (
-        (dict(stage=3), "stage=3"),
-        (dict(stage=2), "Give code_directions"),
-        (dict(stage=2, directions=ways, preserve=-1), "preserve=-1"),
-        (dict(dropping=None, stage=0), "Allowed: 1, and then 2"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            T.AdapterTask(base, net, **how)
-    with pytest.raises(ValueError, match="code \\+ text \\+ both"):
-        T.CodeDropping(0.5, 0.5, 0.5)
