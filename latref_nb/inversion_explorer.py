@@ -33,7 +33,7 @@ from .values import LEARNED, METHODS, Stopped, ddim_up, finest, inner_steps, inv
 from .values import map_drift, network_calls, pass_with, replay, watching
 from .widgets import ClickPicture, Face, columns, fit, menu, page, pictured, png_bytes, sheet, wrapped
 
-# %% ../nbs/21d_inversion_explorer.ipynb #trial
+# %% ../nbs/21d_inversion_explorer.ipynb #ways
 WAYS = {
     "offsets (direct)": "direct",
     "nothing (DDIM)": "ddim",
@@ -46,7 +46,7 @@ WAYS = {
 WORDS = {method: words for words, method in WAYS.items()}
 NO_EDIT = ("key", "key_value")  # inversions on which no edit stands
 
-
+# %% ../nbs/21d_inversion_explorer.ipynb #trial
 @dataclass(frozen=True, eq=False)
 class Trial:
     "What is tried: an edit of a face, and the inversion that it stands on."
@@ -263,7 +263,7 @@ class Watched(Base):
         self.tell()
         return super().predict(x, t, tokens)
 
-# %% ../nbs/21d_inversion_explorer.ipynb #explorer
+# %% ../nbs/21d_inversion_explorer.ipynb #legend
 _INVERSION_LEGEND = """
 <b>drawn again</b>: from the noise that was found, under guidance w. <b>looks</b>: where the token of the tag is looked
 at, mean over the steps, all on one scale. <b>spoilt</b>: what the edit changed where the truth changes nothing.
@@ -272,7 +272,7 @@ to other places (self), the same where nothing is told (self, null), and its val
 another w needs another inversion, another τ or tag does not."""
 BUDGETS = {"as published": 0} | {f"{n} calls": n for n in (40, 60, 100, 200, 400)}
 
-
+# %% ../nbs/21d_inversion_explorer.ipynb #explorer
 class InversionExplorer(TagExplorer):
     "Edit a face on any inversion, and see what each draws again, costs and spoils."
 
@@ -413,7 +413,7 @@ def ask(self: InversionExplorer):
     self.asked.add(self.request().key)
     self.refresh()
 
-# %% ../nbs/21d_inversion_explorer.ipynb #inversion
+# %% ../nbs/21d_inversion_explorer.ipynb #request
 @patch
 def request(self: InversionExplorer):  # Trial
     "The present state."
@@ -430,7 +430,7 @@ def _tick(self: InversionExplorer):
         raise KeyboardInterrupt
     self.bar.value += 1
 
-
+# %% ../nbs/21d_inversion_explorer.ipynb #inversion
 @patch
 def inversion(self: InversionExplorer, trial):  # Inverted, Look
     "A trial's inversion, as far as it was asked for; what is stopped is kept."
@@ -611,7 +611,7 @@ def code(self: Trial, name="prompted64", faces="SynthFaces(500, 64, seed=2000)")
         lines += ["edited = base.decode(path[-1, 1])[0]"]
     return "\n".join(lines)
 
-
+# %% ../nbs/21d_inversion_explorer.ipynb #list
 @patch
 def code(self: InversionExplorer):  # str
     "The present state as a script."
