@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .claims import Claim, Claims, claim_of
-from .core import make_generator
+from .core import autocast_dtype, make_generator
 from .faces import SynthFaces
 from .judges import HELD_OUT_SEED, check_seed
 from .metrics import frechet_distance
@@ -52,14 +52,16 @@ def draw_asked(
     guidance=1.0,  # weight of what is said
     steps=20,  # of the scheduler
     batch_size=32,  # pictures at once
+    precision="no",  # of the network: auto, no or bf16
     bar=None,  # a progress bar that counts pictures
 ):  # (n,3,S,S) in [-1, 1]
     "A picture for each prompt, the i-th from the i-th noise whatever is said."
+    dtype, drawn = autocast_dtype(precision, pipe.device), []
     noise = torch.stack([torch.randn(_noise_shape(pipe), generator=make_generator(i)) for i in range(len(prompt))])
-    drawn = []
     for rows in torch.arange(len(prompt)).split(batch_size):
         how = dict(guidance_scale=guidance, num_inference_steps=steps, output_type="pt")
-        drawn.append(pipe(prompt[rows], latents=noise[rows], **how).images.cpu() * 2 - 1)
+        with torch.autocast(pipe.device.type, dtype, enabled=dtype is not None):
+            drawn.append(pipe(prompt[rows], latents=noise[rows], **how).images.float().cpu() * 2 - 1)
         if bar is not None:
             bar.update(len(rows))
     return torch.cat(drawn)
@@ -170,6 +172,7 @@ def evaluate_prompted(
     guidances=GUIDANCES,  # weights of what is said
     steps=20,  # of the scheduler
     batch_size=32,  # pictures at once
+    precision="no",  # of the model: auto, no or bf16
     progress=True,  # show a bar
 ):  # Obeyed
     "Draw every prompt by its tags alone, by its masks alone and by both."
@@ -177,7 +180,7 @@ def evaluate_prompted(
     with tqdm(total=n * len(SAYS) * len(guidances), unit="face", disable=not progress) as bar:
         for says, less in SAYS.items():
             for g in guidances:
-                x = draw_asked(pipe, asked.prompt.without(**less), g, steps, batch_size, bar)
+                x = draw_asked(pipe, asked.prompt.without(**less), g, steps, batch_size, precision, bar)
                 seen[says, g] = eyes.see(x, asked.parts)
     return Obeyed(asked, seen, eyes.see(asked.x, asked.parts), eyes.factors)
 
@@ -254,6 +257,7 @@ def eval_prompted(
     steps: int = 20,  # of the scheduler
     batch_size: int = 32,  # pictures at a time
     brief: bool = False,  # guidance 1 alone
+    precision: str = "auto",  # of the model: auto, no or bf16
     threads: int = None,  # of torch
     device: str = "auto",  # cpu, cuda, mps
     json: str = None,  # also write claims and rows to this file
@@ -269,7 +273,7 @@ def eval_prompted(
     pipe.set_progress_bar_config(disable=True)
     eyes = Eyes(load_network("judge"), load_segmenter(), load_network("factors"))
     guidances = GUIDANCES[:1] if brief else GUIDANCES
-    found = evaluate_prompted(pipe, asked(n, seed, pipe.size), eyes, guidances, steps, batch_size).claims()
+    found = evaluate_prompted(pipe, asked(n, seed, pipe.size), eyes, guidances, steps, batch_size, precision).claims()
     print(found.table())
     if json:
         found.save(json)

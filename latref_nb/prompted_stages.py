@@ -86,7 +86,8 @@ def _claims_stage(job, s, folder):
     eyes = Eyes(load_network("judge").to(device), job.network("segmenter"), load_network("factors").to(device))
     guidances = GUIDANCES[:1] if s["brief"] else GUIDANCES
     held_out = asked(s["n"], s["seed"], job.recipe.size)
-    found = evaluate_prompted(pipe, held_out, eyes, guidances, s["calls"], s["batch_size"], job.progress).claims()
+    how = (guidances, s["calls"], s["batch_size"], s["precision"], job.progress)
+    found = evaluate_prompted(pipe, held_out, eyes, *how).claims()
     found.save(folder / "claims.json")
     print(found.table())
     return dict(faces=s["n"], seed=s["seed"], precision=resolve_precision(s["precision"], device), machine=machine())
