@@ -268,7 +268,7 @@ def rows(self: Attached, n):  # (n,k,dim)
     silence = self.adapter(self.tokens.new_zeros(1, *self.adapter.code_shape))
     return torch.cat([silence.expand_as(self.tokens), self.tokens])
 
-# %% ../nbs/22a_adapter.ipynb #predict
+
 @patch
 def attach(
     self: Adapter,
@@ -277,7 +277,7 @@ def attach(
     "Go into the cross-attentions of a pipeline."
     return Attached(self, getattr(pipe, "unet", pipe))
 
-
+# %% ../nbs/22a_adapter.ipynb #predict
 @patch
 def predict(
     self: Adapter,
