@@ -330,7 +330,7 @@ def draw_person(
     check_range("guidance_scale", guidance_scale, *GUIDANCE)
     check_base(base)
     B, config, silent = len(codes), base.unet.config, steps_without_code(num_inference_steps, delay)
-    shape = (B, config.in_channels, config.sample_size, config.sample_size)
+    shape = (B, config.out_channels, config.sample_size, config.sample_size)
     x = randn(shape, generator, base.device) if latents is None else latents
     scales = list(scale) if isinstance(scale, (list, tuple)) else [scale] * num_inference_steps
     if len(scales) != num_inference_steps:
