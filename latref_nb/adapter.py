@@ -268,7 +268,7 @@ def rows(self: Attached, n):  # (n,k,dim)
     silence = self.adapter(self.tokens.new_zeros(1, *self.adapter.code_shape))
     return torch.cat([silence.expand_as(self.tokens), self.tokens])
 
-# %% ../nbs/22a_adapter.ipynb #predict
+
 @patch
 def attach(
     self: Adapter,
@@ -277,7 +277,7 @@ def attach(
     "Go into the cross-attentions of a pipeline."
     return Attached(self, getattr(pipe, "unet", pipe))
 
-
+# %% ../nbs/22a_adapter.ipynb #predict
 @patch
 def predict(
     self: Adapter,
@@ -330,7 +330,7 @@ def draw_person(
     check_range("guidance_scale", guidance_scale, *GUIDANCE)
     check_base(base)
     B, config, silent = len(codes), base.unet.config, steps_without_code(num_inference_steps, delay)
-    shape = (B, config.in_channels, config.sample_size, config.sample_size)
+    shape = (B, config.out_channels, config.sample_size, config.sample_size)
     x = randn(shape, generator, base.device) if latents is None else latents
     scales = list(scale) if isinstance(scale, (list, tuple)) else [scale] * num_inference_steps
     if len(scales) != num_inference_steps:

@@ -556,7 +556,7 @@ def work(self: StyleExplorer, request):
     swapped.append(self.by_layer(a, b, borrowed, many))
     yield face, name, code, a.in_style(tag, value, code, many), swapped, many
 
-
+# %% ../nbs/15b_studio.ipynb #f1e5b00d
 @patch
 def exchanges(self: StyleExplorer, face, other):  # names of both → three lines
     "What the small pictures are."
