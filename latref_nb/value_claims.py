@@ -201,7 +201,7 @@ def kept(
 
 def _save_columns(columns, path):
     with atomic_write(path) as tmp:
-        save_file({k: v.cpu().contiguous() for k, v in columns.items()}, tmp)
+        save_file({k: v.contiguous() for k, v in columns.items()}, tmp)
 
 
 _load_columns = partial(read_tensors, what="columns of a table", finite=False)
@@ -254,6 +254,10 @@ def inverted(
     return self.at_hand[key]
 
 # %% ../nbs/21b_value_claims.ipynb #kept
+def _plain(**columns):  # {column: (b,…)}, as they are written down
+    return {k: v.float().cpu() for k, v in columns.items()}
+
+
 @patch
 @torch.no_grad()
 def of_inversion(
@@ -272,7 +276,7 @@ def of_inversion(
             drift, heat = drift + map_drift(seen, up[T - i]) / T, heat + heat_of(seen)
     back = self.base.decode(path[-1]).clamp(-1, 1)
     iou = object_iou(heat, self.unseen.parts[rows], self.tags)
-    return dict(psnr=psnr(back, self.unseen.x[rows]), drift=drift, iou=iou, calls=inverted.calls.float())
+    return _plain(psnr=psnr(back, self.unseen.x[rows]), drift=drift, iou=iou, calls=inverted.calls.float())
 
 # %% ../nbs/21b_value_claims.ipynb #edited
 @patch
@@ -298,11 +302,15 @@ def of_edit(
     tag,  # what was edited
 ):  # {"target", "others", "outside", "truth": (b,)}
     "What judge, ruler and truth say of edited faces."
-    x, truth, j = self.unseen.x[rows], true_edits(self.unseen.faces, rows, tag), self.tags.index(tag)
-    labels, before, after = self.unseen.faces.labels[rows], self.judge.predict(x), self.judge.predict(edited)
+    x, j = self.unseen.x[rows], self.tags.index(tag)
+    truth, wanted = (
+        true_edits(self.unseen.faces, rows, tag).to(x),
+        turned(self.unseen.faces.labels[rows], self.tags, tag),
+    )
+    before, after = self.judge.predict(x), self.judge.predict(edited)
     same = (before == after)[:, [k for k in range(len(self.tags)) if k != j]]  # (b,n_tags−1)
-    return dict(
-        target=(after[:, j] == turned(labels, self.tags, tag)[:, j]).float(),
+    return _plain(
+        target=(after[:, j].cpu() == wanted[:, j]).float(),
         others=same.float().mean(1),
         outside=outside_error(self.ruler, edited, x, changed_region(x, truth)),
         truth=psnr(edited, truth),
@@ -318,7 +326,7 @@ def kept_columns(self: Bench, rows, inversions=INVERSIONS):  # {row: {column: (b
         make = lambda: self.of_inversion(self.inverted(row, rows), up, rows)
         found[row] = kept(self.file("kept", row, rows[0], rows[-1]), make, _load_columns, _save_columns)
     heat = sum(map(heat_of, up[1:]))
-    return found | {"up": dict(iou=object_iou(heat, self.unseen.parts[rows], self.tags))}
+    return found | {"up": _plain(iou=object_iou(heat, self.unseen.parts[rows], self.tags))}
 
 
 @patch
@@ -449,7 +457,7 @@ def kept_claims(self: Measured):  # list of Claim
             **shares,
         ),
         claim_of(
-            "maps held: drift, share of that without", _share, c(held, drift), c(free, drift), bar=1 / 3, **shares
+            "maps held: drift, share of that without", _share, c(held, drift), c(free, drift), bar=0.333, **shares
         ),
         claim_of("maps held: dB that it costs", _less, c(free, db), c(held, db), bar=0.5, up=False),
         claim_of(
@@ -531,8 +539,8 @@ def weakest_guidance(
     "The weakest guidance at which tags are obeyed; where there is none, the one at which they are obeyed best."
     prompt, found = unseen.prompt.without(mask=True), {}
     for w in guidances:
-        read = judge.predict(draw_asked(pipe, prompt, w, steps, batch_size))
-        found[w] = float((read == prompt.labels).float().mean())
+        read = judge.predict(draw_asked(pipe, prompt, w, steps, batch_size).to(pipe.device))
+        found[w] = float((read.cpu() == prompt.labels).float().mean())
         if found[w] >= OBEYED:
             break
     best = max(found, key=found.get)
