@@ -1785,7 +1785,8 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
             ),
             (
                 """def wrong(way, width=48, dim=128, classes=19, grid=16):
-    return max(door_parameters(k, width, dim, classes, grid) for k in (("concat", "cross") if way == "both" else [way]))""",
+    ways = ("concat", "cross") if way == "both" else (way,)
+    return max(door_parameters(k, width, dim, classes, grid) for k in ways)""",
                 "both doors",
             ),
         ],
