@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MASK_BY', 'TURNS', 'N_PLACES', 'PROMPTED_OUTPUTS', 'GUIDANCE', 'PatchCodec', 'prompted_unet',
-           'prompted_scheduler', 'PromptFaces', 'places', 'beside', 'Dropping', 'PromptedTask', 'guided',
+           'prompted_scheduler', 'PromptFaces', 'places', 'beside', 'heard', 'Dropping', 'PromptedTask', 'guided',
            'PromptedOutput', 'PromptedPipeline', 'level', 'check_call', 'steps_of', 'ddim_between']
 
 # %% ../nbs/20a_prompted.ipynb #imports
@@ -191,6 +191,14 @@ def beside(
         seen.append(prompt.cover.to(latents) * prompt.told.to(latents)[..., None, None])
     return torch.cat(seen, 1)
 
+
+def heard(
+    prompt,  # FacePrompt
+    mask_by="cross",  # one of MASK_BY
+):  # FacePrompt
+    "What is told by tokens: where the mask comes as channels alone, the tags."
+    return prompt.without(mask=True) if mask_by == "concat" else prompt
+
 # %% ../nbs/20a_prompted.ipynb #task
 @dataclass
 class Dropping:
@@ -256,8 +264,9 @@ def said(self: PromptedTask, batch, generator):  # FacePrompt
 def loss(self: PromptedTask, batch, generator):
     prompt, x0 = self.said(batch, generator), self.codec.encode(batch["image"])  # (b,48,16,16)
     t, noise = generator.randint(self.schedule.T), generator.randn(*x0.shape[1:])
+    tokens = self.modules["prompt_encoder"](heard(prompt, self.mask_by))
     xt = add_noise(x0, noise, t, self.schedule)
-    said = self.modules["unet"](beside(xt, prompt, self.mask_by), t, self.modules["prompt_encoder"](prompt)).sample
+    said = self.modules["unet"](beside(xt, prompt, self.mask_by), t, tokens).sample
     guess = self.codec.picture(said, xt, self.schedule.alphas_cumprod[t])
     error = (guess - x0).square().flatten(1).mean(1) * (1 + snr(self.schedule, t))  # ‖v̂ − v‖² = (1+SNR)·‖x̂₀ − x₀‖²
     weight = loss_weight(self.schedule, t, self.weighting, "v_prediction", p2_gamma=self.p2_gamma)
@@ -420,7 +429,7 @@ def predict(
     tokens=None,  # (B,N,d); None: those of the prompt. Gradients pass
 ):  # (B,C,g,g)
     "The picture behind noised latents, under a prompt or under any tokens."
-    tokens = self.prompt_encoder(prompt) if tokens is None else tokens
+    tokens = self.prompt_encoder(heard(prompt, self.config.mask_by)) if tokens is None else tokens
     seen, dtype = beside(latents, prompt, self.config.mask_by), self.unet.dtype
     said = self.unet(seen.to(dtype), t, encoder_hidden_states=tokens.to(dtype)).sample
     return self.codec.picture(said, latents, level(self.scheduler, t).to(latents))

@@ -16,6 +16,7 @@ from latref_nb.prompted import (
     PromptFaces,
     beside,
     guided,
+    heard,
     places,
     prompted_scheduler,
     prompted_unet,
@@ -165,6 +166,13 @@ def test_the_mask_as_channels(by, prompt, tmp_path):
     assert torch.allclose(a, b, atol=1e-6)
     quiet = beside(torch.zeros(3, 48, 16, 16), prompt.without(mask=True), by)
     assert not quiet[:, 48 + N_PLACES :].any() and torch.equal(quiet[0, 48 : 48 + N_PLACES], places(16))
+
+
+def test_where_the_mask_comes_as_channels_alone_no_token_tells_it(prompt):
+    said = prompt.without(mask=True)
+    for by, same in (("concat", True), ("both", False), ("cross", False)):
+        encode = made(by).prompt_encoder
+        assert torch.equal(encode(heard(prompt, by)), encode(heard(said, by))) == same
 
 
 def test_every_place_is_told_apart():
