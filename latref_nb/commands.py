@@ -394,14 +394,6 @@ _extended_examples = """
 latref_eval extended
 latref_eval extended --n 8 --seed 7 --brief --json claims.json
 """
-_ways_examples = """
-latref_eval ways
-latref_eval ways --out runs/ways --steps 100 --seeds 1 --n 64 --brief --json ways.json
-"""
-_latents_examples = """
-latref_eval latents
-latref_eval latents --out runs/latents --first 200 --steps 100 --seeds 2 --n 64 --json latents.json
-"""
 _row_words = "a row of the table; may be repeated; all that the model can make when left out"
 
 # %% ../nbs/17a_commands.ipynb #0a9926bc
@@ -425,8 +417,6 @@ def check_measured(
     prompted=("obeyed:eval_prompted", _prompted_examples),
     values=("value_claims:eval_values", _values_examples),
     extended=("extended:eval_extended", _extended_examples),
-    ways=("ways:eval_ways", _ways_examples),
-    latents=("latents:eval_latents", _latents_examples),
 )
 def latref_eval(
     model: str = "synthfaces64",  # a shipped name, a folder, or a hub id
@@ -450,7 +440,7 @@ def latref_eval(
     json: str = None,  # also write the table to this file
     card: bool = False,  # write the model card, README.md in the folder of the model
 ):
-    "Measure a pipeline by the truth, or on a folder. (More: ablations, prompted, ways, latents, values, extended.)"
+    "Measure a pipeline by the truth, or on a folder. (More: ablations, prompted, values, extended.)"
     from latref_nb.core import default_device, first_speaks, process_place
     from latref_nb.judges import load_judges
     from latref_nb.metrics import evaluate

@@ -1762,58 +1762,6 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
             ),
         ],
     },
-    "20h_ways": {
-        "check_hears_mask": [
-            ("lambda encode, prompt: bool(prompt.told.any())", "what differs is the prompt"),
-            ("lambda encode, prompt: False", "change when the mask is left out"),
-            (
-                "lambda encode, prompt: (encode(prompt) - encode(prompt.without(mask=True))).abs().max() > 0.1",
-                "a little is heard as well",
-            ),
-        ],
-        "check_door_parameters": [
-            ("lambda way, width=48, dim=128, classes=19, grid=16: classes * width", "has nine places"),
-            (
-                """def wrong(way, width=48, dim=128, classes=19, grid=16):
-    return classes * width * 9 if way == "concat" else classes * (grid**2 * dim + dim)""",
-                "shared by all classes",
-            ),
-            (
-                """def wrong(way, width=48, dim=128, classes=19, grid=16):
-    return classes * width * 9 if way == "concat" else grid**2 * dim""",
-                "has a bias",
-            ),
-            (
-                """def wrong(way, width=48, dim=128, classes=19, grid=16):
-    ways = ("concat", "cross") if way == "both" else (way,)
-    return max(door_parameters(k, width, dim, classes, grid) for k in ways)""",
-                "both doors",
-            ),
-        ],
-        "check_in_every_seed": [
-            ("lambda one, other: min(one) > max(other)", "is not above the second's greatest"),
-            ("lambda one, other: all(a > b for a, b in zip(one, other))", "the same sign as well"),
-            ("lambda one, other: sum(one) != sum(other)", "two of the three pairs are not"),
-        ],
-    },
-    "20i_latents": {
-        "check_factor_of": [
-            ("lambda latents: 1 / latents.std((0, 2, 3))", "one number for all channels"),
-            ("lambda latents: 1 / latents.var()", "one over the variance"),
-            ("lambda latents: latents.square().mean() ** -0.5", "about their mean"),
-        ],
-        "check_k_at_one": [
-            ("lambda k, s: k * s", "ratio of *powers*"),
-            ("lambda k, s: k / s**2", "the other way round"),
-            ("lambda k, s: k", "not in the same proportions"),
-        ],
-        "check_reproduced": [
-            ("lambda p2, plain: all(a < b for a, b in zip(p2, plain))", "the bar is a tenth"),
-            ("lambda p2, plain: sum(p2) <= 0.9 * sum(plain)", "higher in one seed"),
-            ("lambda p2, plain: max(p2) <= 0.9 * min(plain)", "each pair by itself"),
-            ("lambda p2, plain: max(a / b for a, b in zip(plain, p2)) < 0.95", "a fifth lower"),
-        ],
-    },
     "21_control": {
         "check_looked_alike": [
             ("lambda q, k, tq, tk, tv: (tq @ tk.T / q.shape[-1] ** 0.5).softmax(-1) @ tv", "looks for itself"),
