@@ -1591,7 +1591,7 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
             ("lambda layer, grid: (cover_of(layer, grid) > 0).float()", "how much, not whether"),
             (
                 "lambda layer, grid: layer[:: len(layer) // grid, :: len(layer) // grid].float()",
-                "nothing of the others",
+                "how much, not whether",
             ),
             ("lambda layer, grid: cover_of(layer, grid).T", "rows of places first"),
             ("lambda layer, grid: cover_of(layer, grid).flatten()", "4 × 4 places"),
@@ -1605,7 +1605,7 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
         "check_token_of": [
             ("lambda cover, told, W, null: cover @ W", "look the same"),
             ("lambda cover, told, W, null: cover @ W + (0 if told else null)", "must not show"),
-            ("lambda cover, told, W, null: cover @ W + 1 if told else null", "nothing added"),
+            ("lambda cover, told, W, null: cover @ W + 2 if told else null", "nothing added"),
         ],
     },
     "20a_prompted": {
