@@ -1702,7 +1702,7 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
         "check_next_number": [
             ("lambda names: len(names)", "after a gap"),
             ("lambda names: max(int(n[6:10]) for n in names) + 1 if names else 1", "begins with 0"),
-            ("lambda names: max([int(n[6:10]) for n in names] or [-1]) + 1 if len(names) < 4 else 5", "other files"),
+            ("lambda names: max([int(n[6:10]) for n in names] or [-1]) + 1 if len(names) < 4 else 5", "invalid literal"),
             ("lambda names: 1", "are taken"),
         ],
         "check_again": [
