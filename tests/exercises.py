@@ -1677,18 +1677,18 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
             ("lambda recipe: {w for s in recipe.stages.values() for w in s['labels']} | {'faces'}", "were to come"),
             ("lambda recipe: {w for s in recipe.stages.values() for w in s['labels']}", "does not count"),
         ],
-        "check_by_attention": [
-            ("lambda recipe: replace(recipe, name='attention64')", "tokens alone"),
+        "check_by_both": [
+            ("lambda recipe: replace(recipe, name='both64')", "channels as well"),
             (
                 """def wrong(recipe):
-    stages = {**recipe.stages, "prompted": {**recipe.stages["prompted"], "network": dict(mask_by="cross", widths=())}}
-    return replace(recipe, name="attention64", stages=stages)""",
+    stages = {**recipe.stages, "prompted": {**recipe.stages["prompted"], "network": dict(mask_by="both", widths=())}}
+    return replace(recipe, name="both64", stages=stages)""",
                 "the widths are gone",
             ),
-            ("lambda recipe: replace(by_attention(recipe), name='prompted64')", "another name"),
+            ("lambda recipe: replace(by_both(recipe), name='prompted64')", "another name"),
             (
                 """def wrong(recipe):
-    recipe.stages["prompted"]["network"]["mask_by"] = "cross"
+    recipe.stages["prompted"]["network"]["mask_by"] = "both"
     return recipe""",
                 "make a new one",
             ),
@@ -1809,7 +1809,7 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
             ("lambda edited, x, region: (edited - x).abs().mean((1, 2, 3))", "the whole picture"),
             ("lambda edited, x, region: ((edited - x).abs() * region).sum((1, 2, 3)) / region.sum((1, 2, 3)) / 3", "the inside"),
             ("lambda edited, x, region: ((edited - x).abs() * ~region).mean((1, 2, 3))", "divided by all pixels"),
-            ("lambda edited, x, region: outside(edited, x, region).mean()", "one number for each"),
+            ("lambda edited, x, region: left_outside(edited, x, region).mean()", "one number for each"),
         ],
         "check_offsets": [
             ("lambda path, step: [step(path[i], i) - path[i + 1] for i in range(len(path) - 1)]", "the sign"),
