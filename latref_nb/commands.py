@@ -362,6 +362,10 @@ _prompted_examples = """
 latref_eval prompted
 latref_eval prompted --model runs/prompted64/prompted64 --n 128 --seed 7 --json claims.json
 """
+_adapter_examples = """
+latref_eval adapter
+latref_eval adapter --model runs/adapter64/adapter64 --n 128 --seed 7 --brief --json claims.json
+"""
 _row_words = "a row of the table; may be repeated; all that the model can make when left out"
 
 # %% ../nbs/17a_commands.ipynb #0a9926bc
@@ -383,6 +387,7 @@ def check_measured(
     _eval_examples,
     ablations=("train_commands:eval_ablations", _ablation_examples),
     prompted=("obeyed:eval_prompted", _prompted_examples),
+    adapter=("adapter_claims:eval_adapter", _adapter_examples),
 )
 def latref_eval(
     model: str = "synthfaces64",  # a shipped name, a folder, or a hub id
@@ -406,7 +411,7 @@ def latref_eval(
     json: str = None,  # also write the table to this file
     card: bool = False,  # write the model card, README.md in the folder of the model
 ):
-    "Measure a pipeline: on rendered faces and the truth, or on a folder. (More: latref_eval ablations, prompted.)"
+    "Measure a pipeline on rendered faces and the truth, or a folder. (Also: latref_eval ablations, prompted, adapter.)"
     from latref_nb.core import default_device, first_speaks, process_place
     from latref_nb.judges import load_judges
     from latref_nb.metrics import evaluate

@@ -185,7 +185,7 @@ def price(
     recipe,  # of chapter 17: `stages`, `size`, `tags`, `name`
 ):  # list of {"stage", "faces", "steps", "M parameters", "GFLOP a step", "GB", …}, hours for each of `CARDS`
     "What each stage of a recipe costs, counted beforehand; nothing is run."
-    if recipe.prompted:
+    if recipe.kind != "editor":
         return [{"stage": k, "faces": s.get("n"), "steps": s.get("steps")} for k, s in recipe.stages.items()]
     shape = dict(recipe.stages["autoencoder"].get("network", {"preset": recipe.name}))
     tags, rows = TagSet([CELEBA_TAGS[t] for t in recipe.tags]), []

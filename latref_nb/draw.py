@@ -12,7 +12,7 @@ from pathlib import Path
 from fastcore.script import Param
 
 from .files import FileError, make_folder, read_json, user_path, write_json
-from .shell import Number, UsageError, check_place, command, set_threads
+from .shell import Number, UsageError, check_place, command, named, set_threads
 
 # %% ../nbs/20e_draw.ipynb #folder
 RECORD = "drawn.json"
@@ -40,7 +40,7 @@ def free_number(
 
 # %% ../nbs/20e_draw.ipynb #draw
 def draw_files(
-    pipe,  # PromptedPipeline
+    pipe,  # PromptedPipeline, or what draws like one: chapter 22b
     out,  # folder; what lies in it stays
     tags=None,  # words such as "Smiling=with, Male=without"; None leaves them open
     mask=None,  # a file of class numbers; None leaves it open
@@ -51,6 +51,7 @@ def draw_files(
     guidance=2.0,  # weight of the tags; and of the mask, where it has none of its own
     mask_guidance=None,  # weight of the mask
     batch_size=16,  # faces at once
+    about=None,  # {name: value} of what else the record shall say
     report=None,  # called with each path
 ):  # list of Path
     "Draw faces into files, with a record from which each can be drawn again."
@@ -59,7 +60,7 @@ def draw_files(
     prompt, out = pipe.prompt_of(tags, mask), make_folder(user_path(out))
     runs, first, files = earlier_runs(out), free_number(out), []
     asked = dict(tags=tags, mask=None if mask is None else str(mask), seed=seed, steps=steps)
-    asked |= dict(guidance=guidance, mask_guidance=mask_guidance)
+    asked |= dict(guidance=guidance, mask_guidance=mask_guidance) | (about or {})
     how = dict(num_inference_steps=steps, guidance_scale=guidance, mask_guidance_scale=mask_guidance)
     for at in range(0, n, batch_size):
         seeds = range(seed + at, seed + min(n, at + batch_size))
@@ -71,20 +72,25 @@ def draw_files(
         write_json({"runs": [*runs, asked | {"files": [f.name for f in files]}]}, out / RECORD)
     return files
 
-# %% ../nbs/20e_draw.ipynb #command
+# %% ../nbs/20e_draw.ipynb #words
 _examples = """
 latref_draw --tags "Smiling=with, Eyeglasses=with" --n 8 --out drawn
 latref_draw --tags "HairColor=blond" --mask mask.png --guidance 2 --mask-guidance 1 --seed 7 --out drawn
 latref_draw --n 64 --model runs/prompted64/prompted64 --steps 50 --out drawn
+latref_draw --person me.png --tags "Smiling=with" --scale 0.8 --out drawn
 """
 _mask_words = "a picture file of class numbers 0 to 18 as CelebAMask-HQ has them; says where each part of the face is"
+_person_words = "a picture of whom to draw: one face, aligned, as `latref_edit` takes it; chapter 22a"
 
-
+# %% ../nbs/20e_draw.ipynb #command
 @command("latref_draw", _examples)
 def latref_draw(
     out: Param("folder for drawn_0000.png … and drawn.json; what lies in it stays", str, required=True) = None,
     tags: str = None,  # such as "Smiling=with, Male=without"; what is not said stays open
     mask: Param(_mask_words, str) = None,
+    person: Param(_person_words, str) = None,
+    scale: Number(float, 0, 100) = 1.0,  # with --person: how much of the person is heard
+    adapter: str = "adapter64",  # with --person: a shipped name, or a folder
     n: int = 8,  # faces
     seed: Number(int, 0, 2**31) = 0,  # of the noise; face i takes seed + i
     steps: int = 20,  # of drawing
@@ -104,9 +110,13 @@ def latref_draw(
     check_place(out)
     if (Path(out) / "model_index.json").exists():
         raise UsageError(f"{out} is a model. Choose another --out.")
-    pipe = PromptedPipeline.from_pretrained(model).to(default_device(device))
-    pipe.set_progress_bar_config(disable=True)
+    if person is not None:
+        pipe = named("adapter_training:painter_of")(person, adapter, model, scale, default_device(device))
+        about = dict(person=str(person), adapter=adapter, scale=scale)
+    else:
+        pipe, about = PromptedPipeline.from_pretrained(model).to(default_device(device)), {}
+        pipe.set_progress_bar_config(disable=True)
     how = dict(seed=seed, steps=steps, guidance=guidance, mask_guidance=mask_guidance, batch_size=batch_size)
     with tqdm(total=n, unit="face") as bar:
-        files = draw_files(pipe, out, tags, mask, n, **how, report=lambda _: bar.update())
+        files = draw_files(pipe, out, tags, mask, n, **how, about=about, report=lambda _: bar.update())
     print(f"{len(files)} faces: {files[0]} to {files[-1].name}; {Path(out) / RECORD} says how to draw them again")

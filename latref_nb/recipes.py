@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'CELEBA', 'AUTOENCODERS', 'INVERSIONS', 'WEIGHTINGS', 'DIRECTIONS', 'PUBLISHED', 'ROWS',
-           'ABLATED', 'HELD_OUT_SEED', 'TEACHES', 'USES', 'PROMPTED', 'ALL_STAGES', 'ONLY_RENDERED', 'SHARES',
-           'RECIPES', 'AutoencoderSettings', 'ClassifierSettings', 'StyleRun', 'share_of', 'Recipe', 'varied', 'scaled',
-           'stage_key', 'plain', 'with_autoencoder']
+           'ABLATED', 'HELD_OUT_SEED', 'TEACHES', 'USES', 'PROMPTED', 'ADAPTER', 'KINDS', 'ALL_STAGES', 'ONLY_RENDERED',
+           'SHARES', 'RECIPES', 'AutoencoderSettings', 'ClassifierSettings', 'StyleRun', 'share_of', 'Recipe', 'varied',
+           'scaled', 'stage_key', 'plain', 'with_autoencoder']
 
 # %% ../nbs/17_recipes.ipynb #499813ce
 import hashlib, json
@@ -144,14 +144,32 @@ USES = {  # stage → whose weights it uses
     "card": ("latent", "evaluation"),
 }
 
-# %% ../nbs/17_recipes.ipynb #4efad10e
+# %% ../nbs/17_recipes.ipynb #kinds
 PROMPTED = {  # stage → what it teaches, and whose weights it uses: recipes of the second kind, chapter 20
     "segmenter": ("A network that finds the parts of a face, to hold drawn faces to their masks.", ()),
     "prompted": ("A network that draws faces from tags and masks.", ()),
     "claims": ("Nothing is learned: prompts of held-out faces are drawn, and judged.", ("segmenter", "prompted")),
     "card": (TEACHES["card"], ("prompted", "claims")),
 }
-ALL_STAGES = TEACHES | {stage: words for stage, (words, _) in PROMPTED.items()}
+ADAPTER = {  # the same of recipes of the third kind, chapter 22
+    "canonical": ("An adapter learns to draw persons from their codes, on faces as for a passport.", ()),
+    "adapter": (
+        "The same adapter on faces as they come, and to leave to the base what is not the person.",
+        ("canonical",),
+    ),
+    "mapper": ("The code as two more words of the prompt, other ones at each timestep.", ()),
+    "untimed": ("The same, without the timestep.", ()),
+    "ablations": ("The adapter again, each time without one of its parts, for the table.", ()),
+    "claims": (
+        PROMPTED["claims"][0],
+        ("canonical", "adapter", "mapper", "untimed", "ablations"),
+    ),
+    "card": (TEACHES["card"], ("adapter", "claims")),
+}
+KINDS = {"prompted": PROMPTED, "adapter": ADAPTER}  # the stage that only such a recipe has → its stages
+ALL_STAGES = TEACHES | {stage: words for kind in KINDS.values() for stage, (words, _) in kind.items()}
+
+# %% ../nbs/17_recipes.ipynb #4efad10e
 ONLY_RENDERED = ("factors",)  # stages that learn from what only rendered faces have
 SHARES = {"model": (0.0, 0.7), "judges": (0.7, 0.9), "evaluation": (0.9, 1.0)}  # of photographs: who sees which part
 
@@ -178,14 +196,15 @@ class Recipe:
     data: str = ""  # photographs that somebody has to bring; "": faces are rendered
 
     @property
-    def prompted(self):  # bool
-        "Whether the model draws from prompts (chapter 20); else it edits."
-        return "prompted" in self.stages
+    def kind(self):  # "editor", or one of KINDS
+        "Whether the model edits, draws from prompts (chapter 20), or draws people (chapter 22)."
+        return next((k for k in KINDS if k in self.stages), "editor")
 
     def __post_init__(self):
-        if self.prompted:
-            if list(self.stages) != list(PROMPTED):
-                raise ValueError(f"the stages are {', '.join(PROMPTED)}, in this order; {list(self.stages)} came.")
+        if self.kind in KINDS:
+            wanted = list(KINDS[self.kind])
+            if list(self.stages) != wanted:
+                raise ValueError(f"the stages are {', '.join(wanted)}, in this order; {list(self.stages)} came.")
             return
         known = [s for s in TEACHES if not (self.data and s in ONLY_RENDERED)]
         optional = ("identity",) if self.data else ()
@@ -198,7 +217,7 @@ class Recipe:
         stage,  # one of its stages
     ):  # tuple of stages
         "Whose weights a stage uses, of those that this recipe has."
-        used = PROMPTED[stage][1] if self.prompted else USES[stage]
+        used = KINDS[self.kind][stage][1] if self.kind in KINDS else USES[stage]
         return tuple(u for u in used if u in self.stages)
 
 # %% ../nbs/17_recipes.ipynb #aaa6f1f6
@@ -373,6 +392,34 @@ _prompted64 = dict(
     card=dict(labels=()),
 )
 
+# %% ../nbs/17_recipes.ipynb #adapter64
+def _adapting(n, steps, **more):
+    "The settings of a training on pairs of pictures of one person."
+    how = dict(batch_size=16, lr=1e-3, save_every=100, warmup=50, decay=0.5, ema_decay=0.995)
+    return dict(
+        n=n, steps=steps, **how, half=True, labels=("tags", "masks", "identities"), **more, precision="auto", seed=0
+    )
+
+
+_adapter64 = dict(
+    canonical=_adapting(8000, 3000, base="prompted64", codes="synthfaces64", said=0.5),
+    adapter=_adapting(8000, 3000, disentangle=2.0, preserve=1.0),
+    mapper=_adapting(8000, 2000),
+    untimed=_adapting(8000, 2000),
+    ablations=_adapting(4000, 400, first_steps=600),  # each begins with a first stage of its own
+    claims=dict(
+        n=512,
+        calls=20,
+        batch_size=32,
+        guidance=1.0,
+        brief=False,
+        seed=HELD_OUT_SEED,
+        labels=(),
+        precision="auto",
+    ),
+    card=dict(labels=()),
+)
+
 # %% ../nbs/17_recipes.ipynb #f22b1cfb
 _PHOTOGRAPHS = "CelebAMask-HQ, or a folder of aligned photographs with labels for these tags"
 RECIPES = {
@@ -395,12 +442,20 @@ RECIPES = {
         | dict(latent=2, evaluation=2, card=0),
     ),
     "prompted64": Recipe("prompted64", 64, CELEBA, 0, _prompted64, dict(segmenter=10, prompted=125, claims=20, card=0)),
+    "adapter64": Recipe(
+        "adapter64",
+        64,
+        CELEBA,
+        0,
+        _adapter64,
+        dict(canonical=20, adapter=37, mapper=12, untimed=12, ablations=43, claims=28, card=0),
+    ),
     "celebahq128": Recipe("celebahq128", 128, CELEBA, 0, _celebahq128, data=_PHOTOGRAPHS),
     "celebahq256": Recipe("celebahq256", 256, CELEBA, 0, _celebahq256, data=_PHOTOGRAPHS),
 }
 
 # %% ../nbs/17_recipes.ipynb #9d236c22
-_LEAST = dict(n=96, held_out=16, steps=2, save_every=1, calibrate=1, faces=8, calls=2)
+_LEAST = dict(n=96, held_out=16, steps=2, first_steps=2, save_every=1, calibrate=1, faces=8, calls=2)
 _FREE = ("warmup", "warmup_z")  # counts of steps that may also be 0
 
 
@@ -428,7 +483,7 @@ def scaled(
     if factor == 1:
         return recipe
     stages, minutes = _scaled(recipe.stages, factor), {s: m * factor for s, m in recipe.minutes.items()}
-    if recipe.prompted:
+    if recipe.kind in KINDS:
         stages = varied(stages, claims=dict(brief=True))
         return replace(recipe, stages=stages, minutes=minutes, scale=factor)
     stages["classifiers"] = varied(stages, classifiers=dict(settings=dict(calibrate_steps=2)))["classifiers"]

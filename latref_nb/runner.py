@@ -314,15 +314,18 @@ class Job:
     def network(self, stage):  # a network, or a pipeline
         "What a finished stage has left."
         if stage not in self.known:
-            self.known[stage] = _left_by(stage, self.folder(stage)).to(default_device(self.device))
+            self.known[stage] = _left_by(self.recipe.kind, stage, self.folder(stage)).to(default_device(self.device))
         return self.known[stage]
 
 # %% ../nbs/17b_runner.ipynb #789e6f97
-def _left_by(stage, folder):
+_CHAPTERS = {"prompted": "prompted_stages", "adapter": "adapter_stages"}  # kinds of recipes with stages of their own
+
+
+def _left_by(recipe_kind, stage, folder):
     "The network or the pipeline in the folder of a stage."
     kind = _KINDS.get(stage)
-    if stage in ("segmenter", "prompted"):
-        return named("prompted_stages:left_by")(stage, folder)
+    if recipe_kind in _CHAPTERS:
+        return named(f"{_CHAPTERS[recipe_kind]}:left_by")(stage, folder)
     if kind:
         return load_network(kind, folder / "model")
     if stage == "autoencoder":
@@ -516,8 +519,8 @@ WORK = {
 
 
 def _work_of(recipe):
-    "{stage: function}; those of chapter 20 are fetched when they are needed."
-    return named("prompted_stages:WORK") if recipe.prompted else WORK
+    "{stage: function}; those of later chapters are fetched when they are needed."
+    return named(f"{_CHAPTERS[recipe.kind]}:WORK") if recipe.kind in _CHAPTERS else WORK
 
 # %% ../nbs/17b_runner.ipynb #b740d5fb
 def read_stage(

@@ -1789,4 +1789,87 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
             ("lambda w, null, told: (1 - w) * null + told", "counts w times"),
         ],
     },
+    "22b_adapter_training": {
+        "check_reference_labels": [
+            ("lambda target, other, told: target", "the target itself"),
+            ("lambda target, other, told: other", "the other face"),
+            ("lambda target, other, told: torch.where(told, target, other)", "wrong way round"),
+        ],
+        "check_caught": [
+            (
+                "lambda adapter, code, disturbed, target, m: caught(adapter, code, disturbed, target, torch.ones_like(m))",
+                "Multiply by m",
+            ),
+            (
+                "lambda adapter, code, disturbed, target, m: caught(adapter, disturbed, code, target, m)",
+                "compare what the *right* code says",
+            ),
+            (
+                """def wrong(adapter, code, disturbed, target, m):
+    terms = stage_two_terms(adapter(code), target, adapter(disturbed), m * adapter(None) + (1 - m) * adapter(code), m)
+    return {k: bool(v > 1e-6) for k, v in terms.items()}""",
+                "sees all of the picture",
+            ),
+            (
+                """def wrong(adapter, code, disturbed, target, m):
+    terms = stage_two_terms(adapter(code), target, adapter(None), adapter(None), m)
+    return {k: bool(v > 1e-6) for k, v in terms.items()}""",
+                "only `preserve` sees it",
+            ),
+            ("lambda adapter, code, disturbed, target, m: {'rec': True}", "the three terms are wanted"),
+        ],
+        "check_disentangle": [
+            ("lambda predicted, disturbed, m: (disturbed.detach() - predicted).square().mean()", "m is missing"),
+            ("lambda predicted, disturbed, m: (m * (disturbed.detach() - predicted).square()).mean()", "counts a quarter"),
+            ("lambda predicted, disturbed, m: (m * (disturbed - predicted)).square().mean()", "must stand still"),
+            ("lambda predicted, disturbed, m: disentangle(predicted.detach(), disturbed, m) + 0 * disturbed.sum()", "no gradient"),
+        ],
+    },
+    "22c_adapter_claims": {
+        "check_pasted": [
+            ("lambda a, b, face_a, face_b: torch.where(face_a | face_b, a, b)", "picture a must stand"),
+            ("lambda a, b, face_a, face_b: torch.where(face_b, b, a)", "the face of a"),
+            ("lambda a, b, face_a, face_b: torch.where(face_a, b, a)", "the face of b"),
+        ],
+        "check_verdict": [
+            ("lambda rank1, r2: 'person' if rank1 >= .9 else 'nobody'", "rank-1 alone"),
+            ("lambda rank1, r2: 'copied' if r2 > .1 else verdict(rank1, r2)", "without the person"),
+            ("lambda rank1, r2: 'person' if r2 <= .1 else verdict(rank1, r2)", "is nobody"),
+            ("lambda rank1, r2: verdict(rank1 - 1e-9, r2)", "the bars themselves"),
+        ],
+        "check_words_hold": [
+            ("lambda words, adapter: words >= .8", "a share"),
+            ("lambda words, adapter: words > 0", "below .8"),
+            ("lambda words, adapter: adapter > 0 and words / adapter > .8 + 1e-9", "itself is enough"),
+            ("lambda words, adapter: words >= .8 * adapter - 1e-9", "must not hold"),
+        ],
+    },
+    "22d_adapter_stages": {
+        "check_on_base": [
+            ("lambda recipe, folder: replace(recipe, name='mine64')", "names another base"),
+            (
+                """def wrong(recipe, folder):
+    return replace(recipe, name="mine64", stages={**recipe.stages, "canonical": dict(base=folder, codes=None)})""",
+                "the encoder is gone",
+            ),
+            ("lambda recipe, folder: replace(on_base(recipe, folder), name='adapter64')", "another name"),
+            (
+                """def wrong(recipe, folder):
+    recipe.stages["canonical"]["base"] = folder
+    return recipe""",
+                "make a new one",
+            ),
+        ],
+        "check_minutes": [
+            ("lambda recipe, first, second: 60 * minutes(recipe, first, second)", "these are seconds"),
+            ("lambda recipe, first, second: minutes(recipe, first, first)", "its own seconds"),
+            ("lambda recipe, first, second: recipe.stages['adapter']['steps'] * second / 60", "steps of `canonical`"),
+        ],
+        "check_comparable": [
+            ("lambda a, b: a != b", "two things differ"),
+            ("lambda a, b: not any(a) or not any(b)", "nothing differs"),
+            ("lambda a, b: sum(x != y for x, y in zip(a, b)) == 1", "two losses at once"),
+            ("lambda a, b: (not any(a) or not any(b)) and comparable(a, b)", "with two weights"),
+        ],
+    },
 }
