@@ -84,24 +84,28 @@ class PersonTrial:
     @property
     def gallery(self):  # (n,dim) of unit length
         "Everybody, as the identity network sees them."
-        pictures = lambda: render_faces(self.people.gallery, self.people.size)
-        return self.once("gallery", lambda: torch.cat([self.judges.identity(x) for x in pictures().split(128)]))
+        return self.once(
+            "gallery", lambda: self.see(self.judges.identity, render_faces(self.people.gallery, self.people.size))
+        )
+
+    @torch.no_grad()
+    def see(self, network, *pictures):  # of n rows each → (n,…)
+        "What a network says, some pictures at a time."
+        device, parts = self.model.base.device, zip(*(x.split(128) for x in pictures))
+        return torch.cat([network(*(x.to(device) for x in part)).cpu() for part in parts])
 
 
 @patch
-@torch.no_grad()
 def codes(
     self: PersonTrial,
     factors,  # Factors of pictures
     painted=True,  # paint the background out
 ):  # (n,1,d)
     "What the encoder reads off pictures."
-    of = lambda f: person_codes(
-        self.model.autoencoder,
-        render_faces(f, self.people.size).to(self.model.base.device),
-        render_masks(f, self.people.size).to(self.model.base.device) if painted else None,
-    )
-    return torch.cat([of(factors[i : i + 64]) for i in range(0, len(factors), 64)]).cpu()
+    x, encoder = render_faces(factors, self.people.size), self.model.autoencoder
+    if not painted:
+        return self.see(lambda x: person_codes(encoder, x), x)
+    return self.see(lambda x, m: person_codes(encoder, x, m), x, render_masks(factors, self.people.size))
 
 # %% ../nbs/22c_adapter_claims.ipynb #draw
 @patch
@@ -115,8 +119,8 @@ def draw(
     "The first people by their codes."
     prompt, drawn = self.people.prompt if prompt is None else prompt, []
     for rows in torch.arange(len(codes)).split(self.batch_size):
-        noise = [make_generator(int(i)) for i in rows]
-        said = dict(num_inference_steps=self.steps, guidance_scale=self.guidance, generator=noise, **how)
+        noise = self.model.base.pipe.prepare_latents(len(rows), make_generator(rows.tolist()))
+        said = dict(num_inference_steps=self.steps, guidance_scale=self.guidance, latents=noise, **how)
         drawn.append(draw_person(self.model.base, net, codes[rows], prompt[rows], **said).cpu())
         if self.bar is not None:
             self.bar.update(len(rows))
@@ -137,29 +141,22 @@ class Drawn:
 
 
 @patch
-@torch.no_grad()
 def look(self: PersonTrial, x):  # (k,3,S,S) → Drawn
     "Who it is, what shows, and where the person is."
-    j, who, device = self.judges, torch.arange(len(x)), self.model.base.device
-    read = lambda f: torch.cat([f(o.to(device)).cpu() for o in x.split(128)])
-    found = rank_one(read(j.identity), self.gallery.cpu(), who)
-    parts = read(self.segmenter.predict)[:, None]
+    found = rank_one(self.see(self.judges.identity, x), self.gallery, torch.arange(len(x)))
+    parts = self.see(self.segmenter.predict, x)[:, None]  # (k,1,S,S)
     face = torch.stack([parts != CLASSES.index(c) for c in OUTSIDE]).all(0)
-    return Drawn(x, found, read(j.judge.predict), face)
+    return Drawn(x, found, self.see(self.judges.judge.predict, x), face)
 
 
 @patch
-@torch.no_grad()
 def apart(
     self: PersonTrial,
     a,  # Drawn
     b,  # Drawn of the same people
 ):  # (k,) perceptual distance
     "How far two pictures differ where neither shows the person."
-    pasted = torch.where(a.face | b.face, b.x, a.x)
-    device = self.model.base.device
-    pairs = zip(pasted.split(128), b.x.split(128))
-    return torch.cat([self.judges.perceptual.distance(*(o.to(device) for o in p)).cpu() for p in pairs])
+    return self.see(self.judges.perceptual.distance, torch.where(a.face | b.face, b.x, a.x), b.x)
 
 # %% ../nbs/22c_adapter_claims.ipynb #row
 FEW = 4  # the curve over the scale, moved codes and ablations are drawn for one of so many people
@@ -235,12 +232,9 @@ def explained(
 
 
 @patch
-@torch.no_grad()
 def nuisance(self: PersonTrial, x):  # (n,3,S,S) → (n,10)
     "Pose, light and colours behind a face, as the identity network reads them."
-    device = self.model.base.device
-    named = [self.judges.identity.named(o.to(device))[2].cpu() for o in x.split(128)]
-    return torch.cat(named)[:, : len(NUISANCE)]
+    return self.see(lambda x: self.judges.identity.named(x)[2], x)[:, : len(NUISANCE)]
 
 # %% ../nbs/22c_adapter_claims.ipynb #measured
 @dataclass
@@ -271,16 +265,17 @@ def pictures_needed(
 @patch
 def further_rows(self: PersonTrial, codes, silent):  # list of dicts
     "The curve over the scale, no delay, and every network that is an ablation."
-    k, nets = -(-len(self.people) // FEW), self.model.nets
-    row = lambda name, net, codes, **how: self.row(
-        name, self.look(self.draw(net, codes[:k], **how)), silent, net if not how else None
-    )
-    rows = [row(f"adapter, scale {s:g}", nets["adapter"], codes, scale=s) for s in SCALES]
-    rows.append(row("adapter, heard from the first step", nets["adapter"], codes, delay=0))
-    for name in nets.keys() - MAIN.keys():
-        own = self.codes(self.people.references[slice(0, k)], False) if name in BACKGROUND_SEEN else codes
-        rows.append(row(f"ablation: {name.replace('_', ' ')}", nets[name], own))
-    return sorted(rows, key=lambda r: r["row"].startswith("ablation"))
+    k, nets, rows = -(-len(self.people) // FEW), self.model.nets, []
+    for name, how in {
+        **{f"adapter, scale {s:g}": dict(scale=s) for s in SCALES},
+        "adapter, heard from the first step": dict(delay=0),
+    }.items():
+        rows.append(self.row(name, self.look(self.draw(nets["adapter"], codes[:k], **how)), silent))
+    for name in (o for o in nets if o not in MAIN):
+        own = self.codes(self.people.references[slice(0, k)], False) if name in BACKGROUND_SEEN else codes[:k]
+        drawn = self.look(self.draw(nets[name], own))
+        rows.append(self.row(f"ablation: {name.replace('_', ' ')}", drawn, silent, nets[name]))
+    return rows
 
 
 def evaluate_adapter(

@@ -63,10 +63,10 @@ def new_net(
         return TokenMapper(base.unet.config.cross_attention_dim, timed=kind == "mapper", **how)
 
 
-def _train(job, stage, net, pairs, folder, steps=None, **task):
+def _train(job, name, net, pairs, folder, steps=None, **task):
     "Train a network, and write it into the folder `model`."
-    s, names = job.recipe.stages[stage], ("warmup", "decay", "ema_decay")
-    fit(AdapterTask(_model(job).base, net, **task), pairs, folder, steps or s["steps"], **job.how(stage, *names))
+    s, names = job.recipe.stages[name], ("warmup", "decay", "ema_decay")
+    fit(AdapterTask(_model(job).base, net, **task), pairs, folder, steps or s["steps"], **job.how(name, *names))
     (net.half() if s["half"] else net).save_pretrained(folder / "model")
 
 # %% ../nbs/22d_adapter_stages.ipynb #stages
@@ -107,7 +107,6 @@ ABLATIONS = {  # what is different: of the second stage, of the network, of the 
 
 def _ablation_stage(job, s, folder):
     "The adapter again, less one part each; what is finished stays."
-    second = job.recipe.stages["adapter"]
     for name, (task, shape, how) in ABLATIONS.items():
         if (folder / name / "model" / "config.json").is_file():
             continue
@@ -116,7 +115,7 @@ def _ablation_stage(job, s, folder):
             net = new_net(_model(job).base, s["seed"], code_dim=free.codes.shape[-1], **shape)
             _train(job, "ablations", net, _pairs(job, "ablations", free=False, **how), first, s["first_steps"])
         ways = code_directions(free.codes, free.shown)
-        task = {k: second[k] for k in ("disentangle", "preserve")} | task
+        task = {k: s[k] for k in ("disentangle", "preserve")} | task
         net = read_net(first / "model")
         _train(job, "ablations", net, free, folder / name, stage=2, directions=ways, **task)
     return run_facts(folder / "whole", ablations=list(ABLATIONS))

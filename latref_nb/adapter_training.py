@@ -63,7 +63,7 @@ def person_codes(
 ):  # (B,1,d)
     "Codes of faces whose background has been painted out, so that it cannot be copied."
     if masks is not None:
-        images = images.masked_fill(masks[:, :1], 0.0)
+        images = images.masked_fill(masks[:, :1].to(images.device), 0.0)
     return autoencoder.encode(images)[:, None]
 
 # %% ../nbs/22b_adapter_training.ipynb #reference
@@ -530,7 +530,7 @@ class PersonPainter:
         if mask_guidance_scale is not None:
             raise ValueError("a weight of the mask came. With a person there is one weight for all: guidance.")
         codes = self.codes.expand(len(prompt), -1, -1)
-        how = dict(scale=self.scale, generator=generator)
+        how = dict(scale=self.scale, latents=self.model.base.pipe.prepare_latents(len(prompt), generator))
         x = draw_person(self.model.base, self.net, codes, prompt, num_inference_steps, guidance_scale, **how)
         return PromptedOutput(to_pil(x), None)
 

@@ -157,9 +157,9 @@ ADAPTER = {  # the same of recipes of the third kind, chapter 22
         "The same adapter on faces as they come, and to leave to the base what is not the person.",
         ("canonical",),
     ),
-    "mapper": ("The code as two more words of the prompt, other ones at each timestep.", ()),
-    "untimed": ("The same, without the timestep.", ()),
-    "ablations": ("The adapter again, each time without one of its parts, for the table.", ()),
+    "mapper": ("The code as two more words of the prompt, other ones at each timestep.", ("canonical",)),
+    "untimed": ("The same, without the timestep.", ("canonical",)),
+    "ablations": ("The adapter again, each time without one of its parts, for the table.", ("canonical",)),
     "claims": (
         PROMPTED["claims"][0],
         ("canonical", "adapter", "mapper", "untimed", "ablations"),
@@ -406,7 +406,9 @@ _adapter64 = dict(
     adapter=_adapting(8000, 3000, disentangle=2.0, preserve=1.0),
     mapper=_adapting(8000, 2000),
     untimed=_adapting(8000, 2000),
-    ablations=_adapting(4000, 400, first_steps=600),  # each begins with a first stage of its own
+    ablations=_adapting(
+        4000, 400, first_steps=600, disentangle=2.0, preserve=1.0
+    ),  # each begins with a first stage of its own
     claims=dict(
         n=512,
         calls=20,

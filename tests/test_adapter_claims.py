@@ -1,4 +1,4 @@
-"People drawn by codes, by parts of random weights: the folder, the commands, the claims, the recipe killed and resumed."
+"People drawn by codes, with parts of random weights: folder, commands, claims, and the recipe killed and resumed."
 
 import json
 import sys
