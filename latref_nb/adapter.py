@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED_GROUPS', 'QUERIES', 'CodeTokens', 'ResidualCross', 'AddedAttention', 'cross_layers', 'Adapter',
-           'make_adapter', 'Attached', 'scales_of', 'published_names', 'read_published', 'load_published',
-           'steps_without_code', 'draw_person', 'check_base', 'TokenMapper']
+           'make_adapter', 'Attached', 'scales_of', 'steps_without_code', 'check_base', 'draw_person',
+           'published_names', 'read_published', 'load_published', 'TokenMapper']
 
 # %% ../nbs/22a_adapter.ipynb #imports
 from fnmatch import fnmatch
@@ -116,7 +116,7 @@ class AddedAttention:
         finally:
             handle.remove()
 
-# %% ../nbs/22a_adapter.ipynb #adapter
+# %% ../nbs/22a_adapter.ipynb #where
 def cross_layers(
     unet,  # UNet2DConditionModel
 ):  # list of [name, channels, heads] of its cross-attentions, in the order of `attention_layers`
@@ -135,7 +135,7 @@ def cross_layers(
         raise ValueError("this U-Net has no cross-attention. Give a UNet2DConditionModel that reads tokens.")
     return found
 
-
+# %% ../nbs/22a_adapter.ipynb #adapter
 class Adapter(Network):
     "A code as tokens, and in every cross-attention of a U-Net an attention to them (Li et al. 2024, arXiv 2311.17461)."
 
@@ -216,29 +216,6 @@ class Attached:
             self.former[layer.name] = attn, attn.processor
             attn.set_processor(AddedAttention(attn.processor, cross, layer.name, self, adapter.config.query))
 
-    def hear(
-        self,
-        codes=None,  # (B,L,d); None: nothing is heard, and the U-Net is the base
-        scale=1.0,  # a number, or {pattern of layer names: number}; what fits no pattern hears nothing
-        keep=False,  # leave the weights of the next call in `kept`
-    ):  # {name: (B,heads,N,k)}, filled by the next call, or None
-        "What the calls from now on hear."
-        self.scales = {} if codes is None else scales_of(scale, self.former)
-        self.tokens = self.adapter(codes) if any(self.scales.values()) else None
-        self.kept = {} if keep else None
-        return self.kept
-
-    def rows(self, n):  # (n,k,dim)
-        "Tokens for a batch: one code for each; of a batch twice as large, as guidance makes it, half hears zeros."
-        if len(self.tokens) == n:
-            return self.tokens
-        if 2 * len(self.tokens) != n:
-            raise ValueError(
-                f"{len(self.tokens)} codes came for a batch of {n}. Give one for each, or for each of its halves."
-            )
-        silence = self.adapter(self.tokens.new_zeros(1, *self.adapter.code_shape))
-        return torch.cat([silence.expand_as(self.tokens), self.tokens])
-
     def detach(self):
         "Put the former processors back."
         for attn, processor in self.former.values():
@@ -251,7 +228,7 @@ class Attached:
     def __exit__(self, *error):
         self.detach()
 
-
+# %% ../nbs/22a_adapter.ipynb #hear
 def scales_of(
     scale,  # a number, or {pattern of layer names: number}
     names,  # of layers
@@ -263,6 +240,33 @@ def scales_of(
         if not any(fnmatch(n, pattern) for n in names):
             raise ValueError(unknown_name("attention layer", pattern, list(names)))
     return {n: next((float(s) for p, s in given.items() if fnmatch(n, p)), 0.0) for n in names}
+
+
+@patch
+def hear(
+    self: Attached,
+    codes=None,  # (B,L,d); None: nothing is heard, and the U-Net is the base
+    scale=1.0,  # a number, or {pattern of layer names: number}; what fits no pattern hears nothing
+    keep=False,  # leave the weights of the next call in `kept`
+):  # {name: (B,heads,N,k)}, filled by the next call, or None
+    "What the calls from now on hear."
+    self.scales = {} if codes is None else scales_of(scale, self.former)
+    self.tokens = self.adapter(codes) if any(self.scales.values()) else None
+    self.kept = {} if keep else None
+    return self.kept
+
+# %% ../nbs/22a_adapter.ipynb #rows
+@patch
+def rows(self: Attached, n):  # (n,k,dim)
+    "Tokens for a batch: one code for each; of a batch twice as large, as guidance makes it, half hears zeros."
+    if len(self.tokens) == n:
+        return self.tokens
+    if 2 * len(self.tokens) != n:
+        raise ValueError(
+            f"{len(self.tokens)} codes came for a batch of {n}. Give one for each, or for each of its halves."
+        )
+    silence = self.adapter(self.tokens.new_zeros(1, *self.adapter.code_shape))
+    return torch.cat([silence.expand_as(self.tokens), self.tokens])
 
 # %% ../nbs/22a_adapter.ipynb #predict
 @patch
@@ -289,48 +293,7 @@ def predict(
         on.hear(codes, scale)
         return base.predict(x, t, tokens)
 
-# %% ../nbs/22a_adapter.ipynb #published
-def published_names(
-    adapter,  # Adapter
-):  # {our name: name in a published file}
-    "Which tensor is which: there layers are counted among all attentions, so cross-attentions have odd numbers."
-    names = {f"tokens.norm.{k}": f"w_proj.norm.{k}" for k in ("weight", "bias")}
-    names |= {f"tokens.proj.{i}.weight": f"w_proj.proj_{i}.weight" for i in range(len(adapter.tokens.proj))}
-    for i in range(len(adapter.cross)):
-        for q in ("to_q", "to_k", "to_v"):
-            names[f"cross.{i}.{q}.weight"] = f"wplus_adapter.{2 * i + 1}.{q}_wplus.weight"
-    return names
-
-
-def read_published(
-    path,  # safetensors, or what torch.save wrote: {"w_proj": {…}, "wplus_adapter": {…}}
-):  # {"w_proj.…" and "wplus_adapter.…": tensor}
-    "The tensors of a published adapter file; no code of the file is run."
-    path = whole_path(path)
-    if path.suffix == ".safetensors":
-        return read_tensors(path, what="an adapter")
-    file_size(path, "an adapter", CheckpointError)
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-        return {f"{part}.{k}": v for part, tensors in data.items() for k, v in tensors.items()}
-    except Exception as e:
-        raise CheckpointError(f"{path} cannot be read as an adapter ({one_line(e, 160)}). Download it again.") from None
-
-
-def load_published(
-    path,  # see `read_published`
-    unet,  # UNet2DConditionModel that it was trained on, such as Stable Diffusion 1.5's; the meta device will do
-):  # Adapter in evaluation mode, for codes (B,18,512)
-    "A published W+ adapter as ours; names and shapes are compared before anything is taken."
-    with torch.device("meta"):
-        adapter = Adapter(cross_layers(unet), unet.config.cross_attention_dim, PUBLISHED_GROUPS, 512)
-    tensors, names = read_published(path), published_names(adapter)
-    want = {names[k]: v for k, v in adapter.state_dict().items()}
-    check_head(path, {k: (v.dtype, tuple(v.shape)) for k, v in tensors.items()}, want)
-    adapter.load_state_dict({k: tensors[names[k]].float() for k in names}, assign=True)
-    return adapter.eval().requires_grad_(False)
-
-# %% ../nbs/22a_adapter.ipynb #draw
+# %% ../nbs/22a_adapter.ipynb #steps
 def steps_without_code(
     steps,  # of the sampler
     delay,  # share of the first steps in which the code is not heard
@@ -340,6 +303,15 @@ def steps_without_code(
     return int(delay * steps) + 1 if delay else 0
 
 
+def check_base(
+    base,  # Base
+):  # None, or a ValueError
+    "Refuse a base whose network wants the mask beside the picture."
+    if base.ours and base.pipe.config.mask_by != "cross":
+        said = f"mask_by={base.pipe.config.mask_by!r} came"
+        raise ValueError(f"{said}. An adapter speaks by tokens alone: give a base with mask_by='cross'.")
+
+# %% ../nbs/22a_adapter.ipynb #draw
 @torch.no_grad()
 def draw_person(
     base,  # Base
@@ -375,14 +347,46 @@ def draw_person(
         x = ddim_between(base.scheduler, out, x, t, t, below)
     return base.decode(x).clamp(-1, 1)
 
+# %% ../nbs/22a_adapter.ipynb #published
+def published_names(
+    adapter,  # Adapter
+):  # {our name: name in a published file}
+    "Which tensor is which: there layers are counted among all attentions, so cross-attentions have odd numbers."
+    names = {f"tokens.norm.{k}": f"w_proj.norm.{k}" for k in ("weight", "bias")}
+    names |= {f"tokens.proj.{i}.weight": f"w_proj.proj_{i}.weight" for i in range(len(adapter.tokens.proj))}
+    for i in range(len(adapter.cross)):
+        for q in ("to_q", "to_k", "to_v"):
+            names[f"cross.{i}.{q}.weight"] = f"wplus_adapter.{2 * i + 1}.{q}_wplus.weight"
+    return names
 
-def check_base(
-    base,  # Base
-):  # None, or a ValueError
-    "Refuse a base whose network wants the mask beside the picture."
-    if base.ours and base.pipe.config.mask_by != "cross":
-        said = f"mask_by={base.pipe.config.mask_by!r} came"
-        raise ValueError(f"{said}. An adapter speaks by tokens alone: give a base with mask_by='cross'.")
+
+def read_published(
+    path,  # safetensors, or what torch.save wrote: {"w_proj": {…}, "wplus_adapter": {…}}
+):  # {"w_proj.…" and "wplus_adapter.…": tensor}
+    "The tensors of a published adapter file; no code of the file is run."
+    path = whole_path(path)
+    if path.suffix == ".safetensors":
+        return read_tensors(path, what="an adapter")
+    file_size(path, "an adapter", CheckpointError)
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+        return {f"{part}.{k}": v for part, tensors in data.items() for k, v in tensors.items()}
+    except Exception as e:
+        raise CheckpointError(f"{path} cannot be read as an adapter ({one_line(e, 160)}). Download it again.") from None
+
+# %% ../nbs/22a_adapter.ipynb #load
+def load_published(
+    path,  # see `read_published`
+    unet,  # UNet2DConditionModel that it was trained on, such as Stable Diffusion 1.5's; the meta device will do
+):  # Adapter in evaluation mode, for codes (B,18,512)
+    "A published W+ adapter as ours; names and shapes are compared before anything is taken."
+    with torch.device("meta"):
+        adapter = Adapter(cross_layers(unet), unet.config.cross_attention_dim, PUBLISHED_GROUPS, 512)
+    tensors, names = read_published(path), published_names(adapter)
+    want = {names[k]: v for k, v in adapter.state_dict().items()}
+    check_head(path, {k: (v.dtype, tuple(v.shape)) for k, v in tensors.items()}, want)
+    adapter.load_state_dict({k: tensors[names[k]].float() for k in names}, assign=True)
+    return adapter.eval().requires_grad_(False)
 
 # %% ../nbs/22a_adapter.ipynb #mapper
 class TokenMapper(Network):
@@ -418,9 +422,19 @@ class TokenMapper(Network):
             h = h + self.time(torch.as_tensor(t, device=h.device).reshape(-1).expand(len(h)))
         return self.norm(self.mlp(h).unflatten(1, (self.config.n_tokens, -1)))
 
-    def predict(self, base, x, t, tokens, codes, scale=1.0):  # as `Adapter.predict`; scale 0: no words of the code
-        "What the base predicts from a prompt with these words at its end."
-        if isinstance(scale, dict):
-            raise ValueError("scales of layers came. Words are read by every layer: give a number.")
-        words = self(codes, t).to(tokens.dtype) if scale else tokens[:, :0]
-        return base.predict(x, t, torch.cat([tokens, scale * words], 1))
+# %% ../nbs/22a_adapter.ipynb #mapped
+@patch
+def predict(
+    self: TokenMapper,
+    base,  # Base
+    x,  # (B,C,g,g) latents
+    t,  # timestep, an int or (B,)
+    tokens,  # (B,N,dim) of the prompts
+    codes,  # (B,L,d)
+    scale=1.0,  # of the words; 0: there are none
+):  # (B,C,g,g)
+    "What the base predicts from a prompt with these words at its end; the arguments of `Adapter.predict`."
+    if isinstance(scale, dict):
+        raise ValueError("scales of layers came. Words are read by every layer: give a number.")
+    words = self(codes, t).to(tokens.dtype) if scale else tokens[:, :0]
+    return base.predict(x, t, torch.cat([tokens, scale * words], 1))

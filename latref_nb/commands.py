@@ -362,6 +362,10 @@ _prompted_examples = """
 latref_eval prompted
 latref_eval prompted --model runs/prompted64/prompted64 --n 128 --seed 7 --json claims.json
 """
+_extended_examples = """
+latref_eval extended
+latref_eval extended --n 8 --seed 7 --brief --json claims.json
+"""
 _adapter_examples = """
 latref_eval adapter
 latref_eval adapter --model runs/adapter64/adapter64 --n 128 --seed 7 --brief --json claims.json
@@ -387,6 +391,7 @@ def check_measured(
     _eval_examples,
     ablations=("train_commands:eval_ablations", _ablation_examples),
     prompted=("obeyed:eval_prompted", _prompted_examples),
+    extended=("extended:eval_extended", _extended_examples),
     adapter=("adapter_claims:eval_adapter", _adapter_examples),
 )
 def latref_eval(
@@ -411,7 +416,7 @@ def latref_eval(
     json: str = None,  # also write the table to this file
     card: bool = False,  # write the model card, README.md in the folder of the model
 ):
-    "Measure a pipeline on rendered faces and the truth, or a folder. (Also: latref_eval ablations, prompted, adapter.)"
+    "Measure a pipeline: on rendered faces and the truth, or a folder. (More: ablations, prompted, extended, adapter.)"
     from latref_nb.core import default_device, first_speaks, process_place
     from latref_nb.judges import load_judges
     from latref_nb.metrics import evaluate

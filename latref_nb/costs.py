@@ -8,6 +8,7 @@ __all__ = ['BYTES_PER_WEIGHT', 'CARDS', 'Cost', 'counted', 'network_cost', 'auto
 
 # %% ../nbs/11e_costs.ipynb #imports
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
@@ -84,8 +85,15 @@ def autoencoder_cost(
     **changes,  # settings that differ from the preset
 ):  # Cost
     "What a diffusion autoencoder costs: a step encodes a face and denoises it once."
+    shape = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in changes.items())
+    return _autoencoder_cost(preset, batch, shape)
+
+
+@lru_cache
+def _autoencoder_cost(preset, batch, changes):
+    "Counted once for each shape: with large networks it takes seconds."
     with torch.device("meta"):
-        model = from_preset(preset, **changes)
+        model = from_preset(preset, **dict(changes))
         x, t = torch.empty(batch, 3, model.config.image_size, model.config.image_size), torch.zeros(batch)
     return counted(model, lambda: model(x, t, model.encode(x)).square().mean(), batch)
 

@@ -128,7 +128,6 @@ def _card_stage(job, s, folder):
     to = job.out / job.recipe.name
     with atomic_folder(to) as tmp:
         shutil.copytree(job.folder("prompted") / "pipeline", tmp, dirs_exist_ok=True)
-        shutil.copytree(job.folder("segmenter") / "model", Path(tmp) / "segmenter")
         write_json(record, Path(tmp) / "training.json")
         text = CARD.format(**page, table=Claims(claims, made["rows"]).table())
         Path(tmp, "README.md").write_text(text, encoding="utf-8")

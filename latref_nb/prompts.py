@@ -41,20 +41,28 @@ def class_layers(
     return F.one_hot(numbers.long(), len(CLASSES)).movedim(-1, -3).bool()
 
 # %% ../nbs/20_prompts.ipynb #readmask
+def _opened(path, needed):
+    "The numbers in a mask's file."
+    if not Path(path).is_file():
+        raise ValueError(f"{shown(path)} is no file. {needed}")
+    try:
+        with Image.open(path, formats=("PNG", "BMP", "TIFF", "JPEG")) as im:
+            if im.format == "JPEG":
+                raise ValueError("JPEG, which changes the numbers of its pixels")
+            if im.mode not in ("L", "P", "1", "I", "I;16"):
+                raise ValueError(f"a picture in colours, {im.mode}")
+            return np.array(im)
+    except (OSError, ValueError, SyntaxError) as e:
+        raise ValueError(f"{shown(path)} cannot be read as a mask ({e}). {needed}") from None
+
+
 def read_classes(
     mask,  # a file, a PIL image or an array (S,S) of class numbers 0…18; or layers (19,S,S), bool or in [0, 1]
 ):  # (19,S,S) float in [0, 1]
     "A mask of CelebAMask-HQ's classes, from whatever form it comes in."
     what, n = "the mask", len(CLASSES)
     if isinstance(mask, (str, Path)):
-        what = shown(mask)
-        try:
-            with Image.open(mask, formats=("PNG", "BMP", "TIFF")) as im:
-                mask = np.array(im)
-        except (OSError, ValueError, SyntaxError) as e:
-            raise ValueError(
-                f"{what} cannot be read as a mask ({e}). Give a PNG of class numbers 0 to {n - 1}."
-            ) from None
+        what, mask = shown(mask), _opened(mask, f"Give a PNG of class numbers 0 to {n - 1}.")
     m = mask if isinstance(mask, Tensor) else torch.from_numpy(np.array(mask))
     if m.ndim == 2 and not m.is_floating_point() and m.dtype != torch.bool:
         low, high = int(m.min()), int(m.max())
@@ -70,8 +78,8 @@ def read_classes(
         raise ValueError(f"{what} has values outside 0 to 1. Needed: the share of each pixel that a class covers.")
     if not bool(m.any()):
         raise ValueError(f"{what} is empty. Leave it out, or say where each of the classes is.")
-    if min(m.shape[1:]) < GRID:
-        raise ValueError(f"{what} has {m.shape[2]}×{m.shape[1]} pixels. Needed: {GRID} on a side at least.")
+    if m.shape[1] != m.shape[2] or m.shape[1] < GRID:
+        raise ValueError(f"{what} has {m.shape[2]}×{m.shape[1]} pixels. Needed: a square of {GRID} or more on a side.")
     return m
 
 # %% ../nbs/20_prompts.ipynb #prompt

@@ -270,7 +270,7 @@ _synthfaces64 |= dict(
         seed=0,
     ),
     styles=dict(
-        n=12_000,
+        n=6000,
         steps=10_000,
         batch_size=16,
         lr=8e-4,
@@ -287,7 +287,7 @@ _synthfaces64 |= dict(
         seed=0,
     ),
     mask=dict(
-        n=12_000,
+        n=6000,
         steps=5000,
         batch_size=32,
         lr=2e-3,

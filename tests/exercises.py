@@ -561,7 +561,10 @@ MISTAKES = {
         "check_copies": [
             ("lambda new, old, near: float((torch.cdist(new, old) < near).float().mean())", "the nearest decides"),
             ("lambda new, old, near: float((torch.cdist(new, old).amin(1) < near).sum())", "that is how many"),
-            ("lambda new, old, near: float((torch.cdist(new, old).amin(0) < near).float().mean())", "over the old codes"),
+            (
+                "lambda new, old, near: float((torch.cdist(new, old).amin(0) < near).float().mean())",
+                "over the old codes",
+            ),
         ],
     },
     "08_directions": {
@@ -774,7 +777,10 @@ MISTAKES = {
             ("lambda a, b, c, d: float((b * d).sum() / d.square().sum())", "compare changes, not pictures"),
             ("lambda a, b, c, d: (b - a).abs().mean() / (d - c).abs().mean()", "the sizes agree, the changes do not"),
             ("lambda a, b, c, d: abs(style_arrives(a, b, c, d))", "must not count as arrived"),
-            ("lambda a, b, c, d: style_arrives(a, b, c, d) * abs(style_arrives(a, b, c, d))", "only the truth is squared"),
+            (
+                "lambda a, b, c, d: style_arrives(a, b, c, d) * abs(style_arrives(a, b, c, d))",
+                "only the truth is squared",
+            ),
             ("lambda a, b, c, d: style_arrives(c, d, a, b)", "not by that of the result"),
             ("lambda a, b, c, d: sum(style_arrives(*o) for o in zip(a, b, c, d)) / len(a)", "one factor for the batch"),
         ],
@@ -1098,7 +1104,10 @@ def wrong(pipe, x, steps):
         ],
         "check_told": [
             ("lambda w, tokens, avoid: w", "both branches came back"),
-            ("lambda w, tokens, avoid: w[:len(avoid)] if torch.equal(tokens[:len(avoid)], avoid) else w", "what to avoid"),
+            (
+                "lambda w, tokens, avoid: w[:len(avoid)] if torch.equal(tokens[:len(avoid)], avoid) else w",
+                "what to avoid",
+            ),
             ("lambda w, tokens, avoid: w[len(avoid):]", "four pictures without guidance"),
         ],
     },
@@ -1580,7 +1589,10 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
     "20_prompts": {
         "check_cover_of": [
             ("lambda layer, grid: (cover_of(layer, grid) > 0).float()", "how much, not whether"),
-            ("lambda layer, grid: layer[:: len(layer) // grid, :: len(layer) // grid].float()", "nothing of the others"),
+            (
+                "lambda layer, grid: layer[:: len(layer) // grid, :: len(layer) // grid].float()",
+                "nothing of the others",
+            ),
             ("lambda layer, grid: cover_of(layer, grid).T", "rows of places first"),
             ("lambda layer, grid: cover_of(layer, grid).flatten()", "4 × 4 places"),
         ],
@@ -1771,7 +1783,10 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
     },
     "21a_values": {
         "check_offsets_for": [
-            ("lambda path, step: torch.stack([step(path[i], i) - path[i + 1] for i in range(3)])", "the other way round"),
+            (
+                "lambda path, step: torch.stack([step(path[i], i) - path[i + 1] for i in range(3)])",
+                "the other way round",
+            ),
             ("lambda path, step: path[1:] - path[:-1]", "the offset is -14"),
             ("lambda path, step: torch.stack([path[i + 1] - step(path[0], i) for i in range(3)])", "ask there"),
             ("lambda path, step: torch.zeros(4)", "the path has 3 steps"),
@@ -1787,6 +1802,87 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
             ("lambda w, null, told: null + w * told", "stands in the formula twice"),
             ("lambda w, null, told: w * (told - null)", "by itself, once"),
             ("lambda w, null, told: (1 - w) * null + told", "counts w times"),
+        ],
+    },
+    "21d_inversion_explorer": {
+        "check_shares": [
+            ("lambda m, v, m1, v1: (m1 @ (v1 - v), (m1 - m) @ v)", "the new map"),
+            ("lambda m, v, m1, v1: (m1 @ v1 - m @ v, (m1 - m) @ v1)", "the whole change"),
+            ("lambda m, v, m1, v1: (m @ (v1 - v), (m1 - m) @ v)", "are not the whole change"),
+            ("lambda m, v, m1, v1: (m @ v1, (m1 - m) @ v1)", "the change of what tokens hold"),
+        ],
+        "check_null_needed": [
+            ("lambda wanted, told, w: wanted - w * told", "stands in the formula twice"),
+            ("lambda wanted, told, w: (w * told - wanted) / (1 + w)", "mind the sign"),
+            ("lambda wanted, told, w: (wanted - told) / (1 - w)", "not what is wanted"),
+            ("lambda wanted, told, w: (wanted - w * told) / (1 - w)", "nothing is left"),
+        ],
+        "check_best": [
+            ("lambda rows: max(rows, key=lambda r: r['psnr'])['name']", "a copy machine"),
+            ("lambda rows: min(rows, key=lambda r: r['outside'])['name']", "a copy machine"),
+            ("lambda rows: max((r for r in rows if r['reached']), key=lambda r: r['psnr'])['name']", "no evidence"),
+            ("lambda rows: min(rows, key=lambda r: (not r['reached'], r['outside']))['name']", "nobody reached"),
+        ],
+    },
+    "22_extended": {
+        "check_moved": [
+            ("lambda offset: offset.flatten(1).norm(dim=1)", "all layers together"),
+            ("lambda offset: offset.norm(dim=-1).sum(1)", "the sum over the layers"),
+            ("lambda offset: offset.square().sum(-1).mean(1)", "those are squares"),
+            ("lambda offset: offset.norm(dim=-1)", "one number for each face"),
+        ],
+        "check_share": [
+            ("lambda here, there, mixed: (mixed - here).norm() / (there - here).norm()", "sideways"),
+            (
+                "lambda here, there, mixed: (((mixed - here) * (there - here)).sum(1) "
+                "/ (there - here).square().sum(1)).mean()",
+                "mean of the faces' shares",
+            ),
+            ("lambda here, there, mixed: (mixed * (there - here)).sum() / (there - here).square().sum()", "where the"),
+            ("lambda here, there, mixed: share(here, there, mixed).abs()", "counts against"),
+        ],
+        "check_unbeaten": [
+            ("lambda points: [max(range(len(points)), key=lambda i: points[i])]", "was to come"),
+            ("lambda points: list(range(len(points)))", "0 is beaten"),
+            ("lambda points: [max(range(len(points)), key=lambda i: points[i][1])]", "0 is beaten"),
+            (
+                """def wrong(points):
+    beats = lambda p, q: p[0] >= q[0] and p[1] >= q[1]
+    return [i for i, q in enumerate(points) if not any(beats(p, q) for j, p in enumerate(points) if i != j)]""",
+                "two equal points",
+            ),
+        ],
+    },
+    "22a_adapter": {
+        "check_layer_out": [
+            ("lambda h, x, tokens, cross, last, scale: cross(h, tokens)", "returns two things"),
+            ("lambda h, x, tokens, cross, last, scale: last(h + scale * cross(x, tokens)[0])", "x asked"),
+            (
+                "lambda h, x, tokens, cross, last, scale: last(h) + scale * cross(h, tokens)[0]",
+                "after the last projection",
+            ),
+            ("lambda h, x, tokens, cross, last, scale: last(scale * cross(h, tokens)[0])", "text's attention is gone"),
+            ("lambda h, x, tokens, cross, last, scale: last(scale * (h + cross(h, tokens)[0]))", "belongs to the code"),
+        ],
+        "check_most_rank": [
+            ("lambda places, tokens, heads, width: tokens", "weights of its own"),
+            ("lambda places, tokens, heads, width: min(places, width)", "that is the width"),
+            ("lambda places, tokens, heads, width: tokens * heads", "a matrix of 4 rows"),
+            ("lambda places, tokens, heads, width: min(places, tokens * heads)", "a matrix of 4 columns"),
+        ],
+        "check_coarse_first": [
+            ("lambda steps, coarse='*mid*': [1.0] * (steps // 2) + [0.8] * (steps - steps // 2)", "hears nothing"),
+            ("lambda steps, coarse='*mid*': [{coarse: 1.0}] * steps", "in the second half all layers"),
+            (
+                "lambda steps, coarse='*mid*': [{coarse: 1.0}] * (steps // 2) + "
+                "[{coarse: 1.0, '*': 0.8}] * (steps - steps // 2)",
+                "the coarse ones too",
+            ),
+            (
+                "lambda steps, coarse='*mid*': [{coarse: 1.0}] * (steps - steps // 2) + [0.8] * (steps // 2)",
+                "belongs to the second half",
+            ),
+            ("lambda steps, coarse='*mid*': coarse_first(steps)", "the pattern that was given"),
         ],
     },
     "22b_adapter_training": {

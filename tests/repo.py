@@ -10,6 +10,9 @@ CHAPTERS = [p for p in NOTEBOOKS if p.stem not in ("index", "play")]
 MODULES = sorted(p for p in (ROOT / "latref_nb").glob("*.py") if not p.stem.startswith("_"))
 HANG = 1800  # seconds after which a process, a kernel or a page counts as hung; no test asks how fast a machine is
 
+# Only tests need transformers. A reader's kernel has none, and diffusers, which imports what it finds, starts sooner.
+READER = 'import sys\nsys.modules["transformers"] = None'
+
 sys.path.insert(0, str(ROOT / "tools"))
 from house import rank  # noqa: E402, F401  the order of the chapters
 
@@ -43,11 +46,15 @@ def pictured(nb):
 def execute(nb, folder):
     "Run a notebook in a folder, cell by cell; the notebook, with its outputs, comes out. A cell that hangs is an error."
     from nbclient import NotebookClient
+    from nbformat.v4 import new_code_cell
 
     patience = dict(timeout=HANG, startup_timeout=HANG, iopub_timeout=HANG)
-    return NotebookClient(
-        nb, kernel_name="python3", resources={"metadata": {"path": str(folder)}}, **patience
-    ).execute()
+    client = NotebookClient(nb, kernel_name="python3", resources={"metadata": {"path": str(folder)}}, **patience)
+    nb.cells.insert(0, new_code_cell(READER))
+    try:
+        return client.execute()
+    finally:
+        del nb.cells[0]
 
 
 def read(path):

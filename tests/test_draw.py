@@ -56,7 +56,7 @@ def test_a_face_can_be_drawn_again_from_its_record(tmp_path):
     "words, said",
     [
         (("--tags", "Smilin=with"), "Smiling"),
-        (("--mask", "nothing.png"), "cannot be read as a mask"),
+        (("--mask", "nothing.png"), "is no file"),
         (("--guidance", "nan"), "guidance"),
         (("--n", 0), "--n"),
     ],

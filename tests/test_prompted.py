@@ -63,6 +63,46 @@ def test_the_codec_loses_nothing(faces):
     assert codec.encode(x).shape == (2, 48, 16, 16) and torch.equal(codec.decode(codec.encode(x)), x)
 
 
+def noised(x, levels):
+    "Latents as at these levels, and the noise in them."
+    a = levels.reshape(-1, 1, 1, 1)
+    noise = torch.randn(x.shape, generator=make_generator(5))
+    return a.sqrt() * x + (1 - a).sqrt() * noise, noise
+
+
+def test_a_codec_that_knows_nothing_makes_a_prediction_of_v(faces):
+    codec, levels = PatchCodec(), torch.tensor([0.9, 0.5, 0.01])
+    x = codec.encode(faces.batch(range(3))["image"])
+    xt, noise = noised(x, levels)
+    a = levels.reshape(-1, 1, 1, 1)
+    v = a.sqrt() * noise - (1 - a).sqrt() * x
+    assert torch.allclose(codec.picture(-v, xt, levels), x, atol=1e-5)
+
+
+def test_a_fitted_codec_guesses_better_without_a_network(faces):
+    fitted = PatchCodec().fit(SynthFaces(100, 64, seed=31_022).batch(range(100))["image"])
+    assert torch.allclose(fitted.basis @ fitted.basis.T, torch.eye(48), atol=1e-4)
+    x, levels = fitted.encode(faces.batch(range(3))["image"]), torch.tensor([0.9, 0.5, 0.1])
+    xt, _ = noised(x, levels)
+    silent = torch.zeros_like(xt)
+    errors = [(c.picture(silent, xt, levels) - x).square().mean((1, 2, 3)) for c in (fitted, PatchCodec())]
+    assert (errors[0] < 0.5 * errors[1]).all()
+    one = fitted.picture(silent[:1], xt[:1], levels[0])  # one level for all, as a pipeline asks
+    assert torch.allclose(one, fitted.picture(silent, xt, levels)[:1], atol=1e-6)
+
+
+def test_the_codec_is_kept_with_the_pipeline(prompt, tmp_path):
+    one = made()
+    one.codec.fit(SynthFaces(20, 64, seed=31_023).batch(range(20))["image"])
+    before = drawn(one, prompt, generator=seeds(1, 2, 3))
+    one.save_pretrained(tmp_path / "p")
+    again = PromptedPipeline.from_pretrained(tmp_path / "p")
+    again.set_progress_bar_config(disable=True)
+    assert torch.equal(again.codec.spread, one.codec.spread)
+    assert torch.equal(drawn(again, prompt, generator=seeds(1, 2, 3)), before)
+
+
+
 def test_a_batch_is_as_one_by_one_and_a_seed_gives_the_same(pipe, prompt):
     a = drawn(pipe, prompt, generator=seeds(1, 2, 3))
     assert torch.equal(a, drawn(pipe, prompt, generator=seeds(1, 2, 3)))

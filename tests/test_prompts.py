@@ -76,13 +76,21 @@ def test_a_palette_picture_keeps_its_numbers(faces, tmp_path):
         (torch.zeros(19, 64, 64), "is empty"),
         (torch.full((19, 64, 64), float("nan")), "outside 0 to 1"),
         (torch.full((19, 64, 64), 2.0), "outside 0 to 1"),
-        (np.zeros((8, 8), int), "16 on a side at least"),
-        ("no_such_file.png", "cannot be read as a mask"),
+        (np.zeros((8, 8), int), "a square of 16 or more on a side"),
+        (np.zeros((64, 32), int), "a square of 16 or more"),
+        ("no_such_file.png", "is no file"),
     ],
 )
 def test_masks_that_are_none_are_refused(mask, said):
     with pytest.raises(ValueError, match=said):
         face_prompt(mask=mask)
+
+
+@pytest.mark.parametrize("name, said", [("m.jpg", "JPEG, which changes"), ("m.png", "a picture in colours, RGB")])
+def test_files_whose_numbers_are_no_classes_are_refused(name, said, tmp_path):
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / name)
+    with pytest.raises(ValueError, match=said):
+        read_classes(tmp_path / name)
 
 
 @pytest.mark.parametrize(
