@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MASK_BY', 'TURNS', 'N_PLACES', 'PROMPTED_OUTPUTS', 'GUIDANCE', 'PatchCodec', 'prompted_unet',
            'prompted_scheduler', 'PromptFaces', 'places', 'beside', 'Dropping', 'PromptedTask', 'guided',
-           'PromptedOutput', 'PromptedPipeline', 'check_call', 'steps_of', 'ddim_between', 'level']
+           'PromptedOutput', 'PromptedPipeline', 'level', 'check_call', 'steps_of', 'ddim_between']
 
 # %% ../nbs/20a_prompted.ipynb #imports
 from dataclasses import dataclass
@@ -385,6 +385,16 @@ def save_pretrained(
     with saving_into(settled(save_directory)) as tmp:
         DiffusionPipeline.save_pretrained(self, tmp, variant=variant, **how)
 
+# %% ../nbs/20a_prompted.ipynb #level
+def level(
+    scheduler,  # of diffusers
+    t,  # timestep, an int or (B,); an int below 0: the picture
+):  # ᾱ_t, of t's shape
+    "How much of the picture is left at a step."
+    if isinstance(t, Tensor):
+        return scheduler.alphas_cumprod.to(t.device)[t]
+    return scheduler.alphas_cumprod[t] if t >= 0 else scheduler.final_alpha_cumprod
+
 # %% ../nbs/20a_prompted.ipynb #prompt_of
 @patch
 def prompt_of(
@@ -479,9 +489,9 @@ def check_call(
     "Refuse what no drawing could use."
     for name, count in (("num_images_per_prompt", n), ("num_inference_steps", steps)):
         check_range(name, count, *COUNT)
-    for name, w in (("guidance_scale", tags), ("mask_guidance_scale", mask)):
-        if w is not None:
-            check_range(name, w, *GUIDANCE)
+    check_range("guidance_scale", tags, *GUIDANCE)
+    if mask is not None:
+        check_range("mask_guidance_scale", mask, *GUIDANCE)
     if output_type not in PROMPTED_OUTPUTS:
         raise ValueError(unknown_name("output_type", output_type, PROMPTED_OUTPUTS))
 
@@ -497,6 +507,7 @@ def invert(
     guidance_scale=1.0,  # 1: without guidance, as DDIM inversion is meant
 ):  # (B,C,g,g), noise from which the same prompt draws the same pictures, nearly
     "DDIM run backwards (Song et al. 2021, arXiv 2010.02502): each step asks at the level that it goes to."
+    check_call(1, num_inference_steps, guidance_scale, None, "latent")
     x = self.codec.encode(check_images(images, self.size).to(self.device))
     prompt = self.prompt_of(prompt, mask)
     prompt = prompt[[0] * len(x)] if len(prompt) == 1 else prompt
@@ -528,9 +539,7 @@ def ddim_between(
     "From one noise level to another by what the network predicts, up or down."
     a, b = (level(scheduler, k).to(x) for k in (start, end))
     kind = scheduler.config.prediction_type
-    if (
-        kind == "sample"
-    ):  # as the velocity at the level that was asked about: at the picture's own there is no noise to name
+    if kind == "sample":  # as the velocity at the level asked about: at the picture's own there is no noise to name
         asked = level(scheduler, t).to(x)
         kind, output = "v_prediction", (asked.sqrt() * x - output) / (1 - asked).sqrt()
     if kind == "v_prediction":
@@ -538,13 +547,3 @@ def ddim_between(
     else:
         x0, eps = (x - (1 - a).sqrt() * output) / a.sqrt(), output
     return b.sqrt() * x0 + (1 - b).sqrt() * eps
-
-
-def level(
-    scheduler,  # of diffusers
-    t,  # timestep, an int or (B,); an int below 0: the picture
-):  # ᾱ_t, of t's shape
-    "How much of the picture is left at a step."
-    if isinstance(t, Tensor):
-        return scheduler.alphas_cumprod.to(t.device)[t]
-    return scheduler.alphas_cumprod[t] if t >= 0 else scheduler.final_alpha_cumprod

@@ -63,7 +63,10 @@ def read_classes(
     what, n = "the mask", len(CLASSES)
     if isinstance(mask, (str, Path)):
         what, mask = shown(mask), _opened(mask, f"Give a PNG of class numbers 0 to {n - 1}.")
-    m = mask if isinstance(mask, Tensor) else torch.from_numpy(np.array(mask))
+    a = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask)
+    if a.dtype.kind not in "biuf" or not a.size:
+        raise ValueError(f"{what} is no array of pixels. Needed: a file, a picture or an array of class numbers.")
+    m = torch.from_numpy(np.array(a))
     if m.ndim == 2 and not m.is_floating_point() and m.dtype != torch.bool:
         low, high = int(m.min()), int(m.max())
         if low < 0 or high >= n:
@@ -72,14 +75,16 @@ def read_classes(
             )
         m = class_layers(m)
     if m.ndim != 3 or len(m) != n:
-        raise ValueError(f"{what} has shape {tuple(m.shape)}. Needed: (S,S) of class numbers, or ({n},S,S) of layers.")
+        raise ValueError(
+            f"{what} has shape {tuple(m.shape)}, {a.dtype}. Needed: (S,S) whole class numbers, or ({n},S,S)."
+        )
     m = m.float()
     if not bool(torch.isfinite(m).all()) or m.min() < 0 or m.max() > 1:
         raise ValueError(f"{what} has values outside 0 to 1. Needed: the share of each pixel that a class covers.")
-    if not bool(m.any()):
-        raise ValueError(f"{what} is empty. Leave it out, or say where each of the classes is.")
     if m.shape[1] != m.shape[2] or m.shape[1] < GRID:
         raise ValueError(f"{what} has {m.shape[2]}×{m.shape[1]} pixels. Needed: a square of {GRID} or more on a side.")
+    if not bool(m[1:].any()):
+        raise ValueError(f"{what} is empty: no part of a face is anywhere. Leave it out, or say where the parts are.")
     return m
 
 # %% ../nbs/20_prompts.ipynb #prompt
@@ -98,6 +103,8 @@ class FacePrompt:
         B = len(self.labels)
         if shapes != [(B, n), (B, k, g, g), (B, k)]:
             raise ValueError(f"labels, cover and told have shapes {shapes}. Needed: (B,{n}), (B,{k},{g},{g}), (B,{k}).")
+        if not bool(((self.cover >= 0) & (self.cover <= 1.001)).all()):
+            raise ValueError("cover has values outside 0 to 1. Needed: the share of each place that a class covers.")
         top = torch.tensor([len(t) for t in self.tags], device=self.labels.device)
         if bool((self.labels < -1).any() or (self.labels >= top).any()):
             raise ValueError(
@@ -131,10 +138,16 @@ def _labels(tags, tagset):
             raise ValueError(
                 f"{shown(bad[0])} says no value. Write Tag=value, with commas between: Smiling=with, Male=without."
             )
+        names = [p[0].strip() for p in pairs]
+        if twice := [k for k in names if names.count(k) > 1]:
+            raise ValueError(f"{shown(twice[0])} is said twice. Say each tag once.")
         tags = {k.strip(): v.strip() for k, _, v in pairs}
     if isinstance(tags, dict):
         return tagset.encode(tags)[None]
-    labels = torch.as_tensor(tags).long()
+    a = np.asarray(tags.cpu() if isinstance(tags, Tensor) else tags)
+    if a.dtype.kind not in "iu" or a.ndim not in (1, 2):
+        raise ValueError(f"{shown(tags)} is no prompt. Give words as Smiling=with, a dict, or whole numbers of values.")
+    labels = torch.from_numpy(a).long()
     return labels[None] if labels.ndim == 1 else labels
 
 
@@ -146,7 +159,7 @@ def face_prompt(
 ):  # FacePrompt
     "A prompt in words, numbers and pictures."
     labels = _labels(tags, tagset)
-    if isinstance(mask, Tensor) and mask.ndim == 4:
+    if isinstance(mask, Tensor) and mask.ndim == 4 and len(mask):
         layers = torch.stack([read_classes(m) for m in mask])
     else:
         layers = None if mask is None else read_classes(mask)[None]

@@ -443,7 +443,7 @@ RECIPES = {
         dict(critic=4, judge=1, identity=2, factors=2, autoencoder=14, classifiers=2, styles=16, mask=2)
         | dict(latent=2, evaluation=2, card=0),
     ),
-    "prompted64": Recipe("prompted64", 64, CELEBA, 0, _prompted64, dict(segmenter=10, prompted=125, claims=20, card=0)),
+    "prompted64": Recipe("prompted64", 64, CELEBA, 0, _prompted64, dict(segmenter=10, prompted=70, claims=15, card=0)),
     "adapter64": Recipe(
         "adapter64",
         64,

@@ -1762,6 +1762,57 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
             ),
         ],
     },
+    "20h_ways": {
+        "check_hears_mask": [
+            ("lambda encode, prompt: bool(prompt.told.any())", "what differs is the prompt"),
+            ("lambda encode, prompt: False", "change when the mask is left out"),
+            (
+                "lambda encode, prompt: (encode(prompt) - encode(prompt.without(mask=True))).abs().max() > 0.1",
+                "a little is heard as well",
+            ),
+        ],
+        "check_door_parameters": [
+            ("lambda way, width=48, dim=128, classes=19, grid=16: classes * width", "has nine places"),
+            (
+                """def wrong(way, width=48, dim=128, classes=19, grid=16):
+    return classes * width * 9 if way == "concat" else classes * (grid**2 * dim + dim)""",
+                "shared by all classes",
+            ),
+            (
+                """def wrong(way, width=48, dim=128, classes=19, grid=16):
+    return classes * width * 9 if way == "concat" else grid**2 * dim""",
+                "has a bias",
+            ),
+            (
+                """def wrong(way, width=48, dim=128, classes=19, grid=16):
+    return max(door_parameters(k, width, dim, classes, grid) for k in (("concat", "cross") if way == "both" else [way]))""",
+                "both doors",
+            ),
+        ],
+        "check_in_every_seed": [
+            ("lambda one, other: min(one) > max(other)", "is not above the second's greatest"),
+            ("lambda one, other: all(a > b for a, b in zip(one, other))", "the same sign as well"),
+            ("lambda one, other: sum(one) != sum(other)", "two of the three pairs are not"),
+        ],
+    },
+    "20i_latents": {
+        "check_factor_of": [
+            ("lambda latents: 1 / latents.std((0, 2, 3))", "one number for all channels"),
+            ("lambda latents: 1 / latents.var()", "one over the variance"),
+            ("lambda latents: latents.square().mean() ** -0.5", "about their mean"),
+        ],
+        "check_k_at_one": [
+            ("lambda k, s: k * s", "ratio of *powers*"),
+            ("lambda k, s: k / s**2", "the other way round"),
+            ("lambda k, s: k", "not in the same proportions"),
+        ],
+        "check_reproduced": [
+            ("lambda p2, plain: all(a < b for a, b in zip(p2, plain))", "the bar is a tenth"),
+            ("lambda p2, plain: sum(p2) <= 0.9 * sum(plain)", "higher in one seed"),
+            ("lambda p2, plain: max(p2) <= 0.9 * min(plain)", "each pair by itself"),
+            ("lambda p2, plain: max(a / b for a, b in zip(plain, p2)) < 0.95", "a fifth lower"),
+        ],
+    },
     "21_control": {
         "check_looked_alike": [
             ("lambda q, k, tq, tk, tv: (tq @ tk.T / q.shape[-1] ** 0.5).softmax(-1) @ tv", "looks for itself"),
@@ -1802,6 +1853,42 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
             ("lambda w, null, told: null + w * told", "stands in the formula twice"),
             ("lambda w, null, told: w * (told - null)", "by itself, once"),
             ("lambda w, null, told: (1 - w) * null + told", "counts w times"),
+        ],
+    },
+    "21b_value_claims": {
+        "check_outside": [
+            ("lambda edited, x, region: (edited - x).abs().mean((1, 2, 3))", "the whole picture"),
+            ("lambda edited, x, region: ((edited - x).abs() * region).sum((1, 2, 3)) / region.sum((1, 2, 3)) / 3", "the inside"),
+            ("lambda edited, x, region: ((edited - x).abs() * ~region).mean((1, 2, 3))", "divided by all pixels"),
+            ("lambda edited, x, region: outside(edited, x, region).mean()", "one number for each"),
+        ],
+        "check_offsets": [
+            ("lambda path, step: [step(path[i], i) - path[i + 1] for i in range(len(path) - 1)]", "the sign"),
+            ("lambda path, step: [path[i + 1] - step(path[i + 1], i) for i in range(len(path) - 1)]", "is missed"),
+            ("lambda path, step: [path[i] - step(path[i], i) for i in range(len(path))]", "between 5 points"),
+        ],
+        "check_beats": [
+            ("lambda a, b: a['outside'].mean() <= 0.8 * b['outside'].mean()", "does nothing"),
+            ("lambda a, b: beats(dict(a, outside=a['outside'] / 2), b)", "nine tenths"),
+            ("lambda a, b: beats(a, b) and a['target'].mean() >= b['target'].mean()", "one point less"),
+            ("lambda a, b: bool(a['target'].any()) and beats(dict(a, target=a['target'] + 0.03), b)", "four points"),
+        ],
+    },
+    "21c_value_editor": {
+        "check_told": [
+            ("lambda read, said: said", "no model knows"),
+            ("lambda read, said: read", "not heard"),
+            ("lambda read, said: torch.where(said > 0, said, read)", "not heard"),
+        ],
+        "check_alone": [
+            ("lambda x, y, before, wanted: y", "it stays"),
+            ("lambda x, y, before, wanted: torch.where((before == wanted).any(1)[:, None, None, None], x, y)", "*all*"),
+            ("lambda x, y, before, wanted: y[~(before == wanted).all(1)]", "pictures of"),
+        ],
+        "check_open": [
+            ("lambda masks: sum(masks)", "more than open"),
+            ("lambda masks: torch.stack(masks).amax(0)", "a quarter"),
+            ("lambda masks: torch.stack(masks).prod(0)", "open in one"),
         ],
     },
     "21d_inversion_explorer": {

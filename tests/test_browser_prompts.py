@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from test_browser import (  # noqa: F401  pytestmark skips without a browser
+    click_at,
     jupyter,
     moves,
     notebook,
@@ -64,9 +65,13 @@ def paint_and_contradict(page, tmp_path):
             page.keyboard.press(name)
 
     moves(mask, key, "Space painted")
+    at.locator(".widget-html", has_text="glasses").first.wait_for()  # the key of the colours
+    face = at.get_by_label("take the mask of one of the faces")
+    moves(mask, lambda: click_at(face, 0.4, 0.5), "a face lent its mask")
+    at.locator(".widget-html", has_text="neck").first.wait_for()
     for kind, name in FILES.items():
         assert saved(page, at, kind)[0] == name
-    for _ in range(2):
+    for _ in range(3):
         moves(mask, lambda: at.get_by_role("button", name="Undo", exact=True).click(), "a stroke was undone")
     assert pixels(mask) == empty
     at.screenshot(path=tmp_path / "prompt.png")

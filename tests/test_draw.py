@@ -58,12 +58,29 @@ def test_a_face_can_be_drawn_again_from_its_record(tmp_path):
         (("--tags", "Smilin=with"), "Smiling"),
         (("--mask", "nothing.png"), "is no file"),
         (("--guidance", "nan"), "guidance"),
+        (("--mask-guidance", "-1"), "mask_guidance"),
+        (("--tags", "Smiling=with, Smiling=without"), "said twice"),
         (("--n", 0), "--n"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_line(call, tmp_path, words, said):
     code, out, err = call(*words, "--steps", 2, "--out", tmp_path / "out")
     assert code and said in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "pixels, said",
+    [
+        (np.zeros((64, 64), np.uint8), "no part of a face is anywhere"),
+        (np.zeros((64, 64, 3), np.uint8), "a picture in colours, RGB"),
+        (np.full((64, 64), 19, np.uint8), "Allowed: class numbers 0 to 18"),
+        (np.ones((64, 32), np.uint8), "32×64 pixels. Needed: a square"),
+    ],
+)
+def test_masks_that_cannot_be_followed_are_one_line(call, tmp_path, pixels, said):
+    Image.fromarray(pixels).save(tmp_path / "mask.png")
+    code, out, err = call("--mask", tmp_path / "mask.png", "--steps", 2, "--out", tmp_path / "out")
+    assert code and said in err and "Traceback" not in err and not (tmp_path / "out").exists()
 
 
 def test_somebodys_file_stays(call, tmp_path):

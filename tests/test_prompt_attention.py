@@ -17,10 +17,12 @@ from latref_nb.attention import (
     save_attention,
     token_names,
 )
+from latref_nb.bases import Base
 from latref_nb.faces import SynthFaces
 from latref_nb.maps import AttentionMap, either, words_of
 from latref_nb.prompted import PromptedPipeline, beside, prompted_scheduler, prompted_unet
 from latref_nb.prompts import FacePrompt, PromptEncoder
+from latref_nb.values import ddim_up
 
 from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel  # isort: skip  (after latref_nb)
 from diffusers.models.attention_processor import AttnProcessor  # isort: skip
@@ -289,6 +291,18 @@ def test_tokens_that_came_without_words_have_numbers(words):
     with record_attention(words, f"*{LAYER}") as maps:
         draw(words, None, prompt_embeds=said, negative_prompt_embeds=nothing)
     assert set(maps) == {LAYER, f"null.{LAYER}"} and maps[LAYER].tokens is None
+
+
+def test_an_existing_picture_of_a_pipeline_with_words(words):
+    "Its inversion is a loop around the U-Net: recorded on the way up, one map for each level; the words are the base's."
+    base = Base(words)
+    x, tokens = torch.randn(1, 4, 8, 8, generator=gen(3)), base.tokens("glasses on")
+    with record_attention(words, f"*{LAYER}") as maps:
+        path, _ = ddim_up(base, x, tokens, 3, [])
+    m = maps[f"invert.{LAYER}"]
+    assert list(maps) == [f"invert.{LAYER}"] and m.steps == sorted(m.steps) and m.weights.shape[1] == 3
+    assert torch.equal(path, ddim_up(base, x, tokens, 3, [])[0])
+    assert len(base.names("glasses on")) == m.weights.shape[-1] and "gla" in base.names("glasses on")
 
 
 # ---- nothing changed, nothing left behind

@@ -13,12 +13,19 @@ from latref_nb.faces import SynthFaces
 from latref_nb.judges import Judge
 from latref_nb.prompt_explorer import (
     COLOURS,
+    PART_WORDS,
+    WAYS,
     PromptExplorer,
     Wanted,
     class_numbers,
+    colour_key,
+    conflict_figure,
+    conflict_prompts,
     conflicts,
+    draw_conflicts,
     mask_png,
     painted,
+    reads_with,
     verdict,
 )
 from latref_nb.prompted import PromptedPipeline, prompted_scheduler, prompted_unet
@@ -96,6 +103,47 @@ def test_conflicts_only_where_both_speak():
     assert "won" not in verdict("Eyeglasses", "without", "with")
 
 
+def test_every_way_in_which_tag_and_mask_speak(faces):
+    said = conflict_prompts(faces, [0, 3])
+    at, tag = faces.tags.index("Eyeglasses"), faces.tags["Eyeglasses"]
+    assert len(said) == 18 and (said.labels.index_select(1, torch.tensor([i for i in range(6) if i != at])) == -1).all()
+    labels, told = said.labels[:, at].view(3, 3, 2), said.told.view(3, 3, 2, -1)
+    for i, v in enumerate(WAYS):
+        assert (labels[i] == (-1 if v is None else tag.index(v))).all() and (told[:, i] == (v is not None)).all()
+    worn = said.cover[:, GLASSES].view(3, 3, 2, -1).sum(-1)
+    assert (worn[:, 2] > 0).all() and not worn[:, :2].any(), "true masks, with the glasses and without them"
+
+
+def test_shares_of_a_conflict(pipe, faces):
+    said = conflict_prompts(faces, [0, 3])
+    drawn = draw_conflicts(pipe, said, 2.0, steps=2)
+    assert drawn.shape == (3, 3, 2, 3, 64, 64)
+    one = dict(generator=make_generator(1), num_inference_steps=2, guidance_scale=2.0, output_type="pt")
+    assert torch.allclose(drawn[1, 2, 1], pipe(said[11], **one).images[0] * 2 - 1, atol=1e-4), "face 1 from noise 1"
+
+    class Reader:
+        "Reads glasses where the picture is bright."
+
+        tags = faces.tags
+
+        def predict(self, x):
+            return (x.mean((1, 2, 3)) > 0).long()[:, None].expand(-1, 6)
+
+    bright = torch.zeros(3, 3, 4, 3, 8, 8) - 1
+    bright[1, 2, :3], bright[2] = 1, 1
+    shares = reads_with(Reader(), bright)
+    assert shares.tolist() == [[0, 0, 0], [0, 0, 0.75], [1, 1, 1]]
+    fig = conflict_figure({1.0: shares, 2.0: shares})
+    assert [t.get_text() for t in fig.axes[0].texts][5] == "75 %" and len(fig.axes) == 2
+
+
+def test_a_key_names_what_the_mask_has():
+    assert len(PART_WORDS) == len(CLASSES) and colour_key(None) == "No mask is said."
+    key = colour_key(painted(np.zeros((64, 64), np.uint8), [[0.5, 0.5]], GLASSES, 8))
+    assert "glasses" in key and "background" in key and "hair" not in key
+    assert bytes(COLOURS[GLASSES]).hex() in key
+
+
 def test_a_state_draws_what_its_prompt_draws(pipe, faces):
     mask = class_numbers(faces.masks([1])[0], 64)
     wanted = Wanted({"Smiling": "with", "HairColor": "blond"}, mask, 2.0, 3.0, 7, 3)
@@ -129,6 +177,7 @@ def test_painting_undo_and_clear(explorer):
     explorer.part = "eye_g"
     explorer.paint([[0.5, 0.5]])
     assert explorer.mask[32, 32] == GLASSES and explorer.sheet.column == -1
+    assert "glasses" in explorer.key.value
     explorer.put(None)
     assert explorer.mask is None
     for _ in range(3):
@@ -175,6 +224,7 @@ def test_a_conflict_is_said_with_its_winner(explorer):
     explorer.part = "eye_g"
     explorer.paint([[0.3, 0.5], [0.7, 0.5]])
     explorer.said = {"Eyeglasses": "without"}
+    assert "the tag says without." in explorer.clash.value, "said at once, before anything is drawn"
     explorer.wait()
     assert "The mask says Eyeglasses with, the tag says without." in explorer.clash.value
     assert "won." in explorer.clash.value
@@ -191,8 +241,8 @@ def test_uploads(explorer, faces):
         ("words.png", b"no picture", "no PNG of class numbers"),
         ("colour.png", file_of(colour), "shape"),
         ("high.png", file_of(high), "0 to 18"),
-        ("small.png", file_of(np.zeros((8, 8), np.uint8)), "16 on a side"),
-        ("flat.png", file_of(np.zeros((32, 64), np.uint8)), "as many across as down"),
+        ("small.png", file_of(np.zeros((8, 8), np.uint8)), "16 or more on a side"),
+        ("flat.png", file_of(np.zeros((32, 64), np.uint8)), "Needed: a square"),
     ):
         upload(explorer, name, content)
         assert explorer.bad and explorer.words.startswith(name) and says in explorer.words, explorer.words

@@ -201,6 +201,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     [
         (dict(guidance_scale=float("nan")), "guidance_scale"),
         (dict(guidance_scale=-1), "guidance_scale"),
+        (dict(guidance_scale=None), "guidance_scale"),
         (dict(mask_guidance_scale=float("inf")), "mask_guidance_scale"),
         (dict(num_inference_steps=0), "num_inference_steps"),
         (dict(num_images_per_prompt=0), "num_images_per_prompt"),
@@ -211,6 +212,12 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
 def test_calls_that_nothing_could_be_drawn_from(pipe, prompt, wrong, said):
     with pytest.raises(ValueError, match=said):
         pipe(prompt, **wrong)
+
+
+@pytest.mark.parametrize("wrong", [dict(guidance_scale=float("nan")), dict(num_inference_steps=0)])
+def test_inversions_that_lead_nowhere(pipe, prompt, faces, wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        pipe.invert(faces.batch(range(len(prompt)))["image"], prompt, **wrong)
 
 
 def test_a_prompt_with_a_mask_of_its_own(pipe, prompt, faces):

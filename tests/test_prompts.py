@@ -71,7 +71,12 @@ def test_a_palette_picture_keeps_its_numbers(faces, tmp_path):
     [
         (np.full((64, 64), 19), "class numbers 0 to 18"),
         (np.full((64, 64), -1), "class numbers 0 to 18"),
-        (np.zeros((64, 64)), r"\(64, 64\)"),
+        (np.zeros((64, 64)), r"\(64, 64\), float64"),
+        (np.ones((64, 64), bool), "whole class numbers"),
+        (np.zeros((0, 0), int), "no array of pixels"),
+        (["hair"], "no array of pixels"),
+        (np.zeros((64, 64), int), "no part of a face is anywhere"),
+        (torch.zeros(0, 19, 64, 64), "no array of pixels"),
         (np.zeros((3, 64, 64)), r"\(3, 64, 64\)"),
         (torch.zeros(19, 64, 64), "is empty"),
         (torch.full((19, 64, 64), float("nan")), "outside 0 to 1"),
@@ -99,13 +104,23 @@ def test_files_whose_numbers_are_no_classes_are_refused(name, said, tmp_path):
         ("Smiling", "says no value"),
         ("Smilin=with", "Smiling"),
         ("Smiling=maybe", "with"),
+        ("Smiling=with, Smiling=without", "said twice"),
         ([9] * 6, "out of range"),
+        ([0.5] * 6, "is no prompt"),
+        (["Smiling=with"], "is no prompt"),
+        (3, "is no prompt"),
         ([0, 1], "needed|Needed|shapes"),
     ],
 )
 def test_tags_that_are_none_are_refused(tags, said):
     with pytest.raises((ValueError, KeyError), match=said):
         face_prompt(tags)
+
+
+@pytest.mark.parametrize("value", [float("nan"), 7.0, -0.5])
+def test_cover_that_is_no_share_is_refused(value):
+    with pytest.raises(ValueError, match="cover has values outside 0 to 1"):
+        FacePrompt(torch.zeros(1, 6).long(), torch.full((1, 19, 16, 16), value), torch.ones(1, 19).bool())
 
 
 def test_saying_less_leaves_the_rest(faces, encoder):

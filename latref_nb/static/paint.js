@@ -37,6 +37,7 @@ function render({ model, el }) {
     ring.style.width = ring.style.height = 100 * get("brush") + "%";
     ring.style.left = 100 * (at[0] - get("brush") / 2) + "%";
     ring.style.top = 100 * (at[1] - get("brush") / 2) + "%";
+    ring.style.background = get("colour") + "80";  // half transparent: what will be painted, and what lies there
   }
 
   function where(e) {
@@ -80,7 +81,7 @@ function render({ model, el }) {
     e.stopPropagation();
   });
   model.on("change:png", picture);
-  for (const k of ["width", "label", "brush", "rows"]) model.on("change:" + k, state);
+  for (const k of ["width", "label", "brush", "rows", "colour"]) model.on("change:" + k, state);
   picture();
   state();
   return () => { if (url) URL.revokeObjectURL(url); };
