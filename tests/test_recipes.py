@@ -128,7 +128,8 @@ def test_the_prior_of_the_recipe_is_the_networks_default():
     assert RECIPES["synthfaces64"].stages["latent"]["network"] == sizes
     how = RECIPES["synthfaces64"].stages["latent"]
     assert {k: how[k] for k in ("batch_size", "lr")} == {k: latent.LATENT_HOW[k] for k in ("batch_size", "lr")}
-    assert {s: RECIPES[s].stages["latent"]["labels"] for s in RECIPES} == dict.fromkeys(RECIPES, ())
+    editors = [name for name, r in RECIPES.items() if r.kind == "editor"]
+    assert {s: RECIPES[s].stages["latent"]["labels"] for s in editors} == dict.fromkeys(editors, ())
 
 
 def test_stages_stand_only_on_those_before_them():
