@@ -51,7 +51,7 @@ lab: $(READY)  ## open JupyterLab on six explorers, beside all chapters, as copi
 	$(BIN)/jupyter lab $(AS_ROOT) $(LAB_ARGS) $(COURSE)/play.ipynb
 
 test: $(READY)  ## run every chapter and every test
-	$(PYTEST) --durations=15 $(PYTEST_ARGS)
+	$(PYTEST) --durations=60 $(PYTEST_ARGS)
 
 test-avx2: $(READY)  ## two chapters and a training as on a processor without bfloat16
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -q tests/test_avx2.py tests/test_training.py tests/test_exercises.py \

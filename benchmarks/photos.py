@@ -13,7 +13,7 @@ from latref_nb.core import default_device, has_bf16, make_generator
 from latref_nb.faces import SynthFaces
 from latref_nb.pipeline import LatRefPipeline
 
-PRESET, ENCODED = "ffhq256_autoenc", 3  # encodings that the published loop makes in each step: source twice, reference once
+PRESET, FACES, ENCODED = "ffhq256_autoenc", 16, 3  # faces of the equal error; encodings that the published loop makes in each step: source twice, reference once
 BATCHES, CARD = (1, 8), 24  # faces at once whose memory is measured; GiB of a card
 CHILD = """
 import sys, psutil, torch
@@ -50,10 +50,10 @@ def made(preset, device):
     return model, inputs
 
 
-def edit_row(model, inputs, preset, rounds, device):
+def edit_row(model, inputs, preset, rounds, device, faces):
     "One step of our loop and one of the published loop side by side, times the steps that give equal error."
     shipped = LatRefPipeline.from_pretrained("synthfaces64").autoencoder
-    n, k, ours, theirs = equal_steps(shipped, SynthFaces(16, 64, seed=5).batch(range(16))["image"])
+    n, k, ours, theirs = equal_steps(shipped, SynthFaces(faces, 64, seed=5).batch(range(faces))["image"])
     x, z = inputs(1)
     z, t = z.to(device), torch.full((1,), 500, device=device)
 
@@ -136,11 +136,11 @@ def gpu_rows(model, inputs, preset, rounds, device):
     return rows
 
 
-def run(rounds, preset=PRESET):
+def run(rounds, preset=PRESET, faces=FACES):
     device = default_device()
     rounds = rounds if device.type == "cuda" else min(rounds, 3)  # a call takes seconds on a processor
     model, inputs = made(preset, device)
-    rows = [edit_row(model, inputs, preset, rounds, device)]
+    rows = [edit_row(model, inputs, preset, rounds, device, faces)]
     if has_bf16(device):
         rows.append(precision_row(model, inputs, preset, rounds, device))
     rows += memory_rows(preset, device)

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-PARTS = ("faces", "sampling", "training", "styles", "explore", "precision", "memory")
+PARTS = ("faces", "sampling", "training", "styles", "explore", "prompted", "precision", "memory")
 ALONE = ("photos", "chapters")  # take long, and run only where they are named
 
 

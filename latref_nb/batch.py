@@ -21,7 +21,6 @@ from fastcore.basics import patch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import sampling
 from .checkpoints import one_line
 from .checks import shown
 from latref_nb.core import (
@@ -343,7 +342,7 @@ def edit_files(
         raise ValueError(f"batch_size={batch_size} came. At least one file at a time is needed.")
     if strict and pipe.known_faces is None:
         raise ValueError(_NOT_JUDGED)
-    sampling.sampling_timesteps(pipe.autoencoder.schedule.T, how.get("num_inference_steps", 20))  # an error said once
+    pipe.check_steps(how.get("num_inference_steps", 20))  # an error said once
     precision = resolve_precision(precision, pipe.device)
     ready = loaded_edits(pipe, edits)
     seeds = [None if seed is None else whole_seed(seed) + i for i in range(len(files))]

@@ -8,6 +8,7 @@ __all__ = ['BYTES_PER_WEIGHT', 'CARDS', 'Cost', 'counted', 'network_cost', 'auto
 
 # %% ../nbs/11e_costs.ipynb #imports
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
@@ -84,8 +85,15 @@ def autoencoder_cost(
     **changes,  # settings that differ from the preset
 ):  # Cost
     "What a diffusion autoencoder costs: a step encodes a face and denoises it once."
+    shape = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in changes.items())
+    return _autoencoder_cost(preset, batch, shape)
+
+
+@lru_cache
+def _autoencoder_cost(preset, batch, changes):
+    "Counted once for each shape: with large networks it takes seconds."
     with torch.device("meta"):
-        model = from_preset(preset, **changes)
+        model = from_preset(preset, **dict(changes))
         x, t = torch.empty(batch, 3, model.config.image_size, model.config.image_size), torch.zeros(batch)
     return counted(model, lambda: model(x, t, model.encode(x)).square().mean(), batch)
 
@@ -185,6 +193,8 @@ def price(
     recipe,  # of chapter 17: `stages`, `size`, `tags`, `name`
 ):  # list of {"stage", "faces", "steps", "M parameters", "GFLOP a step", "GB", …}, hours for each of `CARDS`
     "What each stage of a recipe costs, counted beforehand; nothing is run."
+    if "autoencoder" not in recipe.stages:
+        return [{"stage": k, "faces": s.get("n"), "steps": s.get("steps")} for k, s in recipe.stages.items()]
     shape = dict(recipe.stages["autoencoder"].get("network", {"preset": recipe.name}))
     tags, rows = TagSet([CELEBA_TAGS[t] for t in recipe.tags]), []
     auto = autoencoder_cost(shape.pop("preset"), **shape)

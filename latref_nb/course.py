@@ -433,7 +433,7 @@ AFTERNOON = (
     Question(
         "You sum an attention array over keys, and over places. Which sum is 1?",
         "The one over the *keys* of one *query*.",
-        "13_attention",
+        "13_maps",
         "One array for each layer, and its five axes",
     ),
     Question(

@@ -436,6 +436,15 @@ def load_images(
         raise ImageError("no images came. Give at least one.")
     return torch.cat([self.load_images(o) for o in images])  # B × (1,3,S,S) → (B,3,S,S)
 
+# %% ../nbs/11d_parts.ipynb #2c6b1ff2
+@patch
+def check_steps(
+    self: Parts,
+    n,  # steps of inversion and of rendering
+):  # None, or a ValueError
+    "Refuse a number of steps that this schedule has not."
+    sampling.sampling_timesteps(self.autoencoder.schedule.T, n)
+
 # %% ../nbs/11d_parts.ipynb #ef71e99e
 @patch
 @torch.no_grad()

@@ -21,7 +21,6 @@ from PIL import Image
 from PIL.JpegImagePlugin import get_sampling
 from torch import Tensor
 
-from . import sampling
 from .alignment import FaceError, align_face, landmarks_of, put_back, read_landmarks
 from .batch import PRODUCTS, EditReport, earlier_edits, error_row, free_names, join_images, loaded_edits
 from .batch import judged, readings, report_head, told_rows
@@ -442,7 +441,7 @@ def edit_photos(
     """Edit photographs one by one; memory does not grow with their number, and nobody's file is overwritten.
     Processes of `accelerate launch` share the files, and each gets the whole report."""
     files, edits, out = list(files), pipe.check_edits(edits), user_path(out)
-    sampling.sampling_timesteps(pipe.autoencoder.schedule.T, how.get("num_inference_steps", 20))  # an error said once
+    pipe.check_steps(how.get("num_inference_steps", 20))  # an error said once
     known = read_landmarks(landmarks) if isinstance(landmarks, (str, os.PathLike)) else landmarks
     if known and None in known and len(files) > 1:
         raise ValueError(f"the landmarks name no file, and {len(files)} photographs came. Put a name before each face.")

@@ -51,15 +51,10 @@ def need(
     what="this",  # what it is for
 ):  # None, or a ValueError that names the missing components
     "Refuse what this checkpoint has no networks for."
-    needs = GUIDANCES[means].needs
-    missing = [k for k in needs if getattr(self, k) is None]
-    way = (
-        "Edit by a direction, or train style networks with `latref_train styles`."
-        if "modulation" in needs
-        else "Edit by a reference, a seed or a style, or fit classifiers with `latref_train classifiers`."
-    )
+    way = GUIDANCES[means]
+    missing = [k for k in way.needs if getattr(self, k, None) is None]
     if missing:
-        raise ValueError(f"{what} needs {' and '.join(missing)}, and this checkpoint has no such network. {way}")
+        raise ValueError(f"{what} needs {' and '.join(missing)}, and this checkpoint has no such network. {way.mend}")
 
 # %% ../nbs/12a_pipeline.ipynb #e79c637c
 @patch

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'CELEBA', 'AUTOENCODERS', 'INVERSIONS', 'WEIGHTINGS', 'DIRECTIONS', 'PUBLISHED', 'ROWS',
-           'ABLATED', 'HELD_OUT_SEED', 'TEACHES', 'USES', 'ONLY_RENDERED', 'SHARES', 'RECIPES', 'AutoencoderSettings',
-           'ClassifierSettings', 'StyleRun', 'share_of', 'Recipe', 'varied', 'scaled', 'stage_key', 'plain',
-           'with_autoencoder']
+           'ABLATED', 'HELD_OUT_SEED', 'TEACHES', 'USES', 'PROMPTED', 'ALL_STAGES', 'ONLY_RENDERED', 'SHARES',
+           'RECIPES', 'AutoencoderSettings', 'ClassifierSettings', 'StyleRun', 'share_of', 'Recipe', 'varied', 'scaled',
+           'stage_key', 'plain', 'with_autoencoder']
 
 # %% ../nbs/17_recipes.ipynb #499813ce
 import hashlib, json
@@ -145,6 +145,13 @@ USES = {  # stage → whose weights it uses
 }
 
 # %% ../nbs/17_recipes.ipynb #4efad10e
+PROMPTED = {  # stage → what it teaches, and whose weights it uses: recipes of the second kind, chapter 20
+    "segmenter": ("A network that finds the parts of a face, to hold drawn faces to their masks.", ()),
+    "prompted": ("A network that draws faces from tags and masks.", ()),
+    "claims": ("Nothing is learned: prompts of held-out faces are drawn, and judged.", ("segmenter", "prompted")),
+    "card": (TEACHES["card"], ("prompted", "claims")),
+}
+ALL_STAGES = TEACHES | {stage: words for stage, (words, _) in PROMPTED.items()}
 ONLY_RENDERED = ("factors",)  # stages that learn from what only rendered faces have
 SHARES = {"model": (0.0, 0.7), "judges": (0.7, 0.9), "evaluation": (0.9, 1.0)}  # of photographs: who sees which part
 
@@ -170,7 +177,16 @@ class Recipe:
     scale: float = 1.0  # of steps and faces; below 1 it is a trial, not the recipe
     data: str = ""  # photographs that somebody has to bring; "": faces are rendered
 
+    @property
+    def prompted(self):  # bool
+        "Whether the model draws from prompts (chapter 20); else it edits."
+        return "prompted" in self.stages
+
     def __post_init__(self):
+        if self.prompted:
+            if list(self.stages) != list(PROMPTED):
+                raise ValueError(f"the stages are {', '.join(PROMPTED)}, in this order; {list(self.stages)} came.")
+            return
         known = [s for s in TEACHES if not (self.data and s in ONLY_RENDERED)]
         optional = ("identity",) if self.data else ()
         if list(self.stages) not in (known, [s for s in known if s not in optional]):
@@ -182,7 +198,8 @@ class Recipe:
         stage,  # one of its stages
     ):  # tuple of stages
         "Whose weights a stage uses, of those that this recipe has."
-        return tuple(u for u in USES[stage] if u in self.stages)
+        used = PROMPTED[stage][1] if self.prompted else USES[stage]
+        return tuple(u for u in used if u in self.stages)
 
 # %% ../nbs/17_recipes.ipynb #aaa6f1f6
 def _network(n, steps, batch_size, lr, seed, labels, decay=0.6):
@@ -234,8 +251,8 @@ _synthfaces64 |= dict(
         seed=0,
     ),
     styles=dict(
-        n=12_000,
-        steps=2600,
+        n=6000,
+        steps=10_000,
         batch_size=16,
         lr=8e-4,
         save_every=100,
@@ -251,7 +268,7 @@ _synthfaces64 |= dict(
         seed=0,
     ),
     mask=dict(
-        n=12_000,
+        n=6000,
         steps=5000,
         batch_size=32,
         lr=2e-3,
@@ -332,6 +349,30 @@ _celebahq128 = varied(
 )
 _celebahq256 = varied(_celebahq128, autoencoder=dict(lr=1e-4, network=dict(preset="ffhq256_autoenc")))
 
+# %% ../nbs/17_recipes.ipynb #bac4a552
+_prompted64 = dict(
+    segmenter=_network(12_000, 4000, 32, 3e-3, 106, ("masks",)),
+    prompted=dict(
+        n=40_000,
+        steps=5000,
+        batch_size=32,
+        lr=1e-3,
+        save_every=250,
+        warmup=200,
+        decay=0.5,
+        ema_decay=0.998,
+        network=dict(widths=(64, 96, 128), dim=128, mask_by="cross"),
+        dropping=dict(mask=0.2, tags=0.2, both=0.1),
+        weighting="plain",
+        half=True,
+        labels=("tags", "masks"),
+        precision="auto",
+        seed=0,
+    ),
+    claims=dict(n=512, calls=20, batch_size=32, brief=False, seed=HELD_OUT_SEED, labels=(), precision="auto"),
+    card=dict(labels=()),
+)
+
 # %% ../nbs/17_recipes.ipynb #f22b1cfb
 _PHOTOGRAPHS = "CelebAMask-HQ, or a folder of aligned photographs with labels for these tags"
 RECIPES = {
@@ -353,6 +394,7 @@ RECIPES = {
         dict(critic=4, judge=1, identity=2, factors=2, autoencoder=14, classifiers=2, styles=16, mask=2)
         | dict(latent=2, evaluation=2, card=0),
     ),
+    "prompted64": Recipe("prompted64", 64, CELEBA, 0, _prompted64, dict(segmenter=22, prompted=70, claims=15, card=0)),
     "celebahq128": Recipe("celebahq128", 128, CELEBA, 0, _celebahq128, data=_PHOTOGRAPHS),
     "celebahq256": Recipe("celebahq256", 256, CELEBA, 0, _celebahq256, data=_PHOTOGRAPHS),
 }
@@ -385,13 +427,15 @@ def scaled(
         raise ValueError(f"scale={factor} came; allowed: above 0, and at most 1.")
     if factor == 1:
         return recipe
-    stages = _scaled(recipe.stages, factor)
+    stages, minutes = _scaled(recipe.stages, factor), {s: m * factor for s, m in recipe.minutes.items()}
+    if recipe.prompted:
+        stages = varied(stages, claims=dict(brief=True))
+        return replace(recipe, stages=stages, minutes=minutes, scale=factor)
     stages["classifiers"] = varied(stages, classifiers=dict(settings=dict(calibrate_steps=2)))["classifiers"]
     styles = dict(settings=dict(min_flip=0.0, stages=0), groups=dict(forward=dict(steps=2)))
     stages = varied(stages, styles=styles, mask=dict(groups=dict(forward=dict(steps=2))))
     few = min(recipe.stages["evaluation"]["n"], max(4, int(512 * factor)))
     stages = varied(stages, evaluation=dict(n=few, brief=True))
-    minutes = {s: m * factor for s, m in recipe.minutes.items()}
     return replace(recipe, stages=stages, minutes=minutes, scale=factor)
 
 # %% ../nbs/17_recipes.ipynb #fc4f0a16

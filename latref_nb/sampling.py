@@ -329,9 +329,9 @@ def _start(model, x, z, channels_last):
     if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
         came = (tuple(x.shape), x.dtype) if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"x is {came}: a float tensor (B,C,H,W) is needed")
-    if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != len(x):
+    if not isinstance(z, Tensor) or z.ndim not in (2, 3) or len(z) != len(x):
         came = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
-        needed = "one code per image (B,d) is needed, model.encode(x0) gives them"
+        needed = "one code per image (B,d) or per block (B,L,d) is needed, model.encode(x0) gives them"
         raise ValueError(f"z is {came} for {len(x)} images: {needed}")
     size, channels = getattr(model.config, "image_size", None), getattr(model.config, "in_channels", None)
     if size and channels and tuple(x.shape[1:]) != (channels, size, size):

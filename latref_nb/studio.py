@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import traitlets as T
 from fastcore.basics import patch
+from .autoencoder import code_layers, extended, swap_layers
 from .core import make_generator
 from .directions import edit_scores, label_reader
 from .explore import TagExplorer, bench_of, guidances, having, without_styles
@@ -265,7 +266,8 @@ def code_html(
 _STYLE_LEGEND = """
 Each point is a style. Round: read off a face that has the value; dark violet where the factor chosen under
 <i>colour by</i> is small, yellow where it is large. Grey diamonds: drawn from noise. The orange ring: the style that
-the large face has been given. The two small faces have exchanged their styles."""
+the large face has been given. The two small faces have exchanged their styles. The third is the face as it is, but
+the blocks of the denoiser that are pressed under <i>layers of the other face</i> read the other face's code."""
 
 
 class StyleExplorer(TagExplorer):
@@ -277,6 +279,7 @@ class StyleExplorer(TagExplorer):
     mix = T.Float(0.0, help="from the first kept style to the second")
     first = T.Unicode("", help="name of a kept style")
     second = T.Unicode("", help="another; with both, the face is given their mixture")
+    borrowed = T.Tuple(help="sides of the feature maps whose blocks read the other face's code")
     stem, takes, moves_on, lender = "style", ("picture", "strip", "page"), False, 1
 
     def __init__(
@@ -294,7 +297,7 @@ class StyleExplorer(TagExplorer):
         self.n, self.kept, self.points = n, {}, []
         self._pictures()
         self._controls()
-        right = [wrapped(self.wished, self.factors), self.row, self.bars, self.keeper]
+        right = [wrapped(self.wished, self.factors), self.row, self.bars, self.mixed, self.keeper]
         super().__init__([columns([self.chooser, self.references], right)], _STYLE_LEGEND)
         self._listen(state)
 
@@ -305,8 +308,9 @@ def _pictures(self: StyleExplorer):
     self.map = ClickPicture(width=288, rows=32, columns=32, label="plane of styles: choose a point")
     self.map.add_class("latref-plane")
     self.main = self.edited = ClickPicture(width=224, label="the face in the chosen style")
-    self.swapped = [ClickPicture(width=108, label=f"{t} after the swap") for t in ("the face", "the other face")]
-    self.named = [W.HTML() for _ in range(3)]  # over the face, and over each exchanged one
+    labels = ("the face after the swap", "the other face after the swap", "the face with layers of the other face")
+    self.swapped = [ClickPicture(width=108, label=words) for words in labels]
+    self.named = [W.HTML() for _ in range(4)]  # over the face, and over each exchanged one
     exchanged = W.HBox([titled(n, p) for n, p in zip(self.named[1:], self.swapped)])
     faces = wrapped(titled(self.named[0], self.edited), exchanged)
     self.row = wrapped(titled("styles of the tag", self.map), W.VBox([faces], layout=W.Layout(flex="1 1 224px")))
@@ -326,6 +330,9 @@ def _controls(self: StyleExplorer):
     self.firsts, self.seconds = menu("mix", width=210), menu("with", width=210)
     self.mixes = W.FloatSlider(min=0, max=1, step=0.02, description="amount", tooltip="how much of the second style")
     self.mixer = wrapped(self.firsts, self.seconds, self.mixes)
+    self.sizes = [o.size for o in code_layers(self.pipe.autoencoder)]  # of the map that each block works on
+    self.layers = {s: self._layer_button(s) for s in sorted(set(self.sizes))}
+    self.mixed = labelled("layers of the other face", W.HBox([*self.layers.values()]))
     self.keeper = W.VBox([wrapped(W.HBox([others, self.name, keep]), W.HBox([self.file, save, load])), self.mixer])
 
 # %% ../nbs/15b_studio.ipynb #5f1f1491
@@ -350,6 +357,7 @@ def _listen(self: StyleExplorer, state):
     T.link((self, "factor"), (self.factors, "value"))
     self.observe(lambda c: self._draw_map(), ["factor", "chosen", "first", "second"])
     self.observe(self._draw_styles, "drawn")
+    self.observe(self._borrow, "borrowed")
     self.chooser.observe(lambda c: self.points and self._draw_styles(), "face")
     self.map.observe(self._clicked, ["row", "column"])
     self.link(state, chosen=W.IntText(), mix=self.mixes, first=self.firsts, second=self.seconds)
@@ -418,6 +426,44 @@ def _clicked(self: StyleExplorer, change):
     x, y = (self.map.column + 0.5) / self.map.columns, 1 - (self.map.row + 0.5) / self.map.rows
     self.first = self.second = ""
     self.chosen = int((self.at - torch.tensor([x, y])).norm(dim=1).argmin())
+
+# %% ../nbs/15b_studio.ipynb #f1e5b00c
+@patch
+def _layer_button(self: StyleExplorer, size):  # side of a feature map → ToggleButton
+    "Whether the blocks of one resolution read the other face's code."
+    tip = f"what the blocks that work on {size}×{size} maps draw comes from the other face"
+    b = W.ToggleButton(description=f"{size}×{size}", tooltip=tip, layout=W.Layout(width="70px"))
+
+    def pressed(change):
+        rest = set(self.borrowed) - {size}
+        self.borrowed = tuple(sorted(rest | {size} if change.new else rest))
+
+    b.observe(pressed, "value")
+    return b
+
+
+@patch
+def _borrow(self: StyleExplorer, change=None):
+    "Show on the buttons what is borrowed, and draw it."
+    if unknown := [s for s in self.borrowed if s not in self.layers]:
+        raise ValueError(f"no block works on maps of side {unknown[0]}. Allowed: {', '.join(map(str, self.layers))}.")
+    for size, button in self.layers.items():
+        button.value = size in self.borrowed
+    self.refresh()
+
+
+@patch
+def by_layer(
+    self: StyleExplorer,
+    a,  # Bench of the face
+    b,  # Bench of the other face
+    borrowed,  # sides of the maps whose blocks read the other's code
+    n,  # steps
+):  # (3,S,S)
+    "The face from its own noise, with layers of another."
+    net = self.pipe.autoencoder
+    layers = [i for i, size in enumerate(self.sizes) if size in borrowed]
+    return a.render(swap_layers(extended(net, a.z), extended(net, b.z), layers), n, [])
 
 # %% ../nbs/15b_studio.ipynb #a2c9b4b2
 @patch
@@ -492,21 +538,31 @@ def _model(self: StyleExplorer):  # str
 
 # %% ../nbs/15b_studio.ipynb #dd8ad719
 @patch
-def request(self: StyleExplorer):  # (Face, other Face, tag, value, StyleCode, its name)
-    "The face, the one to exchange styles with, and the style."
-    return self.chooser.face, self.references.face, self.tag, self.value, self.style(), self.style_name()
+def request(self: StyleExplorer):  # (Face, other Face, tag, value, StyleCode, its name, sides of maps)
+    "The face, the one to exchange styles and layers with, the style, the layers."
+    style = self.style(), self.style_name()
+    return self.chooser.face, self.references.face, self.tag, self.value, *style, self.borrowed
 
 
 @patch
 def work(self: StyleExplorer, request):
-    "The face in the style; and the two faces in each other's."
-    face, other, tag, value, code, name = request
+    "The face in the style; the two faces in each other's; the face with layers of the other."
+    face, other, tag, value, code, name, borrowed = request
     a, b = bench_of(self, face), bench_of(self, other)
     codes = [self.pipe.reference_style(o.x, tag, value) for o in (b, a)]
     few, many = self.steps[0], self.steps[-1]
     yield face, name, code, a.in_style(tag, value, code, few), None, few
     swapped = [o.in_style(tag, value, c, many) for o, c in zip((a, b), codes)]
+    swapped.append(self.by_layer(a, b, borrowed, many))
     yield face, name, code, a.in_style(tag, value, code, many), swapped, many
+
+# %% ../nbs/15b_studio.ipynb #f1e5b00d
+@patch
+def exchanges(self: StyleExplorer, face, other):  # names of both → three lines
+    "What the small pictures are."
+    layers = ", ".join(f"{s}×{s}" for s in self.borrowed)
+    mixed = f"{face}, {layers} of {other}" if layers else f"{face}, all layers its own"
+    return f"{face}, style of {other}", f"{other}, style of {face}", mixed
 
 
 @patch
@@ -517,8 +573,8 @@ def shown(self: StyleExplorer, result):
     self.edited.show(image)
     for p, x in zip(self.swapped, swapped or []):
         p.show(x)
-    titles = f"{face.name} in the style of {name}", f"{face.name}, style of {other}", f"{other}, style of {face.name}"
-    for line, words, wide in zip(self.named, titles, (224, 108, 108)):
+    titles = [f"{face.name} in the style of {name}", *self.exchanges(face.name, other)]
+    for line, words, wide in zip(self.named, titles, (224, 108, 108, 108)):
         line.value = f'<div style="width:{wide}px"><b>{html.escape(words)}</b></div>'
     self.bars.value = code_html(code.flat()[0].tolist())
     preview = ", a preview" if n != self.steps[-1] else ""
@@ -535,7 +591,7 @@ def still(
     face, name, code, image, swapped, n = self.wait().result
     other, plane = self.references.face.name, np.asarray(Image.open(io.BytesIO(self.map.png)).convert("RGB"))
     titles = ["styles", face.name, f"style of\n{name}"]
-    titles += [f"{face.name},\nstyle of {other}", f"{other},\nstyle of {face.name}"]
+    titles += [words.replace(", ", ",\n", 1) for words in self.exchanges(face.name, other)]
     return image_strip([plane, face.image, image, *swapped], titles, **kwargs)
 
 

@@ -30,7 +30,7 @@ from latref_nb.recipes import (
     AUTOENCODERS,
     HELD_OUT_SEED,
     RECIPES,
-    TEACHES,
+    ALL_STAGES,
     AutoencoderSettings,
     ClassifierSettings,
     StyleRun,
@@ -551,8 +551,8 @@ train_networks = {
 def train_recipe(
     name: Param("which recipe", str, opt=False, choices=list(RECIPES)),
     out: Param("folder of all stages; the model will be in its folder NAME", str) = None,
-    only: Param("this stage alone", str, choices=list(TEACHES)) = None,
-    until: Param("the last stage to be done", str, choices=list(TEACHES)) = None,
+    only: Param("this stage alone", str, choices=list(ALL_STAGES)) = None,
+    until: Param("the last stage to be done", str, choices=list(ALL_STAGES)) = None,
     scale: float = 1.0,  # below 1: a trial of every stage with so many of the steps and faces
     data: Param("folder of the photographs, for a recipe that is made from some", str) = None,
     autoencoder: Param("folder of a trained one: that stage takes its weights and trains nothing", str) = None,
@@ -577,7 +577,7 @@ def train_recipe(
     run_recipe(RECIPES[name], out, **how, again=f"To go on: {typed_line()}")
 
 
-train_recipe.page = "stages:\n" + "\n".join(f"  {stage:<12}  {words}" for stage, words in TEACHES.items())
+train_recipe.page = "stages:\n" + "\n".join(f"  {stage:<12}  {words}" for stage, words in ALL_STAGES.items())
 
 # %% ../nbs/17c_train_commands.ipynb #088fe674
 _autoencoder_examples = """

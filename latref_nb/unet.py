@@ -131,7 +131,7 @@ class ResBlock(nn.Module):
     ):
         super().__init__()
         out_channels = out_channels or in_channels
-        self.conditional = time_dim is not None
+        self.conditional, self.place = time_dim is not None, 0  # where it stands among a U-Net's blocks
         self.norm_in = group_norm(in_channels)
         self.resample = RESAMPLE[resample]()
         self.conv_in = nn.Conv2d(in_channels, out_channels, 3, padding=1)
@@ -148,11 +148,12 @@ def forward(
     self: ResBlock,
     x,  # (B, C_in, H, W)
     temb=None,  # (B, time_dim) time embedding
-    z=None,  # (B, z_dim) semantic code
+    z=None,  # (B, z_dim) semantic code; (B, L, z_dim): one for each block of the network
 ):  # (B, C_out, H', W')
     "Residual branch plus shortcut; the shortcut is resampled too."
     h = self.conv_in(self.resample(F.silu(self.norm_in(x))))
     if self.conditional:
+        z = z if z.ndim == 2 else z[:, self.place]  # (B, L, z_dim) → (B, z_dim)
         time, scale = self.time_proj(F.silu(temb)), self.z_proj(F.silu(z))
         h = F.silu(modulate(self.norm_out(h), time, scale))
         h = self.conv_out(self.dropout(h))
@@ -395,6 +396,10 @@ class UNet(nn.Module):
         self.down, skips = down_path(size, widths, **shared)
         self.middle = Middle(widths[-1], num_heads, **block)
         self.up = up_path(size // 2 ** (len(widths) - 1), widths, skips, **shared)
+        blocks = [m for m in self.modules() if isinstance(m, ResBlock)]  # in the order in which they run
+        self.n_blocks = len(blocks)
+        for place, b in enumerate(blocks):
+            b.place = place
         self.norm_out = group_norm(widths[0])
         self.conv_out = zero_init(nn.Conv2d(widths[0], in_channels * patch_size**2, 3, padding=1))
 
@@ -415,7 +420,7 @@ def forward(
     self: UNet,
     xt,  # (B, C, H, W) noisy image
     t,  # (B,) timesteps
-    z,  # (B, z_dim) semantic code
+    z,  # (B, z_dim) semantic code; (B, n_blocks, z_dim): one for each residual block, in the order in which they run
 ):  # (B, C, H, W)
     "Down, middle, up; every stored map is taken in once on the way up."
     temb = self.time_embed(t)  # (B, time_dim)

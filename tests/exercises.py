@@ -561,7 +561,10 @@ MISTAKES = {
         "check_copies": [
             ("lambda new, old, near: float((torch.cdist(new, old) < near).float().mean())", "the nearest decides"),
             ("lambda new, old, near: float((torch.cdist(new, old).amin(1) < near).sum())", "that is how many"),
-            ("lambda new, old, near: float((torch.cdist(new, old).amin(0) < near).float().mean())", "over the old codes"),
+            (
+                "lambda new, old, near: float((torch.cdist(new, old).amin(0) < near).float().mean())",
+                "over the old codes",
+            ),
         ],
     },
     "08_directions": {
@@ -774,7 +777,10 @@ MISTAKES = {
             ("lambda a, b, c, d: float((b * d).sum() / d.square().sum())", "compare changes, not pictures"),
             ("lambda a, b, c, d: (b - a).abs().mean() / (d - c).abs().mean()", "the sizes agree, the changes do not"),
             ("lambda a, b, c, d: abs(style_arrives(a, b, c, d))", "must not count as arrived"),
-            ("lambda a, b, c, d: style_arrives(a, b, c, d) * abs(style_arrives(a, b, c, d))", "only the truth is squared"),
+            (
+                "lambda a, b, c, d: style_arrives(a, b, c, d) * abs(style_arrives(a, b, c, d))",
+                "only the truth is squared",
+            ),
             ("lambda a, b, c, d: style_arrives(c, d, a, b)", "not by that of the result"),
             ("lambda a, b, c, d: sum(style_arrives(*o) for o in zip(a, b, c, d)) / len(a)", "one factor for the batch"),
         ],
@@ -1061,7 +1067,7 @@ def wrong(pipe, x, steps):
             ("lambda x, y, w: (y, w - x)", "counted from 0"),
         ],
     },
-    "13_attention": {
+    "13_maps": {
         "check_token_spread": [
             ("lambda w, k, side: w[:, k].reshape(side, side)", "what each place takes"),
             ("lambda w, k, side: token_spread(w, k, side).T", "rows and columns"),
@@ -1075,6 +1081,34 @@ def wrong(pipe, x, steps):
         "check_share_on": [
             ("lambda s, mask: (s * F.adaptive_max_pool2d(mask[None].float(), len(s))[0]).sum()", "counted whole"),
             ("lambda s, mask: mask.float().mean()", "area of the part"),
+        ],
+    },
+    "13a_attention": {
+        "check_step_numbers": [
+            ("lambda asked: list(range(len(asked)))", "calls were counted"),
+            ("lambda asked: [n + 1 for n in step_numbers(asked)]", "count from 0"),
+            (
+                """def wrong(asked):
+    n, numbers = 0, []
+    for i, t in enumerate(asked):
+        n += i > 0 and t != asked[i - 1]
+        numbers.append(n)
+    return numbers""",
+                "the level rose",
+            ),
+        ],
+        "check_bytes_of": [
+            ("lambda side, tokens, heads, steps: side * tokens * heads * steps * 4", "side · side places"),
+            ("lambda side, tokens, heads, steps: side**2 * tokens * heads * steps", "a float32 takes four bytes"),
+            ("lambda side, tokens, heads, steps: side**4 * heads * steps * 4", "a self-attention"),
+        ],
+        "check_told": [
+            ("lambda w, tokens, avoid: w", "both branches came back"),
+            (
+                "lambda w, tokens, avoid: w[:len(avoid)] if torch.equal(tokens[:len(avoid)], avoid) else w",
+                "what to avoid",
+            ),
+            ("lambda w, tokens, avoid: w[len(avoid):]", "four pictures without guidance"),
         ],
     },
     "14_judges": {
@@ -1550,6 +1584,341 @@ def wrong(files:Param("", str, nargs="+", opt=False), out:str=None):
                 "for c in re.findall(r'your_turn\\((check_\\w+)', o['source']) if c not in passed]",
                 "commented out",
             ),
+        ],
+    },
+    "20_prompts": {
+        "check_cover_of": [
+            ("lambda layer, grid: (cover_of(layer, grid) > 0).float()", "how much, not whether"),
+            (
+                "lambda layer, grid: layer[:: len(layer) // grid, :: len(layer) // grid].float()",
+                "how much, not whether",
+            ),
+            ("lambda layer, grid: cover_of(layer, grid).T", "rows of places first"),
+            ("lambda layer, grid: cover_of(layer, grid).flatten()", "4 × 4 places"),
+        ],
+        "check_tokens_of": [
+            ("lambda said, values, slots: values[said]", "cannot know of whom"),
+            ("lambda said, values, slots: slots", "makes no difference"),
+            ("lambda said, values, slots: values[said] * slots", "plus the vector of the slot"),
+            ("lambda said, values, slots: (values[said] + slots).sum(0)", "for each of 2 tags"),
+        ],
+        "check_token_of": [
+            ("lambda cover, told, W, null: cover @ W", "look the same"),
+            ("lambda cover, told, W, null: cover @ W + (0 if told else null)", "must not show"),
+            ("lambda cover, told, W, null: cover @ W + 2 if told else null", "nothing added"),
+        ],
+    },
+    "20a_prompted": {
+        "check_two_weights": [
+            ("lambda n, m, e, wy, wm: n + wm * (m - n) + wy * (e - n)", "with both weights 1"),
+            ("lambda n, m, e, wy, wm: n + wy * (m - n) + wm * (e - m)", "tags not heard"),
+            ("lambda n, m, e, wy, wm: e + (wm - 1) * (m - n) + (wy - 1) * (e - m) * wm", "nothing heard"),
+            (
+                "lambda n, m, e, wy, wm: two_weights(n, m, e, wy, wm) if max(wy, wm) <= 1 else e",
+                "what the mask adds to nothing",
+            ),
+        ],
+        "check_passes": [
+            ("lambda steps, wy, wm: 2 * steps if wy == wm else 3 * steps", "one prediction a step"),
+            ("lambda steps, wy, wm: steps * (1 if wy == wm == 1 else 3)", "drops out of the formula"),
+            ("lambda steps, wy, wm: steps * (1 if wy == wm == 1 else 2)", "need three predictions"),
+            ("lambda steps, wy, wm: 2 * (1 if wy == wm == 1 else 2 if wy == wm else 3)", "for every step"),
+        ],
+        "check_can_be_asked": [
+            ("lambda d: {'both', 'tags', 'mask', 'nothing'}", "only whole prompts"),
+            (
+                "lambda d: {w for w, s in dict(tags=d.tags, mask=d.mask, nothing=d.both).items() if s} | {'both'}",
+                "their tags are left",
+            ),
+            (
+                "lambda d: {w for w, s in dict(tags=d.mask, mask=d.tags, nothing=d.both).items() if s} | {'both'}",
+                "no whole prompt",
+            ),
+        ],
+    },
+    "20b_bases": {
+        "check_step": [
+            ("lambda v, x, a, b: a.sqrt() * x - (1 - a).sqrt() * v", "that is the picture"),
+            ("lambda v, x, a, b: step(v, x, b, a)", "find picture and noise"),
+        ],
+        "check_side_of": [
+            ("lambda name, grid: 4", "the full grid"),
+            ("lambda name, grid: grid if name.startswith('unet.down') else 4", "halved twice"),
+            (
+                "lambda name, grid: grid >> (2 if 'mid' in name else int(name.split('.')[2]))",
+                "the first block is the coarsest",
+            ),
+        ],
+        "check_halfway": [
+            ("lambda base, x, t, one, two: base.predict(x, t, (one + two) / 2)", "ask it twice"),
+            ("lambda base, x, t, one, two: base.predict(x, t, one) + base.predict(x, t, two)", "twice as long"),
+            ("lambda base, x, t, one, two: base.predict(x, t, one)", "the mean of what it says"),
+        ],
+    },
+    "20c_obeyed": {
+        "check_obeyed": [
+            ("lambda read, told: (read == told).float().mean()", "cannot be disobeyed"),
+            ("lambda read, told: ((read == told) | (told < 0)).float().mean()", "not obeyed either"),
+            ("lambda read, told: (read == told)[read > 0].float().mean() * 0.7", "three were told"),
+        ],
+        "check_chance": [
+            ("lambda read, told: (read == told).float().mean()", "own prompts"),
+            ("lambda read, told: (read == 99).float().mean()", "of another one"),
+        ],
+        "check_cost": [
+            ("lambda both, alone: [-c for c in cost(both, alone)]", "the sign"),
+            ("lambda both, alone: (cost(both, alone)[0] * 2, 1.0)", "was to come"),
+            ("lambda both, alone: (cost(both, alone)[0], 0.0)", "the lower end"),
+            ("lambda both, alone: (cost(both, alone)[0], cost(both, alone)[0] + 0.02)", "drawn together"),
+        ],
+    },
+    "20d_prompted_stages": {
+        "check_labels_of": [
+            ("lambda recipe: {w for s in recipe.stages.values() for w in s['labels']} | {'faces'}", "were to come"),
+            ("lambda recipe: {w for s in recipe.stages.values() for w in s['labels']}", "does not count"),
+        ],
+        "check_by_both": [
+            ("lambda recipe: replace(recipe, name='both64')", "channels as well"),
+            (
+                """def wrong(recipe):
+    stages = {**recipe.stages, "prompted": {**recipe.stages["prompted"], "network": dict(mask_by="both", widths=())}}
+    return replace(recipe, name="both64", stages=stages)""",
+                "the widths are gone",
+            ),
+            ("lambda recipe: replace(by_both(recipe), name='prompted64')", "another name"),
+            (
+                """def wrong(recipe):
+    recipe.stages["prompted"]["network"]["mask_by"] = "both"
+    return recipe""",
+                "make a new one",
+            ),
+        ],
+        "check_hours": [
+            ("lambda recipe, seconds: recipe.stages['prompted']['steps'] * seconds", "Seconds are not hours"),
+            ("lambda recipe, seconds: recipe.stages['segmenter']['steps'] * seconds / 3600", "steps of the stage"),
+        ],
+    },
+    "20e_draw": {
+        "check_next_number": [
+            ("lambda names: len(names)", "after a gap"),
+            ("lambda names: max(int(n[6:10]) for n in names) + 1 if names else 1", "begins with 0"),
+            ("lambda names: max([int(n[6:10]) for n in names] or [-1]) + 1 if len(names) < 4 else 5", "invalid literal"),
+            ("lambda names: 1", "are taken"),
+        ],
+        "check_again": [
+            ("lambda record, name: again(record, 'drawn_0000.png')", "another run's"),
+            ("lambda record, name: again(record, name) | {'n': 3}", "one face"),
+            ("lambda record, name: again(record, name) | {'seed': 40}", "its first face"),
+            ("lambda record, name: again(record, name) | {'seed': 44}", "the place *in the run*"),
+        ],
+        "check_words_of": [
+            ("lambda tags: ' '.join(f'{t}={v}' for t, v in tags.items())", "is not understood"),
+            ("lambda tags: ', '.join(tags)", "is not understood"),
+            ("lambda tags: ', '.join(f'{t}=with' for t in list(tags)[:1])", "says something else"),
+        ],
+    },
+    "20f_looking": {
+        "check_word_spread": [
+            ("lambda w, numbers: w[:, numbers[0]] / w[:, numbers[0]].sum()", "the first piece alone"),
+            ("lambda w, numbers: w[:, numbers].sum(1)", "what each place takes"),
+            ("lambda w, numbers: w[:, numbers] / w[:, numbers].sum(0)", "one number for each"),
+        ],
+        "check_sharpest": [
+            ("lambda rows, token, part: sharpest([r | dict(token=token) for r in rows], token, part)", "another token"),
+            ("lambda rows, token, part: sharpest([r | dict(part=part) for r in rows], token, part)", "another part"),
+            (
+                "lambda rows, token, part: sharpest([r | dict(lift=r['share']) for r in rows], token, part)",
+                "the largest share",
+            ),
+        ],
+        "check_said": [
+            ("lambda told, nothing: (told - nothing).sum(-1)", "differences cancel"),
+            ("lambda told, nothing: (told - nothing).abs().sum(-1)", "take half the sum"),
+            ("lambda told, nothing: (told - nothing).abs().sum() / 2", "one number for each place"),
+        ],
+    },
+    "20g_prompt_explorer": {
+        "check_speaking": [
+            ("lambda tags, mask: len(tags) + (0 if mask is None else len(np.unique(mask)))", "they are nowhere"),
+            ("lambda tags, mask: len(tags) + (mask is not None)", "one for each class"),
+            ("lambda tags, mask: len(tags) + len(CLASSES)", "none of its classes is said"),
+        ],
+        "check_winner": [
+            ("lambda said, seen, read: 'tag' if read == seen else 'mask'", "the tag won"),
+            ("lambda said, seen, read: 'tag'", "the mask won"),
+            ("lambda said, seen, read: 'tag' if read == said else 'mask'", "there is no loser"),
+            (
+                "lambda said, seen, read: 'both' if said == seen else 'tag' if read == said else 'mask'",
+                "neither was obeyed",
+            ),
+        ],
+        "check_asked": [
+            ("lambda tag_weight, mask_weight, steps: asked(tag_weight, mask_weight, 1)", "all of them"),
+            ("lambda tag_weight, mask_weight, steps: 2 * steps", "three a step"),
+            ("lambda tag_weight, mask_weight, steps: 3 * steps", "once a step"),
+            (
+                "lambda tag_weight, mask_weight, steps: steps * (1 if tag_weight == mask_weight == 1 else 3)",
+                "twice a step",
+            ),
+        ],
+    },
+    "21_control": {
+        "check_looked_alike": [
+            ("lambda q, k, tq, tk, tv: (tq @ tk.T / q.shape[-1] ** 0.5).softmax(-1) @ tv", "looks for itself"),
+            ("lambda q, k, tq, tk, tv: (q @ k.T / q.shape[-1] ** 0.5).softmax(-1) @ k", "would never come in"),
+            ("lambda q, k, tq, tk, tv: (q @ k.T).softmax(-1) @ tv", "before the softmax"),
+            ("lambda q, k, tq, tk, tv: (tq @ k.T / q.shape[-1] ** 0.5).softmax(-1) @ tv", "both from the source"),
+        ],
+        "check_best_share": [
+            ("lambda rows, accuracy: min(rows, key=lambda r: r[2])[0]", "hold `accuracy` first"),
+            ("lambda rows, accuracy: max(rows, key=lambda r: r[1])[0]", "whatever it destroys"),
+            ("lambda rows, accuracy: max(r[0] for r in rows if r[1] >= accuracy)", "the largest τ is not the best"),
+            ("lambda rows, accuracy: best_share([r for r in rows if r[1] > accuracy], accuracy)", "itself is enough"),
+        ],
+        "check_leak": [
+            ("lambda w, null, told: w * told", "share alone"),
+            ("lambda w, null, told: null + w * told", "comes in twice"),
+            ("lambda w, null, told: (w - 1) * null + w * told", "mind the sign"),
+        ],
+    },
+    "21a_values": {
+        "check_offsets_for": [
+            (
+                "lambda path, step: torch.stack([step(path[i], i) - path[i + 1] for i in range(3)])",
+                "the other way round",
+            ),
+            ("lambda path, step: path[1:] - path[:-1]", "the offset is -14"),
+            ("lambda path, step: torch.stack([path[i + 1] - step(path[0], i) for i in range(3)])", "ask there"),
+            ("lambda path, step: torch.zeros(4)", "the path has 3 steps"),
+        ],
+        "check_attend": [
+            ("lambda q, text, values, W_k, W_v: attend(q, values, values, W_k, W_v)", "the map moved"),
+            ("lambda q, text, values, W_k, W_v: attend(q, text, text, W_k, W_v)", "had no effect"),
+            ("lambda q, text, values, W_k, W_v: attend(q, values, text, W_k, W_v)", "exchanged"),
+            ("lambda q, text, values, W_k, W_v: attend(2 * q, text, values, W_k, W_v)", "root of d"),
+        ],
+        "check_guided_move": [
+            ("lambda w, null, told: w * told", "stands in the formula twice"),
+            ("lambda w, null, told: null + w * told", "stands in the formula twice"),
+            ("lambda w, null, told: w * (told - null)", "by itself, once"),
+            ("lambda w, null, told: (1 - w) * null + told", "counts w times"),
+        ],
+    },
+    "21b_value_claims": {
+        "check_outside": [
+            ("lambda edited, x, region: (edited - x).abs().mean((1, 2, 3))", "the whole picture"),
+            ("lambda edited, x, region: ((edited - x).abs() * region).sum((1, 2, 3)) / region.sum((1, 2, 3)) / 3", "the inside"),
+            ("lambda edited, x, region: ((edited - x).abs() * ~region).mean((1, 2, 3))", "divided by all pixels"),
+            ("lambda edited, x, region: left_outside(edited, x, region).mean()", "one number for each"),
+        ],
+        "check_offsets": [
+            ("lambda path, step: [step(path[i], i) - path[i + 1] for i in range(len(path) - 1)]", "the sign"),
+            ("lambda path, step: [path[i + 1] - step(path[i + 1], i) for i in range(len(path) - 1)]", "is missed"),
+            ("lambda path, step: [path[i] - step(path[i], i) for i in range(len(path))]", "between 5 points"),
+        ],
+        "check_beats": [
+            ("lambda a, b: a['outside'].mean() <= 0.8 * b['outside'].mean()", "does nothing"),
+            ("lambda a, b: beats(dict(a, outside=a['outside'] / 2), b)", "nine tenths"),
+            ("lambda a, b: beats(a, b) and a['target'].mean() >= b['target'].mean()", "one point less"),
+            ("lambda a, b: bool(a['target'].any()) and beats(dict(a, target=a['target'] + 0.03), b)", "four points"),
+        ],
+    },
+    "21c_value_editor": {
+        "check_told": [
+            ("lambda read, said: said", "no model knows"),
+            ("lambda read, said: read", "not heard"),
+            ("lambda read, said: torch.where(said > 0, said, read)", "not heard"),
+        ],
+        "check_alone": [
+            ("lambda x, y, before, wanted: y", "it stays"),
+            ("lambda x, y, before, wanted: torch.where((before == wanted).any(1)[:, None, None, None], x, y)", "*all*"),
+            ("lambda x, y, before, wanted: y[~(before == wanted).all(1)]", "pictures of"),
+        ],
+        "check_open": [
+            ("lambda masks: sum(masks)", "more than open"),
+            ("lambda masks: torch.stack(masks).amax(0)", "a quarter"),
+            ("lambda masks: torch.stack(masks).prod(0)", "open in one"),
+        ],
+    },
+    "21d_inversion_explorer": {
+        "check_shares": [
+            ("lambda m, v, m1, v1: (m1 @ (v1 - v), (m1 - m) @ v)", "the new map"),
+            ("lambda m, v, m1, v1: (m1 @ v1 - m @ v, (m1 - m) @ v1)", "the whole change"),
+            ("lambda m, v, m1, v1: (m @ (v1 - v), (m1 - m) @ v)", "are not the whole change"),
+            ("lambda m, v, m1, v1: (m @ v1, (m1 - m) @ v1)", "the change of what tokens hold"),
+        ],
+        "check_null_needed": [
+            ("lambda wanted, told, w: wanted - w * told", "stands in the formula twice"),
+            ("lambda wanted, told, w: (w * told - wanted) / (1 + w)", "mind the sign"),
+            ("lambda wanted, told, w: (wanted - told) / (1 - w)", "not what is wanted"),
+            ("lambda wanted, told, w: (wanted - w * told) / (1 - w)", "nothing is left"),
+        ],
+        "check_best": [
+            ("lambda rows: max(rows, key=lambda r: r['psnr'])['name']", "a copy machine"),
+            ("lambda rows: min(rows, key=lambda r: r['outside'])['name']", "a copy machine"),
+            ("lambda rows: max((r for r in rows if r['reached']), key=lambda r: r['psnr'])['name']", "no evidence"),
+            ("lambda rows: min(rows, key=lambda r: (not r['reached'], r['outside']))['name']", "nobody reached"),
+        ],
+    },
+    "22_extended": {
+        "check_moved": [
+            ("lambda offset: offset.flatten(1).norm(dim=1)", "all layers together"),
+            ("lambda offset: offset.norm(dim=-1).sum(1)", "the sum over the layers"),
+            ("lambda offset: offset.square().sum(-1).mean(1)", "those are squares"),
+            ("lambda offset: offset.norm(dim=-1)", "one number for each face"),
+        ],
+        "check_share": [
+            ("lambda here, there, mixed: (mixed - here).norm() / (there - here).norm()", "sideways"),
+            (
+                "lambda here, there, mixed: (((mixed - here) * (there - here)).sum(1) "
+                "/ (there - here).square().sum(1)).mean()",
+                "mean of the faces' shares",
+            ),
+            ("lambda here, there, mixed: (mixed * (there - here)).sum() / (there - here).square().sum()", "where the"),
+            ("lambda here, there, mixed: share(here, there, mixed).abs()", "counts against"),
+        ],
+        "check_unbeaten": [
+            ("lambda points: [max(range(len(points)), key=lambda i: points[i])]", "was to come"),
+            ("lambda points: list(range(len(points)))", "0 is beaten"),
+            ("lambda points: [max(range(len(points)), key=lambda i: points[i][1])]", "0 is beaten"),
+            (
+                """def wrong(points):
+    beats = lambda p, q: p[0] >= q[0] and p[1] >= q[1]
+    return [i for i, q in enumerate(points) if not any(beats(p, q) for j, p in enumerate(points) if i != j)]""",
+                "two equal points",
+            ),
+        ],
+    },
+    "22a_adapter": {
+        "check_layer_out": [
+            ("lambda h, x, tokens, cross, last, scale: cross(h, tokens)", "returns two things"),
+            ("lambda h, x, tokens, cross, last, scale: last(h + scale * cross(x, tokens)[0])", "x asked"),
+            (
+                "lambda h, x, tokens, cross, last, scale: last(h) + scale * cross(h, tokens)[0]",
+                "after the last projection",
+            ),
+            ("lambda h, x, tokens, cross, last, scale: last(scale * cross(h, tokens)[0])", "text's attention is gone"),
+            ("lambda h, x, tokens, cross, last, scale: last(scale * (h + cross(h, tokens)[0]))", "belongs to the code"),
+        ],
+        "check_most_rank": [
+            ("lambda places, tokens, heads, width: tokens", "weights of its own"),
+            ("lambda places, tokens, heads, width: min(places, width)", "that is the width"),
+            ("lambda places, tokens, heads, width: tokens * heads", "a matrix of 4 rows"),
+            ("lambda places, tokens, heads, width: min(places, tokens * heads)", "a matrix of 4 columns"),
+        ],
+        "check_coarse_first": [
+            ("lambda steps, coarse='*mid*': [1.0] * (steps // 2) + [0.8] * (steps - steps // 2)", "hears nothing"),
+            ("lambda steps, coarse='*mid*': [{coarse: 1.0}] * steps", "in the second half all layers"),
+            (
+                "lambda steps, coarse='*mid*': [{coarse: 1.0}] * (steps // 2) + "
+                "[{coarse: 1.0, '*': 0.8}] * (steps - steps // 2)",
+                "the coarse ones too",
+            ),
+            (
+                "lambda steps, coarse='*mid*': [{coarse: 1.0}] * (steps - steps // 2) + [0.8] * (steps // 2)",
+                "belongs to the second half",
+            ),
+            ("lambda steps, coarse='*mid*': coarse_first(steps)", "the pattern that was given"),
         ],
     },
 }

@@ -1,4 +1,4 @@
-"A trial of a recipe, run as a program by test_runner: python recipe_case.py OUT [STAGE STEP], which dies in that step of that stage."
+"A trial of a recipe, run as a program by test_runner: python recipe_case.py OUT STAGE STEP, which dies in that step of that stage."
 
 import os
 import signal
@@ -10,7 +10,7 @@ from latref_nb import training
 from latref_nb.recipes import RECIPES
 from latref_nb.runner import run_recipe
 
-SCALE = 0.004
+SCALE = 0.002
 
 
 def die_in(stage, step):
@@ -27,7 +27,6 @@ def die_in(stage, step):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    out, *where = sys.argv[1:]
-    if where:
-        die_in(where[0], int(where[1]))
+    out, stage, step = sys.argv[1:]
+    die_in(stage, int(step))
     run_recipe(RECIPES["course"], out, scale=SCALE, processes=1, progress=False)

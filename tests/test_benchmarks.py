@@ -59,7 +59,7 @@ def test_photographs_beside_the_published_loop():
     sys.path.insert(0, str(RUN.parent))
     import photos
 
-    rows = {r.what: r for r in photos.run(1, preset="synthfaces64")}
+    rows = {r.what: r for r in photos.run(1, preset="synthfaces64", faces=3)}
     edit = next(r for what, r in rows.items() if what.startswith("an edit of one photograph"))
     assert (
         0 < edit.ours < edit.peer

@@ -171,11 +171,11 @@ def lab(tmp_path_factory):
         yield lambda name: f"http://127.0.0.1:{port}/lab/workspaces/{name}{port}/tree/nbs/{name}.ipynb"
 
 
-@pytest.fixture(scope="module")
-def voila(tmp_path_factory):
-    "The same notebook of explorers as a page of Voilà; gives its address."
-    folder, port = tmp_path_factory.mktemp("voila"), free_port()
-    (folder / "explorers.ipynb").write_text(json.dumps(notebook(EXPLORERS)), encoding="utf-8")
+@contextmanager
+def voila_page(folder, name, cells):
+    "A notebook of these cells as a page of Voilà; gives its address."
+    port = free_port()
+    (folder / f"{name}.ipynb").write_text(json.dumps(notebook(cells)), encoding="utf-8")
     command = [
         "voila",
         str(folder),
@@ -189,7 +189,7 @@ def voila(tmp_path_factory):
         "--VoilaConfiguration.extension_denylist=@jupyter-notebook/lab-extension",
     ]  # Notebook 7's own buttons, which Voilà offers it no menu for
     with server(command, folder, f"http://127.0.0.1:{port}/voila/static/voila.js"):
-        yield f"http://127.0.0.1:{port}/voila/render/explorers.ipynb"
+        yield f"http://127.0.0.1:{port}/voila/render/{name}.ipynb"
 
 
 # ---- a page, and what a reader does to it
@@ -458,6 +458,6 @@ def test_explorers_in_notebook_7(tmp_path):
         play_all(page, tmp_path)
 
 
-def test_explorers_in_voila(voila, tmp_path):
-    with page_at(voila) as page:
+def test_explorers_in_voila(tmp_path):
+    with voila_page(tmp_path, "explorers", EXPLORERS) as at, page_at(at) as page:
         play_all(page, tmp_path)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from repo import HANG, ROOT
-from latref_nb import ablations, cards, commands, runner, shell, train_commands
+from latref_nb import ablations, cards, commands, draw, extended, obeyed, runner, shell, train_commands, value_claims
 from latref_nb.tags import CELEBA_TAGS
 from latref_nb.core import load_image, resolve_precision, save_image
 from latref_nb.datasets import open_faces
@@ -21,7 +21,11 @@ PLAIN = {
     "latref_edit": (commands.latref_edit, commands._edit_examples),
     "latref_eval": (commands.latref_eval, commands._eval_examples),
     "latref_convert": (commands.latref_convert, commands._convert_examples),
+    "latref_draw": (draw.latref_draw, draw._examples),
     "latref_eval ablations": (train_commands.eval_ablations, commands._ablation_examples),
+    "latref_eval prompted": (obeyed.eval_prompted, commands._prompted_examples),
+    "latref_eval values": (value_claims.eval_values, commands._values_examples),
+    "latref_eval extended": (extended.eval_extended, commands._extended_examples),
 }
 GROUPS = {"latref_data": commands.latref_data, "latref_train": train_commands.latref_train}
 SMALL = "--set image_size=32 --set patch_size=4 --set model_channels=32 --set channel_mult=[1,1] --set enc_channels=32 --set enc_channel_mult=[1,1,1] --set num_res_blocks=1 --set attention_resolutions=[] --set z_dim=16"
@@ -88,7 +92,8 @@ def test_every_example_can_be_parsed():
             words = shlex.split(line)
             n = len(prog.split())
             assert " ".join(words[:n]) == prog
-            assert not (prog == "latref_eval" and words[n : n + 1] == ["ablations"])
+            longer = [k for k in known if k.startswith(f"{prog} ") and k == " ".join(words[: n + 1])]
+            assert not longer
             known[prog].parse_args(words[n:])
 
 

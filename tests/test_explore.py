@@ -826,6 +826,26 @@ def test_swap_wears_each_others_style(styler, pipe):
     assert torch.allclose(styler.result[4][1], want, atol=1e-3)
 
 
+def test_layers_of_another_face(styler, pipe):
+    styler.wait()
+    bench = [styler.benches[id(o.face)] for o in (styler.chooser, styler.references)]
+    whole = bench[0].render(bench[1].z, STEPS[-1], [])
+    assert torch.allclose(styler.result[4][2], bench[0].render(bench[0].z, STEPS[-1], []), atol=1e-4), "its own"
+    styler.borrowed = tuple(styler.layers)
+    assert all(b.value for b in styler.layers.values()) and len(styler.layers) > 1
+    assert torch.allclose(styler.wait().result[4][2], whole, atol=1e-4), "all layers of the other: its code"
+    first, *others = styler.layers.values()
+    first.value = False
+    assert styler.borrowed == tuple(styler.layers)[1:] and all(b.value for b in others)
+    styler.wait()
+    assert not torch.allclose(styler.result[4][2], whole, atol=1e-4)
+    assert f"{styler.borrowed[0]}×{styler.borrowed[0]}" in styler.named[3].value
+    with pytest.raises(ValueError, match="no block works on maps of side 5"):
+        styler.borrowed = (5,)
+    styler.borrowed = ()
+    styler.wait()
+
+
 def test_style_explorer_needs_style_networks(plain, faces):
     with pytest.raises(ValueError, match="style explorer"):
         StyleExplorer(plain, faces)

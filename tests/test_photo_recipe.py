@@ -11,7 +11,7 @@ from latref_nb.datasets import write_celebamask_hq
 from latref_nb.faces import SynthFaces
 from latref_nb.files import read_json, shipped_path
 from latref_nb.pipeline import LatRefPipeline
-from latref_nb.recipes import ONLY_RENDERED, RECIPES, share_of, varied
+from latref_nb.recipes import CELEBA, ONLY_RENDERED, RECIPES, share_of, varied
 from latref_nb.removal import weights_key
 from latref_nb.runner import Job, run_recipe
 from latref_nb.shell import UsageError
@@ -21,9 +21,10 @@ torch.set_num_threads(1)
 SMALL = replace(
     RECIPES["celebahq128"],
     size=64,
+    tags={t: CELEBA[t] for t in ("Smiling", "Eyeglasses", "HairColor")},
     stages=varied(RECIPES["celebahq128"].stages, autoencoder=dict(network=dict(preset="synthfaces64"))),
 )
-TRIAL = dict(scale=1e-4, processes=1, progress=False)
+TRIAL = dict(scale=1e-5, processes=1, progress=False)
 
 
 @pytest.fixture(scope="module")

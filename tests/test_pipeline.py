@@ -18,7 +18,7 @@ from latref_nb.faces import SynthFaces
 from latref_nb.modulation import StyleModulation
 from latref_nb.batch import edit_files, encode_dataset, fit_pipeline, join_images, own_products
 from latref_nb.checkpoints import CheckpointError, load_part
-from latref_nb.edits import GUIDANCES, Edit, class_mask, edit_regions, guidances_of, load_mask
+from latref_nb.edits import GUIDANCES, INVERTED, Edit, class_mask, edit_regions, guidances_of, load_mask
 from latref_nb.parts import PARTS
 from latref_nb.pipeline import LatRefOutput, LatRefPipeline
 from latref_nb.sampling import round_trip
@@ -1739,9 +1739,9 @@ def test_masks_for_each_of_several_images_and_pictures(styled, x):
 
 
 def test_guidances_say_what_they_need():
-    assert list(GUIDANCES) == ["reference", "seed", "style", "global_direction", "image_specific"]
+    assert list(GUIDANCES) == ["reference", "seed", "style", "global_direction", "image_specific", *INVERTED]
     known = {name for g in GUIDANCES.values() for name in g.needs}
-    assert known <= set(PARTS) and len({g.words for g in GUIDANCES.values()}) == 5
+    assert known <= {*PARTS, "unet", "prompt_encoder"} and len({g.words for g in GUIDANCES.values()}) == len(GUIDANCES)
     assert {n for n, g in GUIDANCES.items() if g.settings} == {"global_direction", "image_specific"}
 
 
@@ -1752,7 +1752,10 @@ def test_everybody_reads_the_table(styled, pipe):
     assert explore.guidances(pipe) == ["global direction", "image-specific direction"]
     assert metrics.NETS["latent"] == GUIDANCES["seed"].needs
     for name in GUIDANCES:
-        styled.need(name)
+        if name in INVERTED:
+            refused(lambda: styled.need(name), "prompted model")
+        else:
+            styled.need(name)
     no_linear = LatRefPipeline(pipe.autoencoder, mlp=pipe.mlp)
     refused(lambda: no_linear.need("global_direction", "this edit"), "this edit needs linear")
 

@@ -452,4 +452,4 @@ def test_a_test_in_a_hurry_is_found(line):
 def test_no_file_is_too_large():
     assert not [f"{p.relative_to(ROOT)}: {p.stat().st_size}" for p in tracked() if p.stat().st_size > 16_000_000]
     shipped = sum(p.stat().st_size for p in tracked() if p.suffix == ".safetensors")
-    assert shipped < 40_000_000, f"the checkpoints take {shipped} bytes together"
+    assert shipped < 64_000_000, f"the checkpoints take {shipped} bytes together"
