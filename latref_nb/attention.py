@@ -469,7 +469,7 @@ def _scores(block, name, rows, heads, hidden, encoder_hidden_states=None, attent
         states = hidden
     else:
         states = block.norm_encoder_hidden_states(states[rows]) if block.norm_cross else states[rows]
-    chosen = lambda x: _choose(x.unflatten(-1, (block.heads, -1)).transpose(1, 2), heads, name)  # (B,N,h·c) → (B,h,N,c)
+    chosen = lambda x: _choose(x.unflatten(-1, (block.heads, -1)).transpose(1, 2), heads, name)  # → (B,h,N,c)
     q, k = chosen(block.to_q(hidden)), chosen(block.to_k(states))
     if attention_mask is not None:
         mask = block.prepare_attention_mask(attention_mask[rows], states.shape[1], len(states))

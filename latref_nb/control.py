@@ -336,7 +336,7 @@ def _by_step(
         return None
     given = given if given.ndim == dims + 2 else given[None].expand(n, *given.shape)
     if given.ndim != dims + 2 or len(given) != n or given.shape[1] not in (1, B):
-        raise ValueError(f"{what}: shape {tuple(given.shape)} came for {n} steps and {B} images. Needed: ({n},{B},…).")
+        raise ValueError(f"{what}: shape {tuple(given.shape)} came for {n} steps, {B} images. Needed: ({n},{B},…).")
     return given.expand(n, B, *given.shape[2:])
 
 # %% ../nbs/21_control.ipynb #passes

@@ -134,7 +134,7 @@ def _iou(tables):  # (n,19,19)
     return iou_of(tables).nanmean()
 
 # %% ../nbs/20c_obeyed.ipynb #evaluation
-SAYS = {"tags": dict(mask=True), "masks": dict(tags=True), "both": {}}  # what is said → what is left out of the prompt
+SAYS = {"tags": dict(mask=True), "masks": dict(tags=True), "both": {}}  # what is said → what is left out
 GUIDANCES = (1.0, 2.0)  # 1: as the network was trained
 
 

@@ -268,7 +268,7 @@ def loss(self: PromptedTask, batch, generator):
     xt = add_noise(x0, noise, t, self.schedule)
     said = self.modules["unet"](beside(xt, prompt, self.mask_by), t, tokens).sample
     guess = self.codec.picture(said, xt, self.schedule.alphas_cumprod[t])
-    error = (guess - x0).square().flatten(1).mean(1) * (1 + snr(self.schedule, t))  # ‖v̂ − v‖² = (1+SNR)·‖x̂₀ − x₀‖²
+    error = (guess - x0).square().flatten(1).mean(1) * (1 + snr(self.schedule, t))  # the error of v
     weight = loss_weight(self.schedule, t, self.weighting, "v_prediction", p2_gamma=self.p2_gamma)
     return {"loss": (weight * error).mean(), "mse": error.mean()}
 

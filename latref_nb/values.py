@@ -277,7 +277,7 @@ def fixed_point(
                 residuals.append(up - y)
                 errors[i, k] = residuals[-1].square().flatten(1).mean(1).nan_to_num(nan=FAR, posinf=FAR).clamp(max=FAR)
                 y = anderson_mix(guesses, residuals)
-            nearest = torch.stack(guesses)[errors[i, : plan[i]].argmin(0), torch.arange(len(x))]  # (n,B,…) → (B,…)
+            nearest = torch.stack(guesses)[errors[i, : plan[i]].argmin(0), torch.arange(len(x))]  # (B,…)
             came_nearer = (errors[i, k] <= errors[i, 0]).to(x.device)[:, None, None, None]
             levels.append(torch.where(came_nearer, y, nearest))
     return torch.stack(levels), errors

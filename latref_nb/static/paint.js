@@ -73,7 +73,8 @@ function render({ model, el }) {
   box.addEventListener("pointerup", end);
   box.addEventListener("pointercancel", end);
   box.addEventListener("keydown", e => {
-    const by = { ArrowUp: [0, -1], ArrowDown: [0, 1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] }[e.key], step = 1 / get("rows");
+    const by = { ArrowUp: [0, -1], ArrowDown: [0, 1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] }[e.key];
+    const step = 1 / get("rows");
     if (by) move([at[0] + by[0] * step, at[1] + by[1] * step]);
     else if (e.key === " ") { stroke = []; go(at); end(); }
     else return;
